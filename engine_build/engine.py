@@ -1,0 +1,120 @@
+"""The seam between the service and the model: what a worker asks of an engine, and what it gets back.
+
+Requests and outcomes are plain frozen values. An engine is loaded once, warmed up once and then called with
+batches; inside a batch every request keeps its own seed, size, steps and fate, so that cancelling or failing
+one never touches its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from PIL import Image
+
+ReferenceAttention = Literal["joint", "shared", "isolated"]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One decoded photo: RGB, 8 bit, upright. `content_hash` identifies its bytes for the caches."""
+
+    image: Image.Image
+    content_hash: str
+    category: str | None = None
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class TryOnRequest:
+    """One try-on. `size` is (width, height) in pixels; None keeps the person's aspect ratio at the default area."""
+
+    id: str
+    person: ImageInput
+    garments: tuple[ImageInput, ...]
+    instruction: str
+    seed: int = 0
+    steps: int | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One finished denoising step of one request. `preview` is a small RGB picture, or None."""
+
+    request_id: str
+    step: int
+    steps: int
+    preview: Image.Image | None = None
+
+
+# Called after every step of every request; returning False cancels that request at once.
+OnStep = Callable[[StepEvent], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one request. Exactly one of `image` and `error` is set, neither when canceled.
+
+    `stages` are seconds by stage name: text, vae_encode, denoise, vae_decode.
+    `cache` counts events by (cache, result), for example {("reference_kv", "hit"): 2}.
+    """
+
+    request_id: str
+    status: Literal["succeeded", "failed", "canceled"]
+    image: Image.Image | None = None
+    error: Exception | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+    cache: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    nfe: int = 0
+    approximation: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a loaded engine is and accepts; shown at GET /v1/models and used by admission and the page."""
+
+    model: str
+    backend: str
+    device: str
+    reference_attention: ReferenceAttention
+    max_references: int
+    default_size: tuple[int, int]
+    max_pixels: int
+    size_multiple: int
+    default_steps: int
+    max_steps: int
+    token_budget: int
+    note: str
+
+
+class Engine(Protocol):
+    """Load with the backend's own constructor; then `warm_up`, `describe`, `run`."""
+
+    def describe(self) -> EngineInfo: ...
+
+    def warm_up(self) -> None:
+        """Run one small try-on so that the first request pays for nothing."""
+        ...
+
+    def cost(self, width: int, height: int, garments: int) -> int:
+        """Tokens one request occupies in a forward; the worker groups requests up to `token_budget`."""
+        ...
+
+    def run(self, requests: Sequence[TryOnRequest], on_step: OnStep | None = None) -> list[Outcome]:
+        """Run a batch; one outcome a request, in order. A bad request fails alone.
+
+        Raises EngineError only when the engine itself can no longer be used.
+        """
+        ...
+
+
+def load_engine(model: str, *, backend: str = "torch", device: str = "auto", dtype: str = "auto") -> Engine:
+    """Load the engine for `model` ('nano', a folder or a hub id).
+
+    Raises CheckpointError for a checkpoint that does not load, RequestError for an unknown backend.
+    """
+    from engine_build.torch_engine import load
+
+    return load(model, backend=backend, device=device, dtype=dtype)

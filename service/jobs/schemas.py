@@ -1,0 +1,130 @@
+"""The values that cross the queue: what the gateway writes and a worker reads, as JSON, never pickle."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Category = Literal["tops", "pants", "skirts", "dresses", "coats", "shoes", "bags", "hats", "auto"]
+Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
+Priority = Literal["high", "normal", "low"]
+OutputFormat = Literal["jpeg", "png", "webp"]
+
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
+
+
+class Wire(BaseModel):
+    """Base of every value on the wire: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GarmentRef(Wire):
+    """One garment of a job: the blob of its decoded picture and what was said about it."""
+
+    blob: str
+    category: Category = "auto"
+    layer: str | None = None
+    sku: str | None = None
+
+
+class JobSpec(Wire):
+    """Everything a worker needs for one try-on. Blobs are content hashes in the object store.
+
+    Times are Unix seconds. `tokens` is the admission estimate of the packed length.
+    """
+
+    id: str
+    tenant: str = "anonymous"
+    person: str
+    garments: tuple[GarmentRef, ...] = Field(min_length=1, max_length=6)
+    prompt: str = ""
+    instruction: str
+    instruction_by: str
+    size: tuple[int, int] | None = None
+    seed: int
+    steps: int | None = None
+    output_format: OutputFormat = "jpeg"
+    quality: int = 90
+    priority: Priority = "normal"
+    metadata: dict[str, str] = Field(default_factory=dict)
+    webhook_url: str | None = None
+    created_at: float
+    deadline_at: float
+    tokens: int
+    request_id: str = ""
+    traceparent: str | None = None
+
+
+class JobError(Wire):
+    """Why a job did not succeed. `code` is stable, `message` says what to do."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class JobResult(Wire):
+    """A finished picture: its blob and how it was made. `stages` are seconds by stage."""
+
+    blob: str
+    content_type: str
+    width: int
+    height: int
+    model: str
+    nfe: int
+    stages: dict[str, float] = Field(default_factory=dict)
+    approximation: str | None = None
+
+
+class JobRecord(Wire):
+    """The state of a job as anyone may read it from the store."""
+
+    spec: JobSpec
+    status: Status
+    attempts: int = 0
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    position: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    cancel_requested: bool = False
+    error: JobError | None = None
+    result: JobResult | None = None
+
+
+class Claim(Wire):
+    """A job leased to a worker. `fence` is the fencing token every later write must carry."""
+
+    spec: JobSpec
+    fence: int
+    attempt: int
+    entry: str
+
+
+class Event(Wire):
+    """One thing that happened to a job; `id` orders them and is SSE's event id."""
+
+    id: str
+    type: Literal["queued", "processing", "progress", "succeeded", "failed", "canceled", "expired"]
+    data: dict[str, object]
+
+
+class WorkerInfo(Wire):
+    """What a ready worker announces about itself and its engine, under a TTL."""
+
+    id: str
+    model: str
+    backend: str
+    device: str
+    reference_attention: str
+    max_references: int
+    default_size: tuple[int, int]
+    max_pixels: int
+    size_multiple: int
+    default_steps: int
+    max_steps: int
+    token_budget: int
+    note: str
