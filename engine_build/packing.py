@@ -1,0 +1,191 @@
+"""Several requests of different sizes as one batch of flat tensors, without padding.
+
+A `Sequence` is one request; `pack` concatenates many; `pack_uniform` builds the same batch from
+already batched tensors, for training. The joint sequence of a request is text, target, references.
+
+Letters: N requests, L target tokens, R references, Lr tokens of one, C channels, Dt text width.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from kernels import Segments
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Tokens `(Lr, C)` of one conditioning image and their RoPE ids `(Lr, 4)`, all with the same t."""
+
+    tokens: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One request: text `(Lt, Dt)`, noisy target `(L, C)` with ids `(L, 4)`, sigma in [0, 1], references.
+
+    text_ids `(Lt, 4)` default to l = 0, 1, 2…; guidance is the embedded scale of models that have one.
+    """
+
+    text: Tensor
+    target: Tensor
+    target_ids: Tensor
+    sigma: float | Tensor
+    references: tuple[Reference, ...] = ()
+    text_ids: Tensor | None = None
+    guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """N sequences concatenated. References belong to groups of `draws` consecutive sequences.
+
+    text `(sum Lt, Dt)`, target `(sum L, C)`, references `(sum Lr, C)`, ids `(…, 4)`, sigma `(N,)` float32.
+    reference_segments holds one length per reference, reference_counts the references per group.
+    """
+
+    text: Tensor
+    text_ids: Tensor
+    text_segments: Segments
+    target: Tensor
+    target_ids: Tensor
+    target_segments: Segments
+    references: Tensor
+    reference_ids: Tensor
+    reference_segments: Segments
+    reference_counts: tuple[int, ...]
+    sigma: Tensor
+    guidance: Tensor | None = None
+    draws: int = 1
+
+    def __len__(self) -> int:
+        return len(self.target_segments)
+
+    @cached_property
+    def group_segments(self) -> Segments:
+        """Reference tokens per group, N / draws lengths."""
+        return self.reference_segments.grouped(self.reference_counts)
+
+    @cached_property
+    def tokens(self) -> int:
+        """All tokens of the batch."""
+        return self.text_segments.total + self.target_segments.total + self.reference_segments.total
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+    def at(self, target: Tensor, sigma: Tensor) -> Self:
+        """The same batch with another target `(sum L, C)` and sigma `(N,)`: the next denoising step."""
+        return replace(self, target=target, sigma=sigma)
+
+
+def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> PackedBatch:
+    """Concatenates requests. With draws n, each n consecutive sequences share the first one's references.
+
+    Raises ValueError for no sequences, a number not divisible by draws, references on a sequence that
+    shares another's, guidance on some sequences only, or ids that do not fit their tokens.
+    """
+    if not sequences:
+        raise ValueError("nothing to pack: no sequences")
+    if draws < 1 or len(sequences) % draws:
+        raise ValueError(f"{len(sequences)} sequences cannot be split into groups of {draws} draws")
+    for i, sequence in enumerate(sequences):
+        _check(sequence, i)
+        owner = sequences[i - i % draws]
+        if sequence.references and sequence.references is not owner.references:
+            raise ValueError(f"sequence {i} shares references with sequence {i - i % draws} and cannot have its own")
+    groups = [s.references for s in sequences[::draws]]
+    references = [r for group in groups for r in group]
+    first = sequences[0].target
+    empty = first.new_empty(0, first.shape[1])
+    ids = sequences[0].target_ids
+    guided = [s.guidance for s in sequences if s.guidance is not None]
+    if guided and len(guided) != len(sequences):
+        raise ValueError("guidance must be given for all sequences or for none")
+    return PackedBatch(
+        text=torch.cat([s.text for s in sequences]),
+        text_ids=torch.cat([text_ids_of(s.text) if s.text_ids is None else s.text_ids for s in sequences]),
+        text_segments=Segments(tuple(len(s.text) for s in sequences)),
+        target=torch.cat([s.target for s in sequences]),
+        target_ids=torch.cat([s.target_ids for s in sequences]),
+        target_segments=Segments(tuple(len(s.target) for s in sequences)),
+        references=torch.cat([r.tokens for r in references]) if references else empty,
+        reference_ids=torch.cat([r.ids for r in references]) if references else ids.new_empty(0, 4),
+        reference_segments=Segments(tuple(len(r.tokens) for r in references)),
+        reference_counts=tuple(len(group) for group in groups),
+        sigma=torch.stack(
+            [torch.as_tensor(s.sigma, dtype=torch.float32, device=first.device).reshape(()) for s in sequences]
+        ),
+        guidance=torch.tensor(guided, dtype=torch.float32, device=first.device) if guided else None,
+        draws=draws,
+    )
+
+
+def pack_uniform(
+    *,
+    text: Tensor,
+    target: Tensor,
+    target_ids: Tensor,
+    sigma: Tensor,
+    references: Tensor | None = None,
+    reference_ids: Tensor | None = None,
+) -> PackedBatch:
+    """A batch of equal shapes, without a loop over samples.
+
+    text `(M, Lt, Dt)`, target `(M, L, C)`, target_ids `(L, 4)`, sigma `(M,)`; references `(N, R, Lr, C)` with
+    reference_ids `(R, Lr, 4)`, where M is a multiple of N and target i belongs to request i // (M // N).
+    Raises ValueError when the shapes do not fit.
+    """
+    m, l_text, _ = text.shape
+    l_target = target.shape[1]
+    if target.shape[0] != m or sigma.shape != (m,) or target_ids.shape != (l_target, 4):
+        raise ValueError("text, target, target_ids and sigma do not describe the same batch")
+    if references is None or reference_ids is None:
+        references = target.new_empty(m, 0, 0, target.shape[2])
+        reference_ids = target_ids.new_empty(0, 0, 4)
+    n, r, l_reference, channels = references.shape
+    if n == 0 or m % n or reference_ids.shape != (r, l_reference, 4):
+        raise ValueError(f"references {tuple(references.shape)} and their ids do not fit {m} targets")
+    return PackedBatch(
+        text=text.flatten(0, 1),
+        text_ids=text_ids_of(text[0]).repeat(m, 1),
+        text_segments=Segments((l_text,) * m),
+        target=target.flatten(0, 1),
+        target_ids=target_ids.repeat(m, 1),
+        target_segments=Segments((l_target,) * m),
+        references=references.reshape(-1, channels),
+        reference_ids=reference_ids.reshape(-1, 4).repeat(n, 1),
+        reference_segments=Segments((l_reference,) * (n * r)),
+        reference_counts=(r,) * n,
+        sigma=sigma.float(),
+        draws=m // n,
+    )
+
+
+def text_ids_of(text: Tensor) -> Tensor:
+    """RoPE ids `(Lt, 4)` of text `(Lt, Dt)`: only the l axis counts."""
+    ids = torch.zeros(len(text), 4, dtype=torch.long, device=text.device)
+    ids[:, 3] = torch.arange(len(text), device=text.device)
+    return ids
+
+
+def grid_ids(height: int, width: int, t: int = 0) -> Tensor:
+    """RoPE ids `(height * width, 4)` of an image's tokens, row by row; references use t = 10, 20, 30…"""
+    axes = (torch.tensor([t]), torch.arange(height), torch.arange(width), torch.tensor([0]))
+    return torch.cartesian_prod(*axes)
+
+
+def _check(sequence: Sequence, i: int) -> None:
+    if sequence.target_ids.shape != (len(sequence.target), 4):
+        raise ValueError(f"sequence {i}: target_ids must be ({len(sequence.target)}, 4)")
+    if sequence.text_ids is not None and sequence.text_ids.shape != (len(sequence.text), 4):
+        raise ValueError(f"sequence {i}: text_ids must be ({len(sequence.text)}, 4)")
+    for j, reference in enumerate(sequence.references):
+        if reference.ids.shape != (len(reference.tokens), 4):
+            raise ValueError(f"sequence {i}: ids of reference {j} must be ({len(reference.tokens)}, 4)")

@@ -1,0 +1,12 @@
+"""Tensor functions of the engine: packed attention, QK-norm with RoPE, AdaLN, SwiGLU.
+
+`kernels.reference` is the truth in plain torch; `kernels.backend.select` names the set in use.
+transformers probes for a package called `kernels` and reads its version, hence `__version__`.
+"""
+
+from kernels.backend import BACKENDS, BackendUnavailable, Kernels, select
+from kernels.segments import Segments
+
+__version__ = "0.1.0"
+
+__all__ = ["BACKENDS", "BackendUnavailable", "Kernels", "Segments", "__version__", "select"]

@@ -1,0 +1,42 @@
+"""The one place where a set of kernels is chosen, by name, never silently replaced by another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels import reference
+
+BACKENDS = ("torch",)
+
+
+class BackendUnavailable(RuntimeError):
+    """The named set of kernels does not exist or cannot run on this machine."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions a model calls; signatures and meaning are those of `kernels.reference`."""
+
+    name: str
+    attention: Callable[..., Tensor]
+    qk_norm_rope: Callable[..., tuple[Tensor, Tensor]]
+    rope: Callable[..., Tensor]
+    adaln: Callable[..., Tensor]
+    gated_residual: Callable[..., Tensor]
+    swiglu: Callable[..., Tensor]
+
+
+def select(name: str) -> Kernels:
+    """The kernels called `name`. Raises BackendUnavailable, naming what exists."""
+    if name == "torch":
+        return Kernels(
+            name="torch",
+            attention=reference.attention,
+            qk_norm_rope=reference.qk_norm_rope,
+            rope=reference.rope,
+            adaln=reference.adaln,
+            gated_residual=reference.gated_residual,
+            swiglu=reference.swiglu,
+        )
+    raise BackendUnavailable(f"no kernels named {name!r}; available: {', '.join(BACKENDS)}")
