@@ -71,7 +71,8 @@ _SAID: Mapping[str, str] = {
 _ORDER = ("tops", "dresses", "pants", "skirts", "shoes", "hats", "bags", "auto", "coats")
 _UNDER_COAT = ("tops", "dresses")
 _ASSIGNMENT = re.compile(
-    r"\bthe (?:[^,\"]*? )??(top|pants|skirt|dress|coat|shoes|bag|hat|garment)(?: at the ([a-z -]+?))? of image (\d+)"
+    r"\bthe (?:[^,\"]*? )??(top|pants|skirt|dress|coat|shoes|bag|hat|garment)"
+    r"(?: at the ([a-z -]+?))? of image (\d+)"
 )
 
 
@@ -102,7 +103,7 @@ class Assignment:
 
 
 def compose(garments: Sequence[GarmentPhrase], words: str = "") -> str:
-    """One sentence that dresses the person of image 1 in `garments`, and the customer's words as a quoted tail.
+    """One sentence that dresses the person of image 1 in `garments`, with the customer's words as a quoted tail.
 
     Deterministic. Raises ValueError for no or more than six garments, an unknown category or layer word, an
     image number below 2, or two garments of one image that are not told apart by their places.
@@ -116,7 +117,7 @@ def compose(garments: Sequence[GarmentPhrase], words: str = "") -> str:
 
 
 def assignments(instruction: str) -> list[Assignment]:
-    """Every garment the instruction assigns to an image, in the order spoken; the customer's tail is not read."""
+    """Every garment the instruction assigns to an image, as spoken; the customer's tail is not read."""
     return [
         Assignment(noun, int(image), place or None)
         for noun, place, image in _ASSIGNMENT.findall(instruction.partition(TAIL)[0])
@@ -228,7 +229,7 @@ def _names(nouns: str) -> re.Pattern[str]:
 
 _DOUBLE_QUOTES = frozenset('"\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\u301d\u301e\u301f\uff02')
 _CLAUSES = re.compile(r"[.,;:!?]|\b(?:and|but|then|while|with)\b")
-_NEGATION = re.compile(r"(?:\bnot|n't|\bdont|\bnever|\bno|\bwithout|\bdo not)\b")
+_NEGATION = re.compile(r"(?:\bnot|n't|\bdont|\bnever|\bno|\bwithout)\b")
 _NAMES: Mapping[str, re.Pattern[str]] = {
     "tops": _names("tops?|(?:t-?|under)?shirts?|tees?|blouses?|sweaters?|jumpers?|pullovers?|hoodies?|knit"),
     "pants": _names("pants|trousers|jeans|shorts|leggings|chinos"),
