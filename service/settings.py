@@ -1,0 +1,127 @@
+"""Every setting of the service: the only reader of the environment.
+
+Each field is `CHANGEROOM_<NAME>` in the environment; the store's address is also taken from `REDIS_URL`, the
+name most platforms give it. Sizes are bytes, times are seconds, limits of 0 mean "no limit" where noted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message is one line naming the variable and what is wrong."""
+
+
+class Settings(BaseSettings):
+    """Configuration of gateway, worker and the store between them."""
+
+    model_config = SettingsConfigDict(env_prefix="CHANGEROOM_", extra="forbid", populate_by_name=True)
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("CHANGEROOM_REDIS_URL", "REDIS_URL"),
+        description="redis://, rediss:// or unix:// address of the store",
+    )
+    blob_url: str = Field(default="", description="file://, s3://, gs://, az:// or memory://; default in data_dir")
+    data_dir: Path = Field(default=Path("var"), description="folder for the embedded store, blobs and secrets")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="a worker's /metrics; 0 is off")
+
+    model: str = Field(default="nano", description="nano, a checkpoint folder or a hub id")
+    backend: Literal["torch", "triton", "tensorrt"] = "torch"
+    device: str = "auto"
+    dtype: str = "auto"
+    workers: int = Field(default=1, ge=1, le=64)
+
+    api_keys_file: Path | None = None
+    auth_required: bool = False
+    rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
+    concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
+    daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
+
+    body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
+    image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
+    max_images: int = Field(default=7, ge=2, le=7)
+    max_megapixels: float = Field(default=40, gt=0)
+    header_timeout_s: float = Field(default=10, gt=0)
+    body_idle_timeout_s: float = Field(default=10, gt=0)
+
+    max_in_flight: int = Field(default=256, ge=1, description="accepted jobs that are not terminal yet")
+    lease_s: float = Field(default=15, gt=0)
+    heartbeat_s: float = Field(default=4, gt=0)
+    sweep_s: float = Field(default=2, gt=0)
+    max_attempts: int = Field(default=3, ge=1)
+    deadline_default_s: float = Field(default=120, gt=0)
+    deadline_max_s: float = Field(default=900, gt=0)
+    reservation_ttl_s: float = Field(default=60, gt=0, description="an accepted request that never became a job")
+    result_ttl_s: int = Field(default=86_400, ge=1)
+    input_ttl_s: int = Field(default=3_600, ge=1)
+    store_timeout_s: float = Field(default=0.8, gt=0, description="bound of one call to the store")
+
+    webhooks_enabled: bool = False
+    webhook_secret: SecretStr | None = None
+    url_secret: SecretStr | None = Field(default=None, description="signs result addresses; made when absent")
+
+    rewriter_url: str | None = Field(default=None, description="an OpenAI-compatible endpoint; off when absent")
+    rewriter_model: str | None = None
+    rewriter_key: SecretStr | None = None
+    rewriter_budget_ms: int = Field(default=800, ge=1)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otel: bool = False
+    drain_grace_s: float = Field(default=30, ge=0)
+    reference_cache_bytes: int = Field(default=GIB, ge=0)
+
+    @property
+    def blob_address(self) -> str:
+        """`blob_url`, or the folder `blobs` of the data folder."""
+        return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
+
+    def signing_key(self) -> bytes:
+        """The key of signed addresses: `url_secret`, or one kept in the data folder (made once, mode 0600).
+
+        Raises OSError when the data folder cannot be written.
+        """
+        if self.url_secret is not None:
+            return self.url_secret.get_secret_value().encode()
+        path = self.data_dir / "url_secret"
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".url_secret.{secrets.token_hex(8)}")
+        draft.touch(mode=0o600)
+        try:
+            draft.write_text(secrets.token_hex(32))
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return path.read_text().encode()
+        finally:
+            draft.unlink()
+        return path.read_text().encode()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with `overrides` on top (None values are left out).
+
+    Raises SettingsError with one line that names the field and what is wrong with it.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    unknown = sorted(set(given) - set(Settings.model_fields))
+    if unknown:
+        raise SettingsError(f"unknown setting {unknown[0]!r}")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SettingsError(f"CHANGEROOM_{name.upper().removeprefix('CHANGEROOM_')}: {first['msg']}") from None
