@@ -115,7 +115,9 @@ class MMDiT(nn.Module):
         self.x_embedder = nn.Linear(config.in_channels, d, bias=False)
         self.context_embedder = nn.Linear(config.joint_attention_dim, d, bias=False)
         self.transformer_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.num_layers))
-        self.single_transformer_blocks = nn.ModuleList(SingleBlock(config) for _ in range(config.num_single_layers))
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(config) for _ in range(config.num_single_layers)
+        )
         self.norm_out = Modulation(d, 2)
         self.proj_out = nn.Linear(d, config.output_channels, bias=False)
 
@@ -158,7 +160,9 @@ class MMDiT(nn.Module):
             return self._main(batch, nothing, None)
         groups = reference_kv.group_segments
         if len(batch) % len(groups):
-            raise ValueError(f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv")
+            raise ValueError(
+                f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv"
+            )
         return self._main(batch, nothing, Prefix(reference_kv, groups, len(batch) // len(groups)))
 
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
@@ -191,7 +195,9 @@ class MMDiT(nn.Module):
         x = self.x_embedder(batch.references.to(self.dtype))  # (P, D)
         keys, values = [], []
         for block in self.transformer_blocks:
-            x, key, value = block.references(x, image_mod, rope, everything, attended, k)  # (P, D), (P, H, E) twice
+            x, key, value = block.references(
+                x, image_mod, rope, everything, attended, k
+            )  # (P, D), (P, H, E) twice
             keys.append(key)
             values.append(value)
         for block in self.single_transformer_blocks:
@@ -209,7 +215,9 @@ class MMDiT(nn.Module):
         size = self.config.axes_dims_rope[0]
         delta = kv.segments.per_token((slots - kv.slots).double())
         cos, sin = _axis_table(delta, size, self.config.rope_theta)
-        keys = tuple(torch.cat((self.kernels.rope(k[..., :size], cos, sin), k[..., size:]), dim=-1) for k in kv.keys)
+        keys = tuple(
+            torch.cat((self.kernels.rope(k[..., :size], cos, sin), k[..., size:]), dim=-1) for k in kv.keys
+        )
         return replace(kv, keys=keys, slots=slots)
 
     def _main(self, batch: PackedBatch, reference_segments: Segments, prefix: Prefix | None) -> Tensor:
@@ -244,7 +252,9 @@ class MMDiT(nn.Module):
             layer += 1
         x = join(text, text_s, image, image_s)  # (T, D)
         for block in self.single_transformer_blocks:
-            x, _, _ = block(x, single_mod, joint_rope, joint_s, joint_s, k, prefix.layer(layer) if prefix else {})
+            x, _, _ = block(
+                x, single_mod, joint_rope, joint_s, joint_s, k, prefix.layer(layer) if prefix else {}
+            )
             layer += 1
         _, x = split(x, text_s, image_s)
         x, _ = split(x, target_s, reference_segments)  # (sum L, D)
@@ -252,7 +262,11 @@ class MMDiT(nn.Module):
         return self.proj_out(k.adaln(x, shift, scale, target_s, c.eps))  # (sum L, C)
 
     def _modulations(self) -> tuple["Modulation", ...]:
-        return (self.double_stream_modulation_img, self.double_stream_modulation_txt, self.single_stream_modulation)
+        return (
+            self.double_stream_modulation_img,
+            self.double_stream_modulation_txt,
+            self.single_stream_modulation,
+        )
 
 
 @dataclass(frozen=True)
@@ -457,7 +471,8 @@ def sinusoid(timestep: Tensor, channels: int) -> Tensor:
 def rope_table(ids: Tensor, config: ModelConfig) -> Rope:
     """cos and sin `(T, E/2)` float32 of RoPE ids `(T, 4)`; angles in float64."""
     tables = [
-        _axis_table(ids[:, axis].double(), size, config.rope_theta) for axis, size in enumerate(config.axes_dims_rope)
+        _axis_table(ids[:, axis].double(), size, config.rope_theta)
+        for axis, size in enumerate(config.axes_dims_rope)
     ]
     return torch.cat([cos for cos, _ in tables], dim=-1), torch.cat([sin for _, sin in tables], dim=-1)
 

@@ -99,7 +99,9 @@ def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> Pa
         _check(sequence, i)
         owner = sequences[i - i % draws]
         if sequence.references and sequence.references is not owner.references:
-            raise ValueError(f"sequence {i} shares references with sequence {i - i % draws} and cannot have its own")
+            raise ValueError(
+                f"sequence {i} shares references with sequence {i - i % draws} and cannot have its own"
+            )
     groups = [s.references for s in sequences[::draws]]
     references = [r for group in groups for r in group]
     first = sequences[0].target
@@ -120,7 +122,10 @@ def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> Pa
         reference_segments=Segments(tuple(len(r.tokens) for r in references)),
         reference_counts=tuple(len(group) for group in groups),
         sigma=torch.stack(
-            [torch.as_tensor(s.sigma, dtype=torch.float32, device=first.device).reshape(()) for s in sequences]
+            [
+                torch.as_tensor(s.sigma, dtype=torch.float32, device=first.device).reshape(())
+                for s in sequences
+            ]
         ),
         guidance=torch.tensor(guided, dtype=torch.float32, device=first.device) if guided else None,
         draws=draws,

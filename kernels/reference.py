@@ -73,10 +73,8 @@ def qk_norm_rope(
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the interleaved pairs of x `(T, H, E)` by cos, sin `(T, E/2)`; float32 inside."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    a, b = pairs.unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2).to(x.dtype)
 
 
 def adaln(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float) -> Tensor:

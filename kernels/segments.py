@@ -6,7 +6,7 @@ the same numbers on the device. `join` and `split` interleave two packed tensors
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Segments:
     def grouped(self, counts: tuple[int, ...]) -> "Segments":
         """Segments of consecutive groups: `counts` of these segments each."""
         bounds = list(accumulate(counts, initial=0))
-        return Segments(tuple(self.offsets[b] - self.offsets[a] for a, b in zip(bounds, bounds[1:], strict=False)))
+        return Segments(tuple(self.offsets[b] - self.offsets[a] for a, b in pairwise(bounds)))
 
     def plus(self, other: "Segments") -> "Segments":
         """Lengths added sequence by sequence: the segments of `join`."""
