@@ -56,7 +56,13 @@ _WALLS = (
     (0.72, 0.66, 0.62),
 )
 _FLOORS = ((0.66, 0.49, 0.35), (0.78, 0.64, 0.48), (0.55, 0.52, 0.52), (0.74, 0.72, 0.69), (0.48, 0.36, 0.28))
-_ACCENTS = ((0.42, 0.60, 0.55), (0.80, 0.48, 0.36), (0.36, 0.46, 0.62), (0.86, 0.70, 0.42), (0.62, 0.45, 0.58))
+_ACCENTS = (
+    (0.42, 0.60, 0.55),
+    (0.80, 0.48, 0.36),
+    (0.36, 0.46, 0.62),
+    (0.86, 0.70, 0.42),
+    (0.62, 0.45, 0.58),
+)
 _SKIES = ((0.62, 0.80, 0.94), (0.97, 0.82, 0.70), (0.78, 0.84, 0.90), (0.55, 0.72, 0.90))
 _FACADES = (
     (0.80, 0.62, 0.50),
@@ -83,6 +89,28 @@ _PATTERN_CHOICES = {
     "bags": ("plain", "plain", "stripes", "vertical_stripes", "checks", "dots", "logo"),
 }
 _ALL_PATTERNS = ("plain", "plain", "stripes", "vertical_stripes", "checks", "dots", "print", "logo")
+_LAYER_FIELDS = (
+    ("coats", "coat_open"),
+    ("tops", "tucked"),
+    ("bags", "bag_in_front"),
+    ("bags", "bag_side"),
+)
+_WEIGHTS = {
+    "tops": 1.2,
+    "pants": 1.7,
+    "skirts": 1.7,
+    "dresses": 2.6,
+    "coats": 0.7,
+    "shoes": 0.7,
+    "bags": 0.7,
+    "hats": 0.7,
+}
+_RIVALS = {
+    "tops": ("dresses",),
+    "pants": ("skirts", "dresses"),
+    "skirts": ("pants", "dresses"),
+    "dresses": ("tops", "pants", "skirts"),
+}
 _LAYER_WORDS = {
     "coats": {True: "open", False: "closed"},
     "tops": {True: "tucked in", False: "untucked"},
@@ -132,15 +160,15 @@ def sample_categories(rng: Random, count: int) -> list[str]:
     """
     if not 1 <= count <= MAX_GARMENTS:
         raise ValueError(f"a request holds 1 to {MAX_GARMENTS} garments, not {count}")
-    dress = rng.random() < (0.0, 0.14, 0.25, 0.36, 0.42, 0.4, 0.0)[count]
-    if dress:
-        chosen = ["dresses", *rng.sample(("coats", "shoes", "bags", "hats"), count - 1)]
-    else:
-        pool = ["tops", "coats", "shoes", "bags", "hats", rng.choice(("pants", "skirts"))]
-        if rng.random() < 0.3 and count < 5:
-            pool.append("tops" if rng.random() < 0.3 else pool[5])
-        rng.shuffle(pool)
-        chosen = list(dict.fromkeys(pool))[:count]
+    pool = dict(_WEIGHTS)
+    if count == MAX_GARMENTS:
+        del pool["dresses"]
+    chosen: list[str] = []
+    while len(chosen) < count:
+        pick = rng.choices(tuple(pool), tuple(pool.values()))[0]
+        chosen.append(pick)
+        for rival in (pick, *_RIVALS.get(pick, ())):
+            pool.pop(rival, None)
     rng.shuffle(chosen)
     return chosen
 
@@ -165,7 +193,12 @@ def _recolour(rng: Random, spec: GarmentSpec) -> GarmentSpec:
 
 
 def _dress(
-    rng: Random, seed: int, person: Person, backdrop: Backdrop, worn: tuple[Worn, ...], specs: list[GarmentSpec]
+    rng: Random,
+    seed: int,
+    person: Person,
+    backdrop: Backdrop,
+    worn: tuple[Worn, ...],
+    specs: list[GarmentSpec],
 ) -> Scene:
     old = {w.spec.category: w for w in worn}
     requested = {s.category for s in specs}
@@ -174,12 +207,14 @@ def _dress(
     fresh = []
     for spec in specs:
         state: dict[str, bool | float] = {"folds": rng.uniform(0, 6.28)}
-        field = {"coats": "coat_open", "tops": "tucked", "bags": "bag_in_front"}.get(spec.category)
+        field = dict(_LAYER_FIELDS[:3]).get(spec.category)
         if field is not None:
             likely = 0.5
             if field == "coat_open":
-                likely = 0.8 if requested & {"tops", "dresses"} else 0.6
+                likely = 0.85 if requested & {"tops", "dresses"} else 0.6
             value = rng.random() < likely
+            if field == "coat_open" and not value:
+                spec = _shortened(spec, requested)
             state[field] = value
             if rng.random() < 0.5:
                 facts[f"{field}_specified"] = value
@@ -188,9 +223,9 @@ def _dress(
             state["bag_side"] = old["bags"].bag_side if "bags" in old else _bag_side(rng, person)
         fresh.append(spec)
         target[spec.category] = Worn(spec, **state)  # type: ignore[arg-type]
-    for category, fields in (("coats", ("coat_open",)), ("tops", ("tucked",)), ("bags", ("bag_in_front", "bag_side"))):
+    for category, field in _LAYER_FIELDS:
         if category in target:
-            facts.update({f: getattr(target[category], f) for f in fields})
+            facts[field] = getattr(target[category], field)
     shots = tuple(_shot(rng) for _ in fresh)
     return Scene(
         seed=seed,
@@ -229,10 +264,17 @@ def _photo_outfit(rng: Random, requested: list[str], person: Person) -> tuple[Wo
         worn = Worn(sample_garment(rng, name), folds=rng.uniform(0, 6.28), tucked=rng.random() < 0.5)
         if name == "coats":
             worn = replace(worn, coat_open=bool(covered) or rng.random() < 0.6)
+            if not worn.coat_open:
+                worn = replace(worn, spec=_shortened(worn.spec, bottoms))
         elif name == "bags":
             worn = replace(worn, bag_in_front=rng.random() < 0.5, bag_side=_bag_side(rng, person))
         outfit.append(worn)
     return tuple(outfit)
+
+
+def _shortened(coat: GarmentSpec, requested: set[str]) -> GarmentSpec:
+    """A coat that, closed, still shows the requested skirt or dress below its hem."""
+    return replace(coat, length=0.0) if requested & {"pants", "skirts", "dresses"} else coat
 
 
 def _bag_side(rng: Random, person: Person) -> float:

@@ -31,14 +31,20 @@ def _room(colours: Tensor, places: Tensor, x: Tensor, y: Tensor, scale: float) -
     line = 0.80 + 0.05 * q[0]
     light = (1.06 - 0.16 * y - 0.10 * (x - 0.75 * q[1]).abs()).unsqueeze(1)
     canvas = wall * light
-    paint(canvas, cover(line - y, scale).expand(-1, -1, x.shape[2]), floor * (1.12 - 0.25 * (1.0 - y)).unsqueeze(1))
+    paint(
+        canvas,
+        cover(line - y, scale).expand(-1, -1, x.shape[2]),
+        floor * (1.12 - 0.25 * (1.0 - y)).unsqueeze(1),
+    )
     paint(canvas, _bar(y, line - 0.012, 0.012, scale).expand(-1, -1, x.shape[2]), 0.5 + 0.5 * wall)
     rug = ellipse(x, y, 0.375 + 0.06 * (q[2] - 0.5), 0.945, 0.26 + 0.06 * q[3], 0.045)
     paint(canvas, cover(rug, scale) * (q[4] > 0.4), b * 0.9 + 0.1)
     side = torch.where(q[5] > 0.5, 0.14, 0.61)
     wx, wy = side + 0.02 * (q[2] - 0.5), 0.27 + 0.05 * q[3]
     hw, hh = 0.095 + 0.02 * q[4], 0.13 + 0.03 * q[0]
-    paint(canvas, _bar(x, wx, hw + 0.012, scale) * _bar(y, wy, hh + 0.012, scale), torch.full_like(wall, 0.97))
+    paint(
+        canvas, _bar(x, wx, hw + 0.012, scale) * _bar(y, wy, hh + 0.012, scale), torch.full_like(wall, 0.97)
+    )
     view = sky + (1.0 - sky) * (0.7 * (y - wy + hh) / (2.0 * hh)).clamp(0.0, 1.0).unsqueeze(1)
     paint(canvas, _bar(x, wx, hw, scale) * _bar(y, wy, hh, scale), view)
     hill = torch.maximum(ellipse(x, y, wx + 0.04, wy + hh, hw, 0.6 * hh), (x - wx).abs() - hw)
@@ -67,10 +73,13 @@ def _street(colours: Tensor, places: Tensor, x: Tensor, y: Tensor, scale: float)
     sky, ground, f1, f2, f3, accent = (colours[:, i, :, None, None] for i in range(6))
     q = [places[:, i, None, None] for i in range(places.shape[1])]
     line = 0.79 + 0.04 * q[0]
-    canvas = sky + (1.0 - sky) * (0.75 * y / line).clamp(0.0, 1.0).unsqueeze(1) + torch.zeros_like(x).unsqueeze(1)
+    canvas = (
+        sky + (1.0 - sky) * (0.75 * y / line).clamp(0.0, 1.0).unsqueeze(1) + torch.zeros_like(x).unsqueeze(1)
+    )
     cloud_x, cloud_y = 0.75 * q[1], 0.06 + 0.08 * q[2]
     cloud = torch.minimum(
-        ellipse(x, y, cloud_x, cloud_y, 0.10, 0.028), ellipse(x, y, cloud_x + 0.03, cloud_y - 0.02, 0.05, 0.03)
+        ellipse(x, y, cloud_x, cloud_y, 0.10, 0.028),
+        ellipse(x, y, cloud_x + 0.03, cloud_y - 0.02, 0.05, 0.03),
     )
     paint(canvas, cover(cloud, scale) * 0.85, torch.ones_like(sky))
     left, right = 0.17 + 0.08 * q[3], 0.52 + 0.08 * q[4]
@@ -96,7 +105,11 @@ def _street(colours: Tensor, places: Tensor, x: Tensor, y: Tensor, scale: float)
     crown = ellipse(x, y, tree_x, line - 0.24, 0.085, 0.115)
     light = 1.05 - 0.28 * (1.0 + crown / 0.08).clamp(0.0, 1.0)
     paint(canvas, cover(crown, scale), torch.tensor([0.40, 0.62, 0.36]).view(1, 3, 1, 1) * light.unsqueeze(1))
-    paint(canvas, cover(line - y, scale).expand(-1, -1, x.shape[2]), ground * (1.10 - 0.20 * (1.0 - y)).unsqueeze(1))
+    paint(
+        canvas,
+        cover(line - y, scale).expand(-1, -1, x.shape[2]),
+        ground * (1.10 - 0.20 * (1.0 - y)).unsqueeze(1),
+    )
     kerb = _bar(y, line + 0.008, 0.009, scale).expand(-1, -1, x.shape[2])
     paint(canvas, kerb, ground * 0.78)
     return canvas.clamp_(0.0, 1.0)

@@ -4,6 +4,7 @@ A body is described once as a ``Skeleton``; skin and garments are both drawn aro
 whoever wears it and a flat product shot is the same garment on the mannequin.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -14,8 +15,16 @@ from .world_specs import Person
 
 PERSON_FIELDS = tuple(Person.__dataclass_fields__)
 MANNEQUIN = Person(
-    stature=0.96, left_upper=0.42, left_fore=0.30, right_upper=0.42, right_fore=0.30, stance=0.065, shoulder=0.1
+    stature=0.96,
+    left_upper=0.42,
+    left_fore=0.30,
+    right_upper=0.42,
+    right_fore=0.30,
+    stance=0.065,
+    shoulder=0.1,
 )
+"""Flat product shots are taken of garments on this body; shoes on ``RACK``, where the pair stands close."""
+RACK = replace(MANNEQUIN, stance=0.038)
 
 
 class Skeleton:
@@ -74,7 +83,9 @@ def skin_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
     p = s.p
     ax, (sx, sy, ex, ey, wx, wy) = s.fold(x)
     trunk = torch.maximum(ax - s.torso_width(y), torch.maximum(s.neck_y - y, y - s.crotch_y))
-    neck = torch.maximum(ax - 0.40 * p.head, (y - (s.shoulder_y - 0.5 * (s.shoulder_y - s.head_y))).abs() - 0.06)
+    neck = torch.maximum(
+        ax - 0.40 * p.head, (y - (s.shoulder_y - 0.5 * (s.shoulder_y - s.head_y))).abs() - 0.06
+    )
     d = torch.minimum(trunk, neck)
     d = torch.minimum(d, capsule(ax, y, (sx, sy, ex, ey), p.arm, 0.85 * p.arm))
     d = torch.minimum(d, capsule(ax, y, (ex, ey, wx, wy), 0.85 * p.arm, 0.66 * p.arm))
@@ -135,7 +146,9 @@ def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor,
     beard = torch.maximum(face + 0.02 * r, 0.34 * r - dy + 0.25 * ax)
     mark(beard, hair * 0.9, p.beard)
     mark(ellipse(ax, dy, zero, 0.72 * r - 0.3 * p.smile, 0.30 * r, 0.05 * r), skin * 0.82, 0.3)
-    mark(capsule(dx, dy, (zero, 0.02 * r, 0.02 * r, 0.30 * r), 0.3 * p.nose, 0.55 * p.nose), skin * 0.78, 0.85)
+    mark(
+        capsule(dx, dy, (zero, 0.02 * r, 0.02 * r, 0.30 * r), 0.3 * p.nose, 0.55 * p.nose), skin * 0.78, 0.85
+    )
     curve = 0.56 * r - p.smile * (ax / p.mouth_width) ** 2 + 0.4 * p.smile
     mouth = torch.maximum((dy - curve).abs() - 0.5 * p.lips - 0.001, ax - p.mouth_width)
     lips = 0.35 * skin + 0.65 * ink(0.72, 0.22, 0.24)
@@ -155,7 +168,9 @@ def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor,
     style = p.hair_style
     cap_r = torch.where(style == 0, 1.0, torch.where(style == 6, 1.16, 1.08)) * r
     cap = ellipse(ax, dy, zero, -0.08 * r, cap_r, 1.06 * tall)
-    sweep = torch.where((style == 2) | (style == 7) | (style == 4), (dx - p.parting * 0.6).abs() * 0.55, 0.16 * ax)
+    sweep = torch.where(
+        (style == 2) | (style == 7) | (style == 4), (dx - p.parting * 0.6).abs() * 0.55, 0.16 * ax
+    )
     sweep = torch.where(style == 3, 0.05 * ax, sweep)
     line = torch.where(style == 3, -0.40, torch.where(style == 0, -0.72, -0.62)) * r
     temple = torch.where((style == 3) | (style == 4), 0.95, torch.where(style == 0, 0.0, 0.25)) * r
@@ -163,7 +178,9 @@ def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor,
     front = torch.maximum(cap, below)
     hair_cover = cover(front, scale)
     gloss = 1.0 - 0.25 * (1.0 + cap / (0.4 * r)).clamp(0.0, 1.0)
-    gloss = gloss + 0.22 * (1.0 - ((dy + 0.75 * r).abs() + 0.4 * (dx + 0.3 * r).abs()) / (0.45 * r)).clamp(0.0, 1.0)
+    gloss = gloss + 0.22 * (1.0 - ((dy + 0.75 * r).abs() + 0.4 * (dx + 0.3 * r).abs()) / (0.45 * r)).clamp(
+        0.0, 1.0
+    )
     tone = hair * gloss.unsqueeze(1)
     colour = colour + (tone - colour) * hair_cover.unsqueeze(1)
     return colour, torch.maximum(coverage, hair_cover), hair_cover

@@ -30,7 +30,7 @@ def base_colours(specs: list[GarmentSpec]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _trim(g: GarmentSpec) -> tuple[float, float, float]:
-    if g.category == "shoes" and g.colour in ("white", "grey") or g.category == "hats":
+    if (g.category == "shoes" and g.colour in ("white", "grey")) or g.category == "hats":
         return PALETTE[g.colour2]
     if g.category == "coats" and g.colour in ("yellow", "white", "orange"):
         return (0.30, 0.20, 0.14)

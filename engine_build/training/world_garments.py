@@ -11,12 +11,21 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .world_body import Skeleton
+from .world_body import Skeleton, hand_distance
 from .world_shapes import box, capsule, columns, cover, ellipse, profile, ramp
 from .world_specs import Worn
 
 _COLLARS = {"crew": 0.0, "v": 1.0, "shirt": 2.0, "turtle": 3.0}
-_STYLES = {"sneakers": 0, "boots": 1, "flats": 2, "handbag": 0, "round bag": 1, "tote bag": 2, "beanie": 0, "cap": 1}
+_STYLES = {
+    "sneakers": 0,
+    "boots": 1,
+    "flats": 2,
+    "handbag": 0,
+    "round bag": 1,
+    "tote bag": 2,
+    "beanie": 0,
+    "cap": 1,
+}
 FIELDS = ("sleeves", "length", "fit", "collar", "hood", "style", "folds", "tucked", "open", "side", "front")
 
 
@@ -123,7 +132,9 @@ def _pants(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     d = torch.minimum(hips, leg)
     band = (y - top_y - 0.010).abs() - 0.010
     fly = torch.maximum(ax - 0.003, (y - s.hip_y + 0.01).abs() - 0.04)
-    crease = (1.0 - (ax - 0.004).clamp(min=0.0) / 0.03).clamp(0.0, 1.0) * ramp(y, s.crotch_y - 0.03, s.crotch_y + 0.03)
+    crease = (1.0 - (ax - 0.004).clamp(min=0.0) / 0.03).clamp(0.0, 1.0) * ramp(
+        y, s.crotch_y - 0.03, s.crotch_y + 0.03
+    )
     tone = (1.0 - 0.22 * cover(band, scale)) * (1.0 - 0.14 * cover(fly, scale)) * (1.0 - 0.2 * crease)
     tone = tone * (1.0 + 0.05 * torch.sin(y * 70.0 + g.folds))
     return Cut(d, tone)
@@ -152,7 +163,9 @@ def _dresses(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float
     d = torch.minimum(d, _sleeves(s, x, y, g.sleeves * 0.96, p.arm + 0.009))
     d = torch.maximum(d, -_neckline(s, ax, y, g.collar))
     belt = (y - s.waist_y - 0.004).abs() - 0.010
-    tone = (1.0 - 0.26 * cover(belt + (ax - width).clamp(min=0.0), scale)) * _folds(x, y, p.cx, s.waist_y, g.folds)
+    tone = (1.0 - 0.26 * cover(belt + (ax - width).clamp(min=0.0), scale)) * _folds(
+        x, y, p.cx, s.waist_y, g.folds
+    )
     return Cut(d, tone)
 
 
@@ -165,7 +178,9 @@ def _coats(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     d = torch.maximum(ax - width, torch.maximum(s.neck_y - y, y - hem_y))
     d = torch.minimum(d, _sleeves(s, x, y, g.sleeves, p.arm + 0.015))
     gap = 0.024 + 0.090 * (y - s.neck_y) + 0.014 * ramp(y, s.waist_y, hem_y)
-    d = torch.where(g.open > 0, torch.maximum(d, (gap - ax) * 0.97), torch.maximum(d, -_neckline(s, ax, y, g.collar)))
+    d = torch.where(
+        g.open > 0, torch.maximum(d, (gap - ax) * 0.97), torch.maximum(d, -_neckline(s, ax, y, g.collar))
+    )
     hood = torch.maximum(
         ellipse(ax, y, torch.zeros_like(p.cx), s.neck_y - 0.014, 0.092, 0.056),
         -ellipse(ax, y, torch.zeros_like(p.cx), s.neck_y - 0.002, 0.038, 0.042),
@@ -177,13 +192,19 @@ def _coats(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     lapel = torch.where(g.hood > 0, torch.ones_like(lapel), lapel)
     seam = torch.maximum(ax - 0.004, s.neck_y + 0.03 - y)
     seam = torch.where(g.open > 0, torch.ones_like(seam), seam)
-    tone = (1.0 - 0.24 * cover(lapel, scale)) * (1.0 - 0.30 * cover(seam, scale)) * (1.0 - 0.22 * cover(hood, scale))
+    tone = (
+        (1.0 - 0.24 * cover(lapel, scale))
+        * (1.0 - 0.30 * cover(seam, scale))
+        * (1.0 - 0.22 * cover(hood, scale))
+    )
     tone = tone * _folds(x, y, p.cx, s.waist_y, g.folds)
     pitch = 0.062
     row = torch.remainder(y - s.waist_y + 0.031, pitch) - 0.031
     column = torch.where(g.open > 0, gap + 0.014, torch.full_like(gap, 0.018))
     dot = ((x - p.cx - column) ** 2 + row * row).sqrt() - 0.0085
-    dot = torch.maximum(dot, torch.maximum(s.waist_y - 0.07 - y, y - torch.minimum(hem_y - 0.03, s.hip_y + 0.04)))
+    dot = torch.maximum(
+        dot, torch.maximum(s.waist_y - 0.07 - y, y - torch.minimum(hem_y - 0.03, s.hip_y + 0.04))
+    )
     return Cut(d, tone, cover(dot, scale))
 
 
@@ -192,11 +213,11 @@ def _shoes(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     ax = (x - p.cx).abs()
     sole = p.foot + 0.006
     toe_x = p.stance + 0.020
-    foot = capsule(ax, y, (p.stance, s.ankle_y - 0.004, toe_x, sole - 0.024), 0.026, 0.030)
+    foot = capsule(ax, y, (p.stance, s.ankle_y - 0.004, toe_x, sole - 0.024), 0.027, 0.031)
     foot = torch.maximum(foot, y - sole)
     shaft = torch.maximum((ax - p.stance).abs() - p.ankle - 0.012, (y - s.ankle_y + 0.03).abs() - 0.05)
     foot = torch.minimum(foot, torch.where(g.style == 1, shaft, torch.ones_like(shaft)))
-    opening = ellipse(ax, y, p.stance, s.ankle_y - 0.020, 0.019, 0.024)
+    opening = ellipse(ax, y, p.stance, s.ankle_y - 0.024, 0.020, 0.024)
     d = torch.where(g.style == 2, torch.maximum(foot, -opening), foot)
     heel = sole - y - 0.013
     trim = cover(heel, scale) * (g.style < 2)
@@ -205,9 +226,27 @@ def _shoes(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     return Cut(d, torch.ones_like(d), trim)
 
 
+def sleeve_ease(worn: Worn) -> tuple[float, float]:
+    """Reach (0 none to 2 wrist) and thickness over the bare arm of a garment's sleeves."""
+    g = worn.spec
+    if g.category == "coats":
+        return g.sleeves, 0.015
+    if g.category in ("tops", "dresses"):
+        return 0.96 * g.sleeves, 0.008 + 0.008 * g.fit if g.category == "tops" else 0.009
+    return 0.0, 0.0
+
+
+def arm_distance(s: Skeleton, x: Tensor, y: Tensor, reach: Tensor, ease: Tensor) -> Tensor:
+    """Distance to arms and hands with sleeves of ``reach`` and thickness ``ease``."""
+    p = s.p
+    bare = _sleeves(s, x, y, torch.full_like(reach, 2.0), p.arm * 0.86)
+    d = torch.minimum(bare, hand_distance(s, x, y))
+    return torch.minimum(d, _sleeves(s, x, y, reach, p.arm + ease))
+
+
 def bag_anchor(s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor]:
     """Centre of the bag's body: hung from the shoulder beside the hip, half behind or over the arm."""
-    side_x = torch.maximum(s.p.hip, s.p.shoulder) + 0.052
+    side_x = torch.maximum(s.p.hip, s.p.shoulder) + 0.062 + 0.016 * (1.0 - g.front)
     return s.p.cx + g.side * side_x, s.hip_y + 0.020
 
 
@@ -256,7 +295,9 @@ def _hats(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | 
     dark = torch.where(g.style == 0, cuff, torch.where(g.style == 1, visor, torch.maximum(brim, -crown)))
     tone = 1.0 - torch.where(g.style == 0, 0.14, 0.10) * cover(dark, scale)
     band = torch.maximum((dy - brow + 0.18 * r).abs() - 0.13 * r, crown)
-    trim = cover(torch.where(g.style == 0, pom, torch.where(g.style == 2, band, torch.ones_like(band))), scale)
+    trim = cover(
+        torch.where(g.style == 0, pom, torch.where(g.style == 2, band, torch.ones_like(band))), scale
+    )
     return Cut(d, tone, trim)
 
 

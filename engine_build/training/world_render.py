@@ -5,12 +5,15 @@ requested garment touches are equal in both. Every row of a batch depends on its
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from .world_backdrop import backdrops
 from .world_body import (
     MANNEQUIN,
+    RACK,
     Skeleton,
     back_hair_distance,
     hand_distance,
@@ -19,9 +22,8 @@ from .world_body import (
     skin_distance,
     surface,
 )
-from .world_backdrop import backdrops
 from .world_cloth import base_colours, pattern_mix
-from .world_garments import Cut, bag_anchor, cut, fields
+from .world_garments import Cut, arm_distance, bag_anchor, cut, fields, sleeve_ease
 from .world_shapes import columns, cover, ellipse, paint
 from .world_specs import BACKGROUND, FACE, HAIR, REGION_OF, SKIN, GarmentSpec, Scene, Shot, Worn
 
@@ -29,17 +31,18 @@ ASPECT = 0.75
 TRAINING_HEIGHT = 96
 TRAINING_SHOT = 48
 
-_FRAMES = {
+_SEARCH = {
     "tops": (0.375, 0.395, 0.52),
     "pants": (0.375, 0.665, 0.62),
     "skirts": (0.375, 0.580, 0.50),
     "dresses": (0.375, 0.480, 0.72),
     "coats": (0.375, 0.455, 0.66),
-    "shoes": (0.375, 0.915, 0.30),
+    "shoes": (0.375, 0.905, 0.30),
     "bags": (0.500, 0.410, 0.44),
     "hats": (0.375, 0.080, 0.34),
 }
-"""Centre and side of the square that a product shot shows, on the mannequin."""
+"""Centre and side of a square around each category on the mannequin, in which a shot looks for its frame."""
+_SEARCH_CELLS = 24
 
 
 @dataclass(slots=True)
@@ -110,7 +113,9 @@ class _Stage:
         c1 = min(w, int(float(right.max()) * self.scale) + 2)
         return slice(r0, max(r1, r0 + 1)), slice(c0, max(c1, c0 + 1))
 
-    def lay(self, index: Tensor, rows: slice, cols: slice, coverage: Tensor, colour: Tensor, label: int) -> None:
+    def lay(
+        self, index: Tensor, rows: slice, cols: slice, coverage: Tensor, colour: Tensor, label: int
+    ) -> None:
         """Paint one layer on pictures ``index`` (M,) and label the pixels it mostly covers."""
         part = self.canvas[index, :, rows, cols]
         paint(part, coverage, colour)
@@ -139,12 +144,13 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
     stage = _Stage(base, height, x, y)
     count = len(scenes)
     outfits = [s.worn for s in scenes] + [s.target for s in scenes]
-    layers: dict[str, tuple[list[int], list[Worn]]] = {}
+    layers: dict[str, tuple[list[int], list[Worn], list[tuple[float, float]]]] = {}
     for i, outfit in enumerate(outfits):
         for worn in outfit:
-            rows, items = layers.setdefault(_layer(worn), ([], []))
+            rows, items, sleeves = layers.setdefault(_layer(worn), ([], [], []))
             rows.append(i)
             items.append(worn)
+            sleeves.append(max(map(sleeve_ease, outfit)))
 
     def dress(name: str) -> None:
         if name in layers:
@@ -152,7 +158,6 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
 
     skin = torch.cat([p.skin_r, p.skin_g, p.skin_b], 1)[:, :, None]
     hair = torch.cat([p.hair_r, p.hair_g, p.hair_b], 1)[:, :, None]
-    dress("bags behind")
     rows, cols = stage.window(
         body.head_y - 2.2 * p.head, body.head_y + 2.5 * p.head, p.cx - 1.8 * p.head, p.cx + 1.8 * p.head
     )
@@ -182,8 +187,6 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
 
 def _layer(worn: Worn) -> str:
     category = worn.spec.category
-    if category == "bags" and not worn.bag_in_front:
-        return "bags behind"
     return "tops tucked" if category == "tops" and worn.tucked else category
 
 
@@ -209,7 +212,9 @@ def _worn_window(stage: _Stage, body: Skeleton, category: str) -> tuple[slice, s
     return slice(rows.start, stage.window(low, low, p.cx, p.cx)[0].stop), cols
 
 
-def _cloth(specs: list[GarmentSpec], shape: Cut, u: Tensor, v: Tensor, light: Tensor, scale: float | Tensor) -> Tensor:
+def _cloth(
+    specs: list[GarmentSpec], shape: Cut, u: Tensor, v: Tensor, light: Tensor, scale: float | Tensor
+) -> Tensor:
     """Colours (N, 3, h, w) of garments whose geometry is ``shape``."""
     first, second, trim = (c[:, :, None, None] for c in base_colours(specs))
     mix = pattern_mix(specs, u, v, scale).unsqueeze(1)
@@ -220,15 +225,23 @@ def _cloth(specs: list[GarmentSpec], shape: Cut, u: Tensor, v: Tensor, light: Te
     return colour.clamp_(0.0, 1.0)
 
 
-def _anchor(category: str, s: Skeleton, g: object) -> tuple[Tensor, Tensor]:
+def _anchor(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor]:
     if category == "bags":
-        return bag_anchor(s, g)  # type: ignore[arg-type]
+        return bag_anchor(s, g)
     if category == "hats":
         return s.p.cx, s.head_y - 0.52 * s.p.head
     return s.p.cx, s.neck_y
 
 
-def _lay_worn(stage: _Stage, body: Skeleton, count: int, pictures: list[int], items: list[Worn]) -> None:
+def _lay_worn(
+    stage: _Stage,
+    body: Skeleton,
+    count: int,
+    pictures: list[int],
+    items: list[Worn],
+    sleeves: list[tuple[float, float]],
+) -> None:
+    """Paint one garment per picture; ``sleeves`` are those of the arm that a bag may hang behind."""
     category = items[0].spec.category
     index = torch.tensor(pictures)
     s = body.pick(index % count)
@@ -238,34 +251,57 @@ def _lay_worn(stage: _Stage, body: Skeleton, count: int, pictures: list[int], it
     shape = cut(category, s, g, x, y, stage.scale)
     ax, ay = _anchor(category, s, g)
     light = surface(shape.distance, y)
+    coverage = cover(shape.distance, stage.scale)
+    if category == "bags":
+        sleeve = columns(sleeves, ("reach", "ease"))
+        arm = cover(arm_distance(s, x, y, sleeve.reach, sleeve.ease), stage.scale)
+        coverage = coverage * (1.0 - arm * (g.front == 0))
     colour = _cloth([w.spec for w in items], shape, x - ax, y - ay, light, stage.scale)
-    stage.lay(index, rows, cols, cover(shape.distance, stage.scale), colour, REGION_OF[category])
+    stage.lay(index, rows, cols, coverage, colour, REGION_OF[category])
 
 
 def product_shots(specs: list[GarmentSpec], shots: list[Shot], size: int = TRAINING_SHOT) -> Tensor:
     """Flat product shots (N, 3, size, size) of N garments, each turned, zoomed and shifted by its ``Shot``."""
     out = torch.empty(len(specs), 3, size, size)
-    for category, (cx, cy, side) in _FRAMES.items():
+    for category in _SEARCH:
         rows = [i for i, g in enumerate(specs) if g.category == category]
         if rows:
             index = torch.tensor(rows)
-            out[index] = _shots_of(category, [specs[i] for i in rows], [shots[i] for i in rows], (cx, cy, side), size)
+            out[index] = _shots_of(category, [specs[i] for i in rows], [shots[i] for i in rows], size)
     return out
 
 
-def _shots_of(
-    category: str, specs: list[GarmentSpec], shots: list[Shot], frame: tuple[float, float, float], size: int
-) -> Tensor:
-    cx, cy, side = frame
+def _frames(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre and side (N, 1, 1) of the square that just holds each flat garment."""
+    cx, cy, side = _SEARCH[category]
+    axis = ((torch.arange(_SEARCH_CELLS) + 0.5) / _SEARCH_CELLS - 0.5) * side
+    x, y = (cx + axis).view(1, 1, -1), (cy + axis).view(1, -1, 1)
+    cell = side / _SEARCH_CELLS
+    inside = cut(category, s, g, x, y, 1.0 / cell).distance < 0.5 * cell
+    ends = []
+    for grid, over in ((x, 1), (y, 2)):
+        hit = inside.any(dim=over).view(-1, 1, _SEARCH_CELLS)
+        line = grid.reshape(1, 1, -1)
+        low = torch.where(hit, line, torch.inf).amin(2, keepdim=True)
+        high = torch.where(hit, line, -torch.inf).amax(2, keepdim=True)
+        ends.append((low, high))
+    (x0, x1), (y0, y1) = ends
+    return (x0 + x1) / 2, (y0 + y1) / 2, torch.maximum(x1 - x0, y1 - y0) + cell
+
+
+def _shots_of(category: str, specs: list[GarmentSpec], shots: list[Shot], size: int) -> Tensor:
+    s = skeletons([RACK if category == "shoes" else MANNEQUIN]).pick(
+        torch.zeros(len(specs), dtype=torch.long)
+    )
+    g = fields([Worn(spec, coat_open=False) for spec in specs])
+    cx, cy, side = _frames(category, s, g)
     q = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))
     axis = (torch.arange(size) + 0.5) / size - 0.5
     px, py = axis.view(1, 1, size) - q.dx, axis.view(1, size, 1) - q.dy
-    span = side / q.zoom
+    span = 1.22 * side / q.zoom
     cos, sin = q.turn.cos() * span, q.turn.sin() * span
     x, y = cx + px * cos + py * sin, cy - px * sin + py * cos
     scale = size / span
-    s = skeletons([MANNEQUIN]).pick(torch.zeros(len(specs), dtype=torch.long))
-    g = fields([Worn(spec, coat_open=False) for spec in specs])
     shape = cut(category, s, g, x, y, scale)
     ax, ay = _anchor(category, s, g)
     ground = torch.tensor([s.ground for s in shots])[:, :, None, None]

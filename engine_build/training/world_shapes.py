@@ -28,7 +28,9 @@ def cover(distance: Tensor, scale: float | Tensor) -> Tensor:
     return (0.5 - distance * scale).clamp_(0.0, 1.0)
 
 
-def capsule(x: Tensor, y: Tensor, ends: tuple[Tensor, Tensor, Tensor, Tensor], r0: Tensor, r1: Tensor) -> Tensor:
+def capsule(
+    x: Tensor, y: Tensor, ends: tuple[Tensor, Tensor, Tensor, Tensor], r0: Tensor, r1: Tensor
+) -> Tensor:
     """Distance to a tapering segment from (x0, y0), radius r0, to (x1, y1), radius r1."""
     x0, y0, x1, y1 = ends
     bx, by = x1 - x0, y1 - y0
