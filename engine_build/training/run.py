@@ -1,0 +1,97 @@
+"""A training run's folder: resumable state, logs and progress, the same for every stage.
+
+State is everything the next step depends on (weights, optimizer, EMA, step, torch RNG), written to a
+temporary name and renamed, so an interruption at any instant leaves a loadable file. Batches are pure functions
+of the step number, hence a resumed run sees the very batches the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+
+class Run:
+    """One stage of one run: `folder/stage.pt` holds its state, `folder/stage.jsonl` its log."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self.folder, self.stage = folder, stage
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state_path = folder / f"{stage}.pt"
+        self.log_path = folder / f"{stage}.jsonl"
+        self.started = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, or None. Only tensors and plain values are read (`weights_only`)."""
+        if not self.state_path.exists():
+            return None
+        return torch.load(self.state_path, map_location="cpu", weights_only=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        temporary = self.state_path.with_suffix(".tmp")
+        torch.save({**state, "rng": torch.get_rng_state()}, temporary)
+        os.replace(temporary, self.state_path)
+
+    def log(self, step: int, **values: float) -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
+        row.update({k: round(float(v), 5) for k, v in values.items()})
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def progress(self, start: int, total: int) -> Iterator[tuple[int, Progress, Any]]:
+        """Yield each step from `start` with the bar, so that the loop may update its description."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, refresh_per_second=1) as bar:
+            task = bar.add_task(self.stage, total=total, completed=start)
+            for step in range(start, total):
+                yield step, bar, task
+                bar.advance(task)
+
+
+class Ema:
+    """Exponential moving average of parameters with warm-up: decay min(max, (1 + n) / (10 + n))."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in module.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.values[name].lerp_(value, 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values, self.updates = state["values"], state["updates"]
+
+
+def warm_then_decay(step: int, total: int, warm_up: int, decay: int) -> float:
+    """Learning-rate factor: linear warm-up, flat, then linear to zero over the last `decay` steps."""
+    rising = min(1.0, (step + 1) / max(1, warm_up))
+    falling = min(1.0, (total - step) / max(1, decay))
+    return min(rising, falling)
+
+
+def psnr(prediction: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1]."""
+    return float(-10 * torch.log10((prediction - truth).square().mean().clamp_min(1e-10)))
