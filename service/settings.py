@@ -80,6 +80,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     otel: bool = False
+    engine_stall_s: float = Field(default=180, gt=0, description="a worker's engine silent this long is hung")
     drain_grace_s: float = Field(default=30, ge=0)
     reference_cache_bytes: int = Field(default=GIB, ge=0)
 

@@ -1,0 +1,155 @@
+"""How a claimed job ends: one fenced write, its metrics, its webhook; patient with a store that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from engine_build.engine import Outcome
+from engine_build.errors import RequestError
+from service.errors import StoreUnavailable
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Claim, JobError, JobResult, Status
+from service.metrics import Metrics
+from service.telemetry import span
+from service.worker.leases import Leases, Stop
+from service.worker.photos import CONTENT_TYPES, Photos
+from service.worker.progress import Progress
+from service.worker.webhooks import WebhookSender, message
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STORE_PATIENCE_S = 60.0
+
+ENGINE_FAILED = JobError(
+    code="engine-failed", message="The engine failed on this request. Try again.", retryable=True
+)
+CANCELED = JobError(code="canceled", message="The job was canceled.")
+EXPIRED = JobError(
+    code="deadline-exceeded", message="The job did not finish before its deadline. Try again.", retryable=True
+)
+
+
+class Finisher:
+    """Writes ends. Each method takes a claim this worker holds and drops it from the leases when done."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        leases: Leases,
+        photos: Photos,
+        progress: Progress,
+        metrics: Metrics,
+        webhooks: WebhookSender | None,
+        model: str,
+    ) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._photos = photos
+        self._progress = progress
+        self._metrics = metrics
+        self._webhooks = webhooks
+        self._model = model
+
+    async def settle(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
+        """Write the end of a job the engine returned; `before` are the seconds of the stages before it."""
+        with span("try_on.finish", parent=claim.spec.traceparent, attributes={"status": outcome.status}):
+            await self._progress.settle(claim)
+            for (cache, result), count in outcome.cache.items():
+                self._metrics.cache_events.labels(cache, result).inc(count)
+            reason = self._leases.stop_reason(claim)
+            if reason is not None:
+                await self.stop(claim, reason)
+            elif outcome.status == "succeeded" and outcome.image is not None:
+                await self._succeed(claim, outcome, before)
+            elif isinstance(outcome.error, RequestError):
+                error = JobError(code="unprocessable-request", message=str(outcome.error))
+                await self.end(claim, "failed", error=error)
+            else:
+                await self.fail_attempt(claim, outcome.error)
+
+    async def _succeed(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
+        spec, image = claim.spec, outcome.image
+        if image is None:
+            raise ValueError("a succeeded outcome carries its image")
+        stages = before | dict(outcome.stages)
+        started = time.perf_counter()
+        data = await self._photos.encode(image, spec)
+        encoded = time.perf_counter()
+        blob = await self._patiently(lambda: self._photos.store(data, spec))
+        stages |= {"encode": encoded - started, "store": time.perf_counter() - encoded}
+        result = JobResult(
+            blob=blob,
+            content_type=CONTENT_TYPES[spec.output_format],
+            width=image.width,
+            height=image.height,
+            model=self._model,
+            nfe=outcome.nfe,
+            stages={name: round(seconds, 6) for name, seconds in stages.items()},
+            approximation=outcome.approximation,
+        )
+        if await self.end(claim, "succeeded", result=result):
+            for stage, seconds in stages.items():
+                self._metrics.stage_latency.labels(stage).observe(seconds)
+            latency = time.time() - spec.created_at
+            self._metrics.request_latency.labels(str(len(spec.garments))).observe(latency)
+
+    async def stop(self, claim: Claim, reason: Stop) -> None:
+        """End a job that must not go on."""
+        if reason == "canceled":
+            await self.end(claim, "canceled", error=CANCELED)
+        elif reason == "expired":
+            await self.end(claim, "expired", error=EXPIRED)
+        elif reason == "drain":
+            await self.hand_back(claim)
+        else:
+            self._leases.drop(claim)
+
+    async def end(
+        self, claim: Claim, status: Status, *, result: JobResult | None = None, error: JobError | None = None
+    ) -> bool:
+        """Write a terminal status; False when another worker owns the job by now."""
+        written = await self._patiently(
+            lambda: self._queue.finish(claim, status=status, result=result, error=error)
+        )
+        self._leases.drop(claim)
+        if not written:
+            log.warning("result discarded: the lease was lost", extra={"job_id": claim.spec.id})
+            self._metrics.lease_lost.inc()
+            return False
+        self._metrics.requests.labels(status, error.code if error else "").inc()
+        if status == "canceled":
+            self._metrics.canceled.labels("running").inc()
+        elif status == "expired":
+            self._metrics.deadline_exceeded.inc()
+        note = message(claim.spec, status, result, error) if self._webhooks else None
+        if note is not None and self._webhooks is not None:
+            self._webhooks.send(note)
+        log.info("job %s", status, extra={"job_id": claim.spec.id, "attempt": claim.attempt})
+        return True
+
+    async def fail_attempt(self, claim: Claim, cause: BaseException | None) -> None:
+        """Count a failed attempt; the queue decides between another one and the dead letter."""
+        log.error("attempt failed: %r", cause, exc_info=cause, extra={"job_id": claim.spec.id})
+        await self._patiently(lambda: self._queue.fail_attempt(claim, ENGINE_FAILED))
+        self._leases.drop(claim)
+
+    async def hand_back(self, claim: Claim) -> None:
+        await self._patiently(lambda: self._queue.hand_back(claim))
+        self._leases.drop(claim)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call while the store is away; the fence makes a late write harmless."""
+        give_up_at = time.monotonic() + STORE_PATIENCE_S
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                if time.monotonic() >= give_up_at:
+                    raise
+                await asyncio.sleep(0.25)

@@ -1,0 +1,102 @@
+"""The jobs this worker holds, and the one set the engine looks at between steps.
+
+A task renews every lease and reads back what became of each job (canceled, expired, lost). It writes the
+answers into `_stops`; the engine's thread only reads that dictionary, so no store call ever happens inside a
+denoising step. While something is held the task asks every `POLL_S`, so a cancellation is seen at the next
+step; while nothing is held it sleeps and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Literal
+
+from service.errors import StoreUnavailable
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Claim
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Stop = Literal["canceled", "expired", "lost", "drain"]
+
+POLL_S = 0.1
+
+
+class Leases:
+    """Held claims by job id. Methods belong to the event loop; `may_go_on` alone may be called elsewhere."""
+
+    def __init__(self, queue: JobQueue, worker_id: str, lease_s: float, metrics: Metrics) -> None:
+        self._queue = queue
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+        self._metrics = metrics
+        self._held: dict[str, Claim] = {}
+        self._stops: dict[str, Stop] = {}
+        self._renewed_at = time.monotonic()
+        self._wake = asyncio.Event()
+        self.none_held = asyncio.Event()
+        self.none_held.set()
+
+    def hold(self, claims: list[Claim]) -> None:
+        if not self._held:
+            self._renewed_at = time.monotonic()
+        self._held.update((claim.spec.id, claim) for claim in claims)
+        if claims:
+            self._wake.set()
+            self.none_held.clear()
+
+    def drop(self, claim: Claim) -> None:
+        """Forget a job whose end was written (or that is not ours any more)."""
+        if self._held.get(claim.spec.id) == claim:
+            del self._held[claim.spec.id]
+            self._stops.pop(claim.spec.id, None)
+            if not self._held:
+                self.none_held.set()
+
+    def held(self) -> list[Claim]:
+        return list(self._held.values())
+
+    def stop_all(self, reason: Stop) -> None:
+        for job_id in self._held:
+            self._stops.setdefault(job_id, reason)
+
+    def stop_reason(self, claim: Claim) -> Stop | None:
+        """Why this job must not go on, or None. The deadline is also read from the local clock."""
+        reason = self._stops.get(claim.spec.id)
+        if reason is None and time.time() >= claim.spec.deadline_at:
+            return "expired"
+        return reason
+
+    def may_go_on(self, claim: Claim) -> bool:
+        return claim.spec.id in self._held and self.stop_reason(claim) is None
+
+    async def renew_forever(self) -> None:
+        while True:
+            if not self._held:
+                self._wake.clear()
+                await self._wake.wait()
+            await self.renew()
+            await asyncio.sleep(POLL_S)
+
+    async def renew(self) -> None:
+        """One heartbeat for everything held. Without the store for a whole lease, all count as lost."""
+        claims = self.held()
+        try:
+            states = await self._queue.heartbeat(self._worker_id, claims)
+        except StoreUnavailable:
+            if time.monotonic() - self._renewed_at > self._lease_s:
+                self.stop_all("lost")
+            return
+        self._renewed_at = time.monotonic()
+        for claim in claims:
+            state = states.get(claim.spec.id, "lost")
+            if state == "ok" or self._held.get(claim.spec.id) != claim:
+                continue
+            if claim.spec.id not in self._stops:
+                log.info("job stops: %s", state, extra={"job_id": claim.spec.id})
+                if state == "lost":
+                    self._metrics.lease_lost.inc()
+            self._stops[claim.spec.id] = state

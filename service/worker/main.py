@@ -1,0 +1,241 @@
+"""The worker process: load an engine, warm it up, announce it, run jobs, drain on SIGTERM.
+
+One process per device. The event loop claims, renews leases, reports and finishes; the engine has a thread of
+its own; pictures are decoded and encoded on other threads. A worker says it is ready only after a warm-up
+try-on succeeded, and takes that back before it drains. A hung engine ends the process with exit code 70, so
+that a supervisor starts a new one; its jobs go to another worker when their leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+
+from prometheus_client import start_http_server
+
+from engine_build.engine import Engine, EngineInfo, load_engine
+from service.errors import InvalidRequest, ServiceError, StoreUnavailable
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import WorkerInfo
+from service.jobs.storage import BlobStore
+from service.metrics import Metrics
+from service.settings import Settings
+from service.telemetry import configure_tracing
+from service.worker.engine_thread import EngineThread
+from service.worker.finishing import Finisher
+from service.worker.leases import Leases
+from service.worker.null_engine import NullEngine, is_null
+from service.worker.photos import Photos
+from service.worker.progress import Progress
+from service.worker.runner import Runner
+from service.worker.webhooks import WebhookSender
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_EVERY_S = 5.0
+ANNOUNCE_TTL_S = 16.0
+ERASE_EVERY_S = 60.0
+HANG_CHECK_S = 1.0
+ANNOUNCING = 0
+LAST_STEP_S = 5.0
+
+EXIT_OK, EXIT_BROKEN, EXIT_HUNG = 0, 1, 70
+
+
+def run_worker(settings: Settings) -> int:
+    """Run one worker until SIGTERM or SIGINT; returns the exit code: 0 drained, 1 when the engine broke.
+
+    Raises CheckpointError, RequestError or BackendError when the model cannot be loaded, StoreUnavailable
+    when the store does not answer at the start, OSError when the metrics port is taken.
+    """
+    configure_tracing(settings, "changeroom-worker")
+    return asyncio.run(Worker(settings).run())
+
+
+def load(settings: Settings) -> Engine:
+    """The engine that `settings` name, with CPU threads shared fairly between the workers of this machine."""
+    if is_null(settings.model):
+        return NullEngine.parse(settings.model)
+    import torch
+
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+    return load_engine(settings.model, backend=settings.backend, device=settings.device, dtype=settings.dtype)
+
+
+class Worker:
+    """One worker's parts, wired; `load_with` lets another engine be put in its place."""
+
+    def __init__(self, settings: Settings, load_with: Callable[[Settings], Engine] = load) -> None:
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.metrics = Metrics()
+        self._settings = settings
+        self._load_with = load_with
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin to drain, as SIGTERM does."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """See `run_worker`."""
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, self.stop)
+        if self._settings.metrics_port:
+            start_http_server(self._settings.metrics_port, registry=self.metrics.registry)
+        queue = await JobQueue.connect(self._settings)
+        try:
+            await queue.ping()
+            return await self._serve(queue)
+        finally:
+            await queue.close()
+
+    async def _serve(self, queue: JobQueue) -> int:
+        thread = EngineThread()
+        loading = asyncio.ensure_future(thread.call(self._ready_engine))
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            log.info("stopped before the engine was ready")
+            loading.cancel()
+            return EXIT_OK
+        engine = loading.result()
+        info = engine.describe()
+        log.info("engine ready", extra=asdict(info))
+        blobs = BlobStore.open(self._settings)
+        photos = Photos(blobs)
+        leases = Leases(queue, self.id, self._settings.lease_s, self.metrics)
+        progress = Progress(queue, photos)
+        webhooks = self._webhooks()
+        finisher = Finisher(queue, leases, photos, progress, self.metrics, webhooks, info.model)
+        runner = Runner(engine, thread, queue, self.id, leases, photos, progress, finisher, self.metrics)
+        background = [
+            asyncio.create_task(work)
+            for work in (
+                self._announce_forever(queue, info),
+                leases.renew_forever(),
+                progress.send_forever(),
+                self._sweep_forever(queue),
+                self._erase_forever(blobs),
+                self._watch_engine(queue, thread),
+            )
+        ]
+        claiming = asyncio.create_task(runner.claim_forever())
+        running = asyncio.create_task(runner.run_forever())
+        try:
+            await asyncio.wait((stopped, claiming, running, *background), return_when=asyncio.FIRST_COMPLETED)
+            broken = next((task for task in (running, claiming, *background) if task.done()), None)
+            background[ANNOUNCING].cancel()
+            await self._drain(queue, runner, leases, claiming, engine_works=not running.done())
+            if broken is None:
+                return EXIT_OK
+            error = broken.exception()
+            log.critical("the worker gives way to a new one: %r", error, exc_info=error)
+            return EXIT_BROKEN
+        finally:
+            for task in (*background, claiming, running, stopped):
+                task.cancel()
+            await asyncio.gather(*background, claiming, running, stopped, return_exceptions=True)
+            if webhooks is not None:
+                await webhooks.close()
+            thread.close()
+            photos.close()
+
+    def _ready_engine(self) -> Engine:
+        engine = self._load_with(self._settings)
+        engine.warm_up()
+        return engine
+
+    def _webhooks(self) -> WebhookSender | None:
+        if not self._settings.webhooks_enabled:
+            return None
+        if self._settings.webhook_secret is None:
+            raise InvalidRequest("webhooks are enabled without CHANGEROOM_WEBHOOK_SECRET (whsec_ and base64)")
+        return WebhookSender(self._settings.webhook_secret.get_secret_value())
+
+    async def _drain(
+        self,
+        queue: JobQueue,
+        runner: Runner,
+        leases: Leases,
+        claiming: asyncio.Task[None],
+        *,
+        engine_works: bool,
+    ) -> None:
+        """Finish what runs within the grace, hand the rest back."""
+        runner.drain()
+        self.metrics.worker_ready.set(0)
+        await self._withdraw(queue)
+        grace = self._settings.drain_grace_s
+        log.info("draining", extra={"held": len(leases.held())})
+        await asyncio.wait((claiming,), timeout=min(grace, LAST_STEP_S))
+        if engine_works and not await _within(runner.drained(), max(0.0, grace - LAST_STEP_S)):
+            leases.stop_all("drain")
+            await _within(runner.drained(), LAST_STEP_S)
+        for claim in leases.held():
+            try:
+                await queue.hand_back(claim)
+            except ServiceError:
+                log.warning("a job waits for its lease to run out", extra={"job_id": claim.spec.id})
+        log.info("drained")
+
+    async def _withdraw(self, queue: JobQueue) -> None:
+        try:
+            await queue.withdraw(self.id)
+        except StoreUnavailable:
+            log.warning("readiness not taken back: the store does not answer")
+
+    async def _announce_forever(self, queue: JobQueue, info: EngineInfo) -> None:
+        told = WorkerInfo(id=self.id, **asdict(info))
+        while True:
+            try:
+                await queue.announce(told, ANNOUNCE_TTL_S)
+                self.metrics.worker_ready.set(1)
+            except StoreUnavailable:
+                self.metrics.worker_ready.set(0)
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+    async def _sweep_forever(self, queue: JobQueue) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_s * random.uniform(0.75, 1.25))
+            try:
+                await queue.sweep()
+            except StoreUnavailable:
+                continue
+
+    async def _erase_forever(self, blobs: BlobStore) -> None:
+        while True:
+            await asyncio.sleep(ERASE_EVERY_S * random.uniform(0.75, 1.25))
+            try:
+                await blobs.sweep_expired()
+            except (ServiceError, OSError) as error:
+                log.warning("expired pictures not erased: %s", error)
+
+    async def _watch_engine(self, queue: JobQueue, thread: EngineThread) -> None:
+        while True:
+            await asyncio.sleep(HANG_CHECK_S)
+            if thread.stalled_for() > self._settings.engine_stall_s:
+                log.critical("the engine shows no sign of life; this process gives way to a new one")
+                await _within(self._withdraw(queue), 1.0)
+                logging.shutdown()
+                os._exit(EXIT_HUNG)
+
+
+async def _within(work: Coroutine[object, object, None], seconds: float) -> bool:
+    """Whether `work` ended in time; it is canceled otherwise."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""Pictures in and out of a job, always off the engine's thread: blobs to engine inputs, results to blobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from PIL import Image
+
+from engine_build.engine import ImageInput, TryOnRequest
+from service.errors import Gone, NotFound
+from service.images import encode_result, open_photo, preview_jpeg
+from service.jobs.schemas import JobSpec
+from service.jobs.storage import BlobStore
+
+T = TypeVar("T")
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+class Photos:
+    """Loads and writes pictures on a few threads of its own."""
+
+    def __init__(self, blobs: BlobStore, threads: int = 4) -> None:
+        self._blobs = blobs
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photos")
+
+    async def request(self, spec: JobSpec) -> TryOnRequest:
+        """The engine's request for a job. Raises Gone when a picture of the job has been erased."""
+        person, *garments = await asyncio.gather(
+            self._load(spec.person), *(self._load(garment.blob) for garment in spec.garments)
+        )
+        return TryOnRequest(
+            id=spec.id,
+            person=ImageInput(person, spec.person),
+            garments=tuple(
+                ImageInput(image, said.blob, category=said.category, layer=said.layer)
+                for image, said in zip(garments, spec.garments, strict=True)
+            ),
+            instruction=spec.instruction,
+            seed=spec.seed,
+            steps=spec.steps,
+            size=spec.size,
+        )
+
+    async def encode(self, image: Image.Image, spec: JobSpec) -> bytes:
+        return await self._run(lambda: encode_result(image, spec.output_format, spec.quality))
+
+    async def store(self, data: bytes, spec: JobSpec) -> str:
+        """Write an encoded result; returns its blob key. Raises StoreUnavailable."""
+        return await self._blobs.put(data, kind="result", content_type=CONTENT_TYPES[spec.output_format])
+
+    async def preview(self, image: Image.Image) -> bytes:
+        return await self._run(lambda: preview_jpeg(image))
+
+    async def _load(self, blob: str) -> Image.Image:
+        try:
+            data = await self._blobs.get(blob)
+        except NotFound as error:
+            raise Gone("a picture of this job has been erased") from error
+        return await self._run(lambda: open_photo(data))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,215 @@
+"""The pipeline of one worker: claim, prepare, run, settle, each overlapping the next batch's.
+
+The engine runs one batch at a time. The next one is claimed only when the running batch starts its last step:
+early enough that its pictures are decoded by the time the engine is free, late enough that a busy worker does
+not take a job an idle one could start at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from engine_build.engine import Engine, Outcome, StepEvent
+from engine_build.errors import EngineError
+from service.errors import Gone, ServiceError, StoreUnavailable
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Claim, JobError
+from service.metrics import Metrics
+from service.telemetry import span
+from service.worker.batching import Prepared, group, request_tokens
+from service.worker.engine_thread import EngineThread
+from service.worker.finishing import Finisher
+from service.worker.leases import Leases
+from service.worker.photos import Photos
+from service.worker.progress import Progress
+
+log = logging.getLogger(__name__)
+
+CLAIM_BLOCK_S = 2.0
+MAX_JOBS = 16
+
+
+class EngineBroken(Exception):
+    """The engine can no longer be used; the process has to be replaced."""
+
+
+class Runner:
+    """Claims and runs jobs until `drain`; `run_forever` ends by itself only when the engine breaks."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        thread: EngineThread,
+        queue: JobQueue,
+        worker_id: str,
+        leases: Leases,
+        photos: Photos,
+        progress: Progress,
+        finisher: Finisher,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._info = engine.describe()
+        self._thread = thread
+        self._queue = queue
+        self._worker_id = worker_id
+        self._leases = leases
+        self._photos = photos
+        self._progress = progress
+        self._finisher = finisher
+        self._metrics = metrics
+        self._batches: asyncio.Queue[list[Prepared]] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def drain(self) -> None:
+        """Take no new work. Jobs that wait for the engine are handed back, the running batch goes on."""
+        self._draining = True
+        self._room.set()
+
+    async def drained(self) -> None:
+        """Wait until nothing is held. Meaningful after `drain`."""
+        await self._leases.none_held.wait()
+        await self._idle.wait()
+        while self._settling:
+            await asyncio.wait(self._settling)
+
+    async def claim_forever(self) -> None:
+        """Claim and prepare until `drain`."""
+        while True:
+            await self._room.wait()
+            if self._draining:
+                return
+            try:
+                claims = await self._queue.claim(
+                    self._worker_id,
+                    max_jobs=MAX_JOBS,
+                    token_budget=self._info.token_budget,
+                    block_s=CLAIM_BLOCK_S,
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(0.5 + random.random())
+                continue
+            if not claims:
+                continue
+            self._leases.hold(claims)
+            self._room.clear()
+            ready = [item for item in await asyncio.gather(*map(self._prepare, claims)) if item is not None]
+            for batch in group(ready, self._info.token_budget):
+                self._batches.put_nowait(batch)
+            if not ready:
+                self._room.set()
+
+    async def run_forever(self) -> None:
+        """Run prepared batches in order. Raises EngineBroken."""
+        while True:
+            batch = await self._batches.get()
+            self._idle.clear()
+            try:
+                await self._run([item for item in batch if await self._startable(item)])
+            finally:
+                self._idle.set()
+            if self._batches.empty():
+                self._room.set()
+
+    async def _prepare(self, claim: Claim) -> Prepared | None:
+        started = time.perf_counter()
+        error: JobError
+        try:
+            with span("try_on.prepare", parent=claim.spec.traceparent):
+                request = await self._photos.request(claim.spec)
+            tokens = request_tokens(self._engine, request)
+            return Prepared(claim, request, tokens, time.perf_counter() - started)
+        except (Gone, EngineError) as cause:
+            code = "input-erased" if isinstance(cause, Gone) else "unprocessable-request"
+            error = JobError(code=code, message=str(cause))
+            self._spawn(self._end_failed(claim, error))
+        except (ServiceError, OSError) as cause:
+            self._spawn(self._finisher.fail_attempt(claim, cause))
+        return None
+
+    async def _end_failed(self, claim: Claim, error: JobError) -> None:
+        await self._finisher.end(claim, "failed", error=error)
+
+    async def _startable(self, item: Prepared) -> bool:
+        """Whether the engine may begin this job; ends it otherwise, at no engine time."""
+        reason = "drain" if self._draining else self._leases.stop_reason(item.claim)
+        if reason is None:
+            return True
+        self._spawn(self._finisher.stop(item.claim, reason))
+        return False
+
+    async def _run(self, batch: list[Prepared]) -> None:
+        if not batch:
+            return
+        now = time.time()
+        for item in batch:
+            if item.claim.attempt == 1:
+                self._metrics.queue_time.observe(max(0.0, now - item.claim.spec.created_at))
+        self._metrics.batch_requests.observe(len(batch))
+        self._metrics.batch_tokens.observe(sum(item.tokens for item in batch))
+        try:
+            outcomes = await self._call_engine(batch)
+        except EngineError as error:
+            for item in batch:
+                await self._finisher.fail_attempt(item.claim, error)
+            raise EngineBroken(str(error)) from error
+        except Exception as error:
+            if len(batch) == 1:
+                self._spawn(self._finisher.fail_attempt(batch[0].claim, error))
+                return
+            log.warning("a batch failed, its jobs run one by one: %r", error, exc_info=error)
+            for item in batch:
+                await self._run([item] if await self._startable(item) else [])
+            return
+        self._record_memory()
+        for item, outcome in zip(batch, outcomes, strict=True):
+            queued = max(0.0, now - item.prepare_s - item.claim.spec.created_at)
+            before = {"queue": queued, "prepare": item.prepare_s}
+            self._spawn(self._finisher.settle(item.claim, outcome, before))
+
+    async def _call_engine(self, batch: list[Prepared]) -> list[Outcome]:
+        loop = asyncio.get_running_loop()
+        claims = {item.request.id: item.claim for item in batch}
+        requests = [item.request for item in batch]
+
+        def told(event: StepEvent) -> None:
+            if event.step >= event.steps - 1 and self._batches.empty():
+                self._room.set()
+            self._progress.note(claims[event.request_id], event)
+
+        def on_step(event: StepEvent) -> bool:
+            self._thread.sign_of_life()
+            if not self._leases.may_go_on(claims[event.request_id]):
+                return False
+            loop.call_soon_threadsafe(told, event)
+            return True
+
+        return await self._thread.call(lambda: self._engine.run(requests, on_step))
+
+    def _record_memory(self) -> None:
+        if not self._info.device.startswith("cuda"):
+            return
+        import torch
+
+        self._metrics.gpu_memory.labels("allocated").set(torch.cuda.memory_allocated(self._info.device))
+        self._metrics.gpu_memory.labels("reserved").set(torch.cuda.memory_reserved(self._info.device))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settled)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an end could not be written: %r", error, exc_info=error)
