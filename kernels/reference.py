@@ -82,7 +82,7 @@ def adaln(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: floa
     normed = F.layer_norm(x, x.shape[-1:], eps=eps)
     if segments.uniform is None:
         return (1 + segments.per_token(scale)) * normed + segments.per_token(shift)
-    normed = normed.view(len(segments), segments.uniform, -1)
+    normed = normed.view(len(segments), segments.uniform, x.shape[-1])
     return ((1 + scale[:, None]) * normed + shift[:, None]).flatten(0, 1)
 
 
@@ -91,7 +91,7 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Te
     if segments.uniform is None:
         out = x + segments.per_token(gate) * y
     else:
-        out = x + (gate[:, None] * y.view(len(segments), segments.uniform, -1)).flatten(0, 1)
+        out = x + (gate[:, None] * y.view(len(segments), segments.uniform, y.shape[-1])).flatten(0, 1)
     return out.clip(-65504, 65504) if out.dtype == torch.float16 else out
 
 

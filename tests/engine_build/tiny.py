@@ -27,19 +27,22 @@ TRANSFORMER = {
     "guidance_embeds": False,
 }
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def tiny_transformer(seed: int = 0, **changes: object) -> Flux2Transformer2DModel:
-    """diffusers' transformer with random weights, norms included."""
+    """diffusers' transformer with random weights: norms vary, gates are wide open."""
     torch.manual_seed(seed)
     model = Flux2Transformer2DModel(**{**TRANSFORMER, **changes}).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm_" in name and parameter.ndim == 1:
                 parameter.uniform_(0.5, 1.5)
+            elif "modulation" in name:
+                parameter.mul_(10)
     return model
 
 
