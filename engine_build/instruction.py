@@ -103,7 +103,7 @@ class Assignment:
 
 
 def compose(garments: Sequence[GarmentPhrase], words: str = "") -> str:
-    """One sentence that dresses the person of image 1 in `garments`, with the customer's words as a quoted tail.
+    """One sentence that dresses the person of image 1 in `garments`, the customer's words as a quoted tail.
 
     Deterministic. Raises ValueError for no or more than six garments, an unknown category or layer word, an
     image number below 2, or two garments of one image that are not told apart by their places.

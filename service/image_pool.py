@@ -1,0 +1,210 @@
+"""Decoding in processes that can be killed: a hostile picture costs one process, never the gateway.
+
+Each process has an address-space limit, no secrets and no environment, and speaks over its standard streams
+in frames of a 4-byte big-endian length and as many bytes: a picture in, a JSON header and the normalised
+picture out. A process that is too slow or dies takes its picture with it and is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import struct
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from service.image_bounds import ImageLimits, sniff
+from service.images import Photo, decode_photo, warm_up
+
+GIB = 1 << 30
+
+_ROOT = str(Path(__file__).resolve().parent.parent)
+_LENGTH = struct.Struct(">I")
+_READ_AHEAD = 4 << 20
+_REFUSALS: dict[str, type[ServiceError]] = {
+    error.__name__: error for error in (InvalidImage, PayloadTooLarge, UnsupportedMediaType)
+}
+
+
+class ImagePool:
+    """A few warm decoder processes behind one async call; further pictures wait their turn.
+
+    `timeout_s` bounds the decoding of one picture, `memory_bytes` the address space of one process. Use it as
+    an async context manager, or `start` and `close` it.
+    """
+
+    def __init__(
+        self,
+        limits: ImageLimits | None = None,
+        *,
+        workers: int = 2,
+        timeout_s: float = 4.0,
+        memory_bytes: int = 3 * GIB,
+    ) -> None:
+        self._limits = limits or ImageLimits()
+        self._workers = workers
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._idle: asyncio.Queue[_Decoder | None] = asyncio.Queue()
+        self._decoding: set[asyncio.Task[Photo]] = set()
+        self._started = False
+
+    async def start(self) -> None:
+        """Start the processes and wait until they can decode. Raises OSError when they cannot be started."""
+        for decoder in await asyncio.gather(*(self._spawn() for _ in range(self._workers))):
+            self._idle.put_nowait(decoder)
+        self._started = True
+
+    async def close(self) -> None:
+        """Let pictures in work finish, which their timeout bounds, then end the processes."""
+        self._started = False
+        await asyncio.gather(*self._decoding, return_exceptions=True)
+        while not self._idle.empty():
+            decoder = self._idle.get_nowait()
+            if decoder is not None:
+                await decoder.end()
+
+    async def __aenter__(self) -> ImagePool:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def decode(self, data: bytes, *, pointer: str | None = None) -> Photo:
+        """Normalise one upload; `pointer` names it in the error ("person", "garments/0").
+
+        Raises what `service.images.decode_photo` raises, and InvalidImage with code image-too-costly for a
+        picture that is too slow or ends its process. The decoding outlives a cancelled caller.
+        """
+        if not self._started:
+            raise RuntimeError("the image pool is not started")
+        task = asyncio.create_task(self._decode(data))
+        self._decoding.add(task)
+        task.add_done_callback(self._decoding.discard)
+        try:
+            return await asyncio.shield(task)
+        except ServiceError as error:
+            error.pointer = pointer
+            raise
+
+    async def _decode(self, data: bytes) -> Photo:
+        sniff(data, self._limits)
+        decoder = await self._idle.get()
+        usable = False
+        try:
+            if decoder is None or not decoder.alive:
+                decoder = None
+                decoder = await self._spawn()
+            async with asyncio.timeout(self._timeout_s):
+                answer = await decoder.decode(data)
+            usable = True
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            raise InvalidImage(
+                "This picture takes too long or too much memory to open. "
+                "Save it again as a plain JPEG and upload that.",
+                code="image-too-costly",
+            ) from None
+        finally:
+            if decoder is not None and not usable:
+                await decoder.end()
+            self._idle.put_nowait(decoder if usable else None)
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
+
+    async def _spawn(self) -> _Decoder:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            __name__,
+            json.dumps({"limits": asdict(self._limits), "memory_bytes": self._memory_bytes}),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_READ_AHEAD,
+            env={"PYTHONPATH": _ROOT},
+        )
+        decoder = _Decoder(process)
+        try:
+            await decoder.ready()
+        except asyncio.IncompleteReadError:
+            raise OSError("a picture decoder did not start; its standard error says why") from None
+        return decoder
+
+
+class _Decoder:
+    """The gateway's end of one process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise OSError("a picture decoder was started without its streams")
+        self._process = process
+        self._to, self._from = process.stdin, process.stdout
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ready(self) -> None:
+        await self._frame()
+
+    async def decode(self, data: bytes) -> Photo | ServiceError:
+        self._to.write(_LENGTH.pack(len(data)))
+        self._to.write(data)
+        await self._to.drain()
+        header = json.loads(await self._frame())
+        if "refusal" in header:
+            return _REFUSALS[header["refusal"]](header["detail"], code=header["code"])
+        return Photo(data=await self._frame(), **header)
+
+    async def end(self) -> None:
+        if self.alive:
+            self._process.kill()
+        self._to.close()
+        await self._process.wait()
+
+    async def _frame(self) -> bytes:
+        (length,) = _LENGTH.unpack(await self._from.readexactly(_LENGTH.size))
+        return await self._from.readexactly(length)
+
+
+def _serve(limits: ImageLimits, memory_bytes: int) -> None:
+    """The process itself: pictures in, answers out, until the gateway closes the stream."""
+    asked = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warm_up()
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    Image.MAX_IMAGE_PIXELS = int(limits.max_megapixels * 1e6)
+    _answer(answers, b"ready")
+    while head := asked.read(_LENGTH.size):
+        data = asked.read(_LENGTH.unpack(head)[0])
+        try:
+            photo = decode_photo(data, limits)
+        except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
+            refusal = {"refusal": type(error).__name__, "code": error.code, "detail": error.detail}
+            _answer(answers, json.dumps(refusal).encode())
+            continue
+        header = asdict(photo)
+        picture = header.pop("data")
+        _answer(answers, json.dumps(header).encode(), picture)
+
+
+def _answer(stream: BinaryIO, *frames: bytes) -> None:
+    for frame in frames:
+        stream.write(_LENGTH.pack(len(frame)))
+        stream.write(frame)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    _given = json.loads(sys.argv[1])
+    _serve(ImageLimits(**_given["limits"]), _given["memory_bytes"])
