@@ -1,0 +1,54 @@
+// The words of the page: categories, ways to wear, stages. `LAYERS` repeats LAYER_WORDS of
+// engine_build/instruction.py and a test keeps the two equal.
+
+export const LAYERS = {
+  "auto": [],
+  "tops": ["tucked in", "untucked", "under the dress", "over the dress"],
+  "pants": ["over the shoes", "inside the shoes"],
+  "skirts": ["over the pants"],
+  "dresses": ["over the pants"],
+  "coats": ["open", "closed"],
+  "shoes": [],
+  "bags": ["in front", "behind", "left hand", "right hand"],
+  "hats": ["over the hair", "tilted"]
+};
+
+const CATEGORY_NAMES = {
+  auto: "Let the model see", tops: "Top", pants: "Pants", skirts: "Skirt", dresses: "Dress",
+  coats: "Coat", shoes: "Shoes", bags: "Bag", hats: "Hat",
+};
+
+const STAGES = {
+  upload: ["Sending", "Sending the pictures"],
+  queue: ["In the queue", "Waiting in the queue"],
+  fetch: ["Fetching", "Fetching the pictures"],
+  decode: ["Reading", "Reading the pictures"],
+  text: ["Reading your words", "Reading the words"],
+  vae_encode: ["Looking at the clothes", "Looking at the clothes"],
+  denoise: ["Painting", "Painting"],
+  vae_decode: ["Developing", "Developing the picture"],
+  encode: ["Saving", "Saving the picture"],
+  store: ["Saving", "Storing the picture"],
+  engine: ["Painting", "The model"],
+  total: ["Working", "In all"],
+};
+
+export const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
+const plain = (key) => sentence(String(key).replaceAll(/[_-]+/g, " "));
+
+export const categoryName = (category) => CATEGORY_NAMES[category] ?? plain(category);
+/** What is happening now, for the progress line. */
+export const stageNow = (stage) => STAGES[stage]?.[0] ?? (stage ? plain(stage) : "Working");
+/** What a stage was, for the latency table. */
+export const stageName = (stage) => STAGES[stage]?.[1] ?? plain(stage);
+
+export function seconds(value) {
+  if (value < 0.9995) return `${Math.round(value * 1000)} ms`;
+  return `${value.toFixed(value < 9.995 ? 2 : 1)} s`;
+}
+
+/** `ahead` is the number of jobs before this one. */
+export function placeInLine(ahead) {
+  if (!Number.isInteger(ahead)) return "";
+  return ahead < 1 ? "next in line" : `${ahead} ahead of you`;
+}
