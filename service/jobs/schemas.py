@@ -128,3 +128,56 @@ class WorkerInfo(Wire):
     max_steps: int
     token_budget: int
     note: str
+
+
+class GarmentRecord(Wire):
+    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted or replaced."""
+
+    sku: str
+    blob: str
+    content_type: str
+    width: int
+    height: int
+    category: Category = "auto"
+    layer: str | None = None
+    created_at: float
+
+
+class Limits(Wire):
+    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs of a UTC day."""
+
+    rate_per_minute: int = 0
+    concurrency: int = 0
+    daily_quota: int = 0
+
+
+class Reserved(Wire):
+    """Room for one job: admission said yes and its picture may now be decoded."""
+
+    id: str
+    tenant: str
+
+
+class Existing(Wire):
+    """The same request came before under the same Idempotency-Key; this is its job."""
+
+    job_id: str
+
+
+class Backlog(Wire):
+    """Jobs waiting, running and accepted but not terminal; `seconds` is waiting work over the service rate."""
+
+    waiting: int
+    running: int
+    in_flight: int
+    seconds: float
+
+
+class SweepReport(Wire):
+    """Job ids one sweep moved, by what became of them; `failed` ones are in the dead letter."""
+
+    requeued: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+    canceled: tuple[str, ...] = ()
+    reservations: tuple[str, ...] = ()

@@ -1,0 +1,12 @@
+-- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop.
+local id, ttl_s = ARGV[1], tonumber(ARGV[2])
+local job = job_fields(id, 'status', 'idem')
+if not job[1] or job[1] == 'reserved' then return 0 end
+if job[1] == 'queued' or job[1] == 'processing' then
+  terminate(id, 'canceled', CANCELED, '', ttl_s, now_ms())
+  if job[1] == 'processing' then redis.call('XADD', K.CANCELS, 'MAXLEN', '~', 256, '*', 'job', id) end
+end
+redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
+if job[2] ~= '' then redis.call('DEL', job[2]) end
+redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
+return 1

@@ -1,0 +1,202 @@
+-- The store's schema and the moves every script shares. Python puts the key table K (keys.py) before this file and
+-- one of the other .lua files after it; each such script is one atomic step. Times are the server's own, in
+-- milliseconds. The hash and the sorted sets are the truth; the streams carry delivery (who holds what).
+--
+--   JOB<id>          hash    status (reserved, queued, processing, succeeded, failed, canceled, expired), tenant,
+--                            idem, quota, spec, priority, tokens, deadline, entry, order, attempts, fence, worker,
+--                            solo, cancel, stage, step, steps, taken, batch, started, finished, error, result
+--   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped, gone with the job
+--   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs
+--   WAITING<priority> zset   id by order: queued jobs, the smallest order goes first
+--   LEASES           zset    id by lease end: jobs that run
+--   DEADLINES        zset    id by deadline: every job that is not terminal
+--   IN_FLIGHT        zset    id by acceptance: reserved, queued or running
+--   RESERVATIONS     zset    id by expiry: accepted requests that are not jobs yet
+--   TENANT<tenant>   set     the tenant's ids in flight
+--   IDEMPOTENCY<tenant>:<key digest>  hash  digest (of the body), job
+--   RATE<tenant>     string  theoretical arrival time of the next request (GCRA)
+--   QUOTA<tenant>:<day>  string  jobs accepted on that UTC day
+--   FENCE            string  the last fencing token; only grows
+--   WAKE             list    tokens idle workers block on; at least one while anything waits
+--   CANCELS          stream  job: cancellations of running jobs, for workers to read at once
+--   SERVICE          hash    seconds: moving average of engine seconds a job
+--   TOTALS           hash    counters of terminal transitions, exact under any crash
+--   DEAD             stream  job, reason, message: jobs given up
+--   GONE<id>         string  the id existed; outlives the record
+--   WORKERS          zset    worker by expiry; WORKER_INFO hash worker to JSON
+--   GARMENT<tenant>:<sku>  string  catalogue record, JSON
+
+local PRIORITIES = {'high', 'normal', 'low'}
+-- A job of a lower priority is treated as if it had come this much later: higher priorities overtake it, but only
+-- those that came within the handicap, so nothing starves.
+local HANDICAP_MS = {high = 0, normal = 8000, low = 30000}
+local EVENTS_KEPT = 512
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function job_fields(id, ...)
+  return redis.call('HMGET', K.JOB .. id, ...)
+end
+
+local function publish(id, kind, data)
+  redis.call('XADD', K.EVENTS .. id, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'data', cjson.encode(data))
+end
+
+local function count(name)
+  redis.call('HINCRBY', K.TOTALS, name, 1)
+end
+
+local function waiting_count()
+  local total = 0
+  for _, priority in ipairs(PRIORITIES) do
+    total = total + redis.call('ZCARD', K.WAITING .. priority)
+  end
+  return total
+end
+
+local function wake_if_work()
+  if waiting_count() == 0 then
+    redis.call('DEL', K.WAKE)
+  elseif redis.call('LLEN', K.WAKE) == 0 then
+    redis.call('RPUSH', K.WAKE, '1')
+  end
+end
+
+-- After a flush or a lost stream the group must start at 0: starting at $ would skip what is already there.
+local function ensure_group(priority)
+  redis.pcall('XGROUP', 'CREATE', K.STREAM .. priority, K.GROUP, '0', 'MKSTREAM')
+end
+
+local function add_entry(id, priority)
+  ensure_group(priority)
+  local entry = redis.call('XADD', K.STREAM .. priority, '*', 'job', id)
+  redis.call('HSET', K.JOB .. id, 'entry', entry)
+  return entry
+end
+
+-- Places ahead of a waiting job over all priorities, in the order claims are made; nil when it does not wait.
+local function position(id)
+  local priority = redis.call('HGET', K.JOB .. id, 'priority')
+  if not priority then return nil end
+  local rank = redis.call('ZRANK', K.WAITING .. priority, id)
+  if not rank then return nil end
+  local order = tonumber(redis.call('ZSCORE', K.WAITING .. priority, id)) + HANDICAP_MS[priority]
+  for _, other in ipairs(PRIORITIES) do
+    if other ~= priority then
+      rank = rank + redis.call('ZCOUNT', K.WAITING .. other, '-inf', string.format('(%.0f', order - HANDICAP_MS[other]))
+    end
+  end
+  return rank
+end
+
+local function live_workers(now)
+  return redis.call('ZCOUNT', K.WORKERS, string.format('(%.0f', now), '+inf')
+end
+
+local function seconds_per_job()
+  return tonumber(redis.call('HGET', K.SERVICE, 'seconds') or '1')
+end
+
+local function backlog_seconds(now)
+  return waiting_count() * seconds_per_job() / math.max(1, live_workers(now))
+end
+
+local function learn_service_time(id, now)
+  local job = job_fields(id, 'taken', 'batch')
+  if not job[1] then return end
+  local seconds = (now - tonumber(job[1])) / 1000 / math.max(1, tonumber(job[2] or '1'))
+  local known = redis.call('HGET', K.SERVICE, 'seconds')
+  if known then seconds = 0.8 * tonumber(known) + 0.2 * seconds end
+  redis.call('HSET', K.SERVICE, 'seconds', string.format('%.6f', seconds))
+end
+
+local function leave_flight(id, tenant)
+  redis.call('ZREM', K.IN_FLIGHT, id)
+  redis.call('ZREM', K.DEADLINES, id)
+  redis.call('ZREM', K.LEASES, id)
+  redis.call('SREM', K.TENANT .. tenant, id)
+end
+
+-- A reservation that never became a job: everything it took is given back, its quota included.
+local function unreserve(id)
+  local job = job_fields(id, 'status', 'tenant', 'idem', 'quota')
+  redis.call('ZREM', K.RESERVATIONS, id)
+  if job[1] ~= 'reserved' then return false end
+  leave_flight(id, job[2])
+  if job[3] ~= '' and redis.call('HGET', job[3], 'job') == id then redis.call('DEL', job[3]) end
+  if job[4] ~= '' and redis.call('EXISTS', job[4]) == 1 then redis.call('DECR', job[4]) end
+  redis.call('DEL', K.JOB .. id)
+  return true
+end
+
+-- The one way a job becomes terminal. `err` and `result` are JSON or ''.
+local function terminate(id, status, err, result, ttl_s, now)
+  local job = job_fields(id, 'tenant', 'priority', 'entry', 'idem', 'status')
+  local stream = K.STREAM .. job[2]
+  redis.call('HSET', K.JOB .. id, 'status', status, 'finished', now, 'error', err, 'result', result)
+  redis.call('ZREM', K.WAITING .. job[2], id)
+  leave_flight(id, job[1])
+  local data = {status = status}
+  if err ~= '' then data.error = cjson.decode(err) end
+  if result ~= '' then data.result = cjson.decode(result) end
+  publish(id, status, data)
+  redis.call('EXPIRE', K.JOB .. id, ttl_s)
+  redis.call('EXPIRE', K.EVENTS .. id, ttl_s)
+  if job[4] ~= '' then redis.call('EXPIRE', job[4], ttl_s) end
+  redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
+  count('requests|' .. status .. '|' .. (data.error and data.error.code or ''))
+  if status == 'canceled' then count('canceled|' .. (job[5] == 'queued' and 'queued' or 'running')) end
+  if status == 'expired' then count('deadline_exceeded') end
+  redis.pcall('XACK', stream, K.GROUP, job[3])
+  redis.pcall('XDEL', stream, job[3])
+end
+
+local function problem(code, message, retryable)
+  return cjson.encode({code = code, message = message, retryable = retryable})
+end
+
+local CANCELED = problem('canceled', 'The job was canceled by its owner.', false)
+local EXPIRED = problem('deadline-exceeded', 'The job did not finish before its deadline; send it again with a later one.', true)
+
+local function dead_letter(id, err, ttl_s, now)
+  local reason = cjson.decode(err)
+  redis.call('XADD', K.DEAD, 'MAXLEN', '~', 1000, '*', 'job', id, 'reason', reason.code, 'message', reason.message)
+  count('dead_letter|' .. reason.code)
+  terminate(id, 'failed', err, '', ttl_s, now)
+end
+
+-- Back to its old place in the line. `solo` jobs run alone next time, so that a poisonous one spares its neighbours.
+local function requeue(id, solo)
+  local job = job_fields(id, 'priority', 'order')
+  redis.call('ZREM', K.LEASES, id)
+  redis.call('HSET', K.JOB .. id, 'status', 'queued', 'solo', solo and '1' or '0', 'worker', '', 'stage', '')
+  redis.call('ZADD', K.WAITING .. job[1], job[2], id)
+  publish(id, 'queued', {status = 'queued', position = position(id)})
+  wake_if_work()
+end
+
+-- Whether a write with this fencing token may still change the job.
+local function holds(id, fence)
+  local job = job_fields(id, 'status', 'fence')
+  return job[1] == 'processing' and job[2] == fence
+end
+
+-- After an attempt failed or its worker vanished: canceled and late jobs end, spent ones are given up, others requeue.
+local function settle_attempt(id, err, max_attempts, ttl_s, now)
+  local job = job_fields(id, 'cancel', 'deadline', 'attempts')
+  if job[1] == '1' then
+    terminate(id, 'canceled', CANCELED, '', ttl_s, now)
+    return 'canceled'
+  elseif tonumber(job[2]) <= now then
+    terminate(id, 'expired', EXPIRED, '', ttl_s, now)
+    return 'expired'
+  elseif tonumber(job[3]) >= max_attempts then
+    dead_letter(id, err, ttl_s, now)
+    return 'failed'
+  end
+  requeue(id, true)
+  return 'requeued'
+end

@@ -1,0 +1,390 @@
+"""The queue: admission, claims under leases, fencing, deadlines, cancellation, one visible result a job.
+
+Every change of state is one atomic Lua step (the schema is on top of `queue.lua`), so any process may die between
+any two calls. All methods raise StoreUnavailable within a second when the store does not answer. Calls are safe to
+repeat except `claim`, whose lost answer costs the jobs one lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, cast
+
+from redis.asyncio import Redis
+
+from service.errors import Conflict, IdempotencyMismatch, NotFound, QueueFull, TooManyRequests
+from service.jobs import keys
+from service.jobs.events import EventLog
+from service.jobs.records import record_from_fields
+from service.jobs.schemas import (
+    Backlog,
+    Claim,
+    Event,
+    Existing,
+    JobError,
+    JobRecord,
+    JobResult,
+    JobSpec,
+    Limits,
+    Reserved,
+    SweepReport,
+    WorkerInfo,
+)
+from service.jobs.store import Store, open_client
+from service.metrics import Metrics
+from service.settings import Settings
+
+Heartbeat = Literal["ok", "lost", "canceled", "expired"]
+Settled = Literal["requeued", "failed", "canceled", "expired", "lost"]
+Finish = Literal["succeeded", "failed", "canceled", "expired"]
+
+PENDING_WAIT_S = 10.0
+DEADLINE_GRACE_S = 2.5
+MAX_BLOCK_S = 5.0
+
+
+class JobQueue:
+    """All operations on jobs; one instance a process, on one event loop.
+
+    With `metrics`, the queue counts what it causes or sees: refusals, queue time, latency; `observe` copies the
+    store's own totals and gauges.
+    """
+
+    def __init__(self, client: Redis, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.store = Store(client, settings.store_timeout_s)
+        self.event_log = EventLog(self.store)
+        self._seen_totals: dict[str, int] = {}
+
+    @classmethod
+    async def connect(cls, settings: Settings, metrics: Metrics | None = None) -> JobQueue:
+        """A queue on `settings.redis_url`. Connections open lazily: a store that is down is no error yet."""
+        return cls(open_client(settings.redis_url, settings.store_timeout_s), settings, metrics)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable when the store does not answer."""
+        await self.store.call(self.store.client.ping)
+
+    async def reserve(
+        self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
+    ) -> Reserved | Existing:
+        """Admission, before any work: room for a job, or the job the same key and body made before.
+
+        A twin request that is still being read makes this wait up to 10 s. Raises QueueFull, TooManyRequests
+        (code rate-limited, concurrency-limited or quota-exceeded), IdempotencyMismatch, Conflict (the twin is
+        still not a job; try again), StoreUnavailable.
+        """
+        digest = hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key is not None else ""
+        patience = time.monotonic() + PENDING_WAIT_S
+        pause = 0.02
+        while True:
+            job_id = secrets.token_hex(16)
+            answer = await self.store.script(
+                "reserve",
+                job_id,
+                tenant,
+                digest,
+                body_digest,
+                self.settings.max_in_flight,
+                limits.concurrency,
+                limits.rate_per_minute,
+                limits.daily_quota,
+                int(self.settings.reservation_ttl_s * 1000),
+                self.settings.result_ttl_s + int(self.settings.deadline_max_s),
+            )
+            match answer[0]:
+                case "reserved":
+                    return Reserved(id=job_id, tenant=tenant)
+                case "existing":
+                    return Existing(job_id=answer[1])
+                case "pending" if time.monotonic() < patience:
+                    await asyncio.sleep(pause)
+                    pause = min(0.25, pause * 1.5)
+                case _:
+                    raise self._refusal(answer)
+
+    def _refusal(
+        self, answer: list[str]
+    ) -> QueueFull | TooManyRequests | IdempotencyMismatch | Conflict:
+        retry_after = math.ceil(float(answer[1])) if len(answer) > 1 else None
+        error: QueueFull | TooManyRequests | IdempotencyMismatch | Conflict
+        match answer[0]:
+            case "mismatch":
+                error = IdempotencyMismatch("This Idempotency-Key came with another body; use a new key.")
+            case "pending":
+                error = Conflict(
+                    "The first request with this Idempotency-Key is still being read; try again.",
+                    code="idempotency-in-progress",
+                    retry_after=1,
+                )
+                error.retryable = True
+            case "full":
+                error = QueueFull("As many jobs as we can take are in flight; try again.", retry_after=retry_after)
+            case "rate":
+                error = TooManyRequests(
+                    "Too many requests a minute for this key.", code="rate-limited", retry_after=retry_after
+                )
+            case "concurrency":
+                error = TooManyRequests(
+                    "Too many jobs of this key are in flight; wait for one to end.",
+                    code="concurrency-limited",
+                    retry_after=retry_after,
+                )
+            case _:
+                error = TooManyRequests(
+                    "The daily quota of this key is used up.", code="quota-exceeded", retry_after=retry_after
+                )
+        if self.metrics is not None:
+            self.metrics.admission_rejected.labels(error.code).inc()
+        return error
+
+    async def submit(self, reservation: Reserved, spec: JobSpec) -> None:
+        """Turn a reservation into a queued job; once it returns, the job is written.
+
+        `spec.id` must be the reservation's. Raises ValueError when it is not, Conflict when the reservation was
+        released or ran out meanwhile.
+        """
+        if spec.id != reservation.id or spec.tenant != reservation.tenant:
+            raise ValueError("the job's id and tenant must be those of its reservation")
+        done = await self.store.script(
+            "submit",
+            reservation.id,
+            spec.model_dump_json(),
+            spec.priority,
+            spec.tokens,
+            int(spec.deadline_at * 1000),
+        )
+        if not done:
+            raise Conflict("The request took too long to read and lost its place; send it again.")
+
+    async def release(self, reservation: Reserved) -> None:
+        """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
+        await self.store.script("release", reservation.id)
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """The job as it stands, with its place in the queue (0 is next), or None."""
+        answer = await self.store.script("read", job_id)
+        if not answer:
+            return None
+        names_and_values, position = answer
+        fields = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
+        return record_from_fields(fields, position)
+
+    async def existed(self, job_id: str) -> bool:
+        """Whether a job of this id was here and has ended, been erased or run out (the difference of 410 and 404)."""
+        return bool(await self.store.call(lambda: self.store.client.exists(keys.GONE + job_id)))
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Ask for a job to stop: a queued one is canceled at once, a running one at its next step.
+
+        Returns the record after; a terminal job is returned as it is. Raises NotFound.
+        """
+        await self.store.script("cancel", job_id, self.settings.result_ttl_s)
+        record = await self.get(job_id)
+        if record is None:
+            raise NotFound("There is no such job.")
+        return record
+
+    async def erase(self, job_id: str) -> JobRecord | None:
+        """Remove a job, its events and its idempotency key at once; a running one is fenced off and stopped.
+
+        Returns the record before, so that its blobs can be erased (`storage.blobs_of`), or None.
+        """
+        record = await self.get(job_id)
+        if record is not None:
+            await self.store.script("erase", job_id, self.settings.result_ttl_s)
+        return record
+
+    async def claim(
+        self, worker_id: str, *, max_jobs: int, token_budget: int, block_s: float
+    ) -> list[Claim]:
+        """Lease up to `max_jobs` waiting jobs, the first always, more while their tokens fit the budget together.
+
+        Waits up to `block_s` for work, woken as soon as some comes; [] when none did. Canceled and expired jobs
+        never come. A job whose worker was lost comes alone.
+        """
+        patience = time.monotonic() + block_s
+        while True:
+            taken = await self.store.script(
+                "claim",
+                worker_id,
+                max_jobs,
+                token_budget,
+                int(self.settings.lease_s * 1000),
+                self.settings.result_ttl_s,
+                repeat=False,
+            )
+            left = patience - time.monotonic()
+            if taken or left <= 0:
+                break
+            wait = min(left, MAX_BLOCK_S)
+            await self.store.block(lambda client, s=wait: client.blpop([keys.WAKE], timeout=s), wait)
+        claims = [
+            Claim(
+                spec=JobSpec.model_validate_json(spec), fence=int(fence), attempt=int(attempt), entry=entry
+            )
+            for _, fence, attempt, entry, spec in taken
+        ]
+        if self.metrics is not None:
+            for claim in claims:
+                if claim.attempt == 1:
+                    self.metrics.queue_time.observe(max(0.0, time.time() - claim.spec.created_at))
+        return claims
+
+    async def heartbeat(self, worker_id: str, claims: Sequence[Claim]) -> dict[str, Heartbeat]:
+        """Renew the leases of `claims`; by job id what the worker should know: go on, or stop and why.
+
+        `canceled` and `expired` jobs keep their lease and must be ended by `finish` with that status.
+        """
+        if not claims:
+            return {}
+        pairs = [part for claim in claims for part in (claim.spec.id, claim.fence)]
+        answers = await self.store.script("heartbeat", int(self.settings.lease_s * 1000), *pairs)
+        return {
+            claim.spec.id: cast(Heartbeat, answer) for claim, answer in zip(claims, answers, strict=True)
+        }
+
+    async def progress(
+        self, claim: Claim, *, stage: str, step: int, steps: int, preview: bytes | None = None
+    ) -> bool:
+        """Note and publish a step; `preview` is a small JPEG. False when the lease was lost."""
+        shown = base64.b64encode(preview).decode() if preview else ""
+        return bool(
+            await self.store.script(
+                "progress", claim.spec.id, claim.fence, stage, step, steps, shown, repeat=False
+            )
+        )
+
+    async def finish(
+        self,
+        claim: Claim,
+        *,
+        status: Finish,
+        result: JobResult | None = None,
+        error: JobError | None = None,
+    ) -> bool:
+        """End a job. True when this outcome is the visible one.
+
+        False when the lease was lost, or when a picture came after a cancellation: then nobody will see `result`
+        and its blob should be deleted.
+        """
+        (visible,) = await self.store.script(
+            "finish",
+            claim.spec.id,
+            claim.fence,
+            status,
+            error.model_dump_json() if error else "",
+            result.model_dump_json() if result else "",
+            self.settings.result_ttl_s,
+        )
+        if visible and status == "succeeded" and self.metrics is not None:
+            garments = str(len(claim.spec.garments))
+            self.metrics.request_latency.labels(garments).observe(
+                max(0.0, time.time() - claim.spec.created_at)
+            )
+        return bool(visible)
+
+    async def hand_back(self, claim: Claim) -> bool:
+        """Return a claimed job to its place in the line; the attempt does not count. False when it was lost."""
+        return bool(
+            await self.store.script("hand_back", claim.spec.id, claim.fence, self.settings.result_ttl_s)
+        )
+
+    async def fail_attempt(self, claim: Claim, error: JobError) -> Settled:
+        """Say that this attempt failed: the job is tried again, alone, or given up after `max_attempts`."""
+        answer = await self.store.script(
+            "fail_attempt",
+            claim.spec.id,
+            claim.fence,
+            error.model_dump_json(),
+            self.settings.max_attempts,
+            self.settings.result_ttl_s,
+        )
+        return cast(Settled, answer)
+
+    async def sweep(self) -> SweepReport:
+        """Do what time asks for: requeue or give up lost leases, expire deadlines, drop stale reservations."""
+        answer = await self.store.script(
+            "sweep", self.settings.max_attempts, self.settings.result_ttl_s, int(DEADLINE_GRACE_S * 1000)
+        )
+        return SweepReport.model_validate({name: ids or () for name, ids in json.loads(answer).items()})
+
+    async def backlog(self) -> Backlog:
+        """How much waits and runs, and how long the waiting part will take."""
+        waiting, running, in_flight, seconds = await self.store.script("backlog")
+        return Backlog(waiting=waiting, running=running, in_flight=in_flight, seconds=float(seconds))
+
+    async def totals(self) -> dict[str, int]:
+        """Counters of every terminal transition since the store began, by `name|label|label`."""
+        counted = await self.store.call(lambda: self.store.client.hgetall(keys.TOTALS))
+        return {name: int(value) for name, value in counted.items()}
+
+    async def observe(self, metrics: Metrics) -> None:
+        """Copy the store's gauges and totals into `metrics`, before a scrape.
+
+        The totals are exact under any crash, and the same from every gateway: aggregate them with max, not sum.
+        """
+        backlog, totals = await self.backlog(), await self.totals()
+        metrics.requests_waiting.set(backlog.waiting)
+        metrics.requests_running.set(backlog.running)
+        metrics.backlog_seconds.set(backlog.seconds)
+        for name, value in totals.items():
+            grown = value - self._seen_totals.get(name, 0)
+            self._seen_totals[name] = value
+            if grown <= 0:
+                continue
+            match name.split("|"):
+                case ["requests", status, reason]:
+                    metrics.requests.labels(status, reason).inc(grown)
+                case ["canceled", phase]:
+                    metrics.canceled.labels(phase).inc(grown)
+                case ["dead_letter", reason]:
+                    metrics.dead_letter.labels(reason).inc(grown)
+                case ["deadline_exceeded"]:
+                    metrics.deadline_exceeded.inc(grown)
+                case ["lease_lost"]:
+                    metrics.lease_lost.inc(grown)
+
+    async def announce(self, info: WorkerInfo, ttl_s: float) -> None:
+        """Say that a worker is ready and what its engine is; forgotten after `ttl_s` without another call."""
+        await self.store.script("announce", info.id, info.model_dump_json(), int(ttl_s * 1000))
+
+    async def withdraw(self, worker_id: str) -> None:
+        """Take an announcement back."""
+        await self.store.script("announce", worker_id, "", 0)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that are ready now."""
+        return [WorkerInfo.model_validate_json(text) for text in await self.store.script("workers")]
+
+    def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
+        """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
+        return self.event_log.subscribe(job_id, last_id)
+
+    async def cancellations(self) -> AsyncIterator[str]:
+        """Ids of running jobs as their cancellations come, for a worker to stop them at the next step.
+
+        Starts with now; heartbeats tell the same a little later. Raises StoreUnavailable when the store goes.
+        """
+        last = "$"
+        while True:
+            answer = await self.store.block(
+                lambda client, after=last: client.xread(
+                    {keys.CANCELS: after}, block=int(MAX_BLOCK_S * 1000)
+                ),
+                MAX_BLOCK_S,
+            )
+            for entry, fields in answer[0][1] if answer else ():
+                last = entry
+                yield fields["job"]

@@ -1,0 +1,57 @@
+-- Admission, before any work. Answers {'reserved'}, {'existing', job}, {'pending'}, {'mismatch'} or
+-- {'rate' | 'quota' | 'concurrency' | 'full', seconds until it is worth trying again}.
+local id, tenant, idem, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local max_in_flight, concurrency, rate, quota = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local reservation_ms, idem_ttl_s = tonumber(ARGV[9]), tonumber(ARGV[10])
+local now = now_ms()
+
+if redis.call('EXISTS', K.JOB .. id) == 1 then return {'reserved'} end
+for _, stale in ipairs(redis.call('ZRANGEBYSCORE', K.RESERVATIONS, '-inf', now, 'LIMIT', 0, 16)) do unreserve(stale) end
+
+local idem_key = ''
+if idem ~= '' then
+  idem_key = K.IDEMPOTENCY .. tenant .. ':' .. idem
+  local known = redis.call('HMGET', idem_key, 'digest', 'job')
+  if known[1] then
+    if known[1] ~= digest then return {'mismatch'} end
+    local status = redis.call('HGET', K.JOB .. known[2], 'status')
+    if status == 'reserved' then return {'pending'} end
+    if status then return {'existing', known[2]} end
+  end
+end
+
+if redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight then
+  return {'full', tostring(math.max(1, math.min(60, backlog_seconds(now))))}
+end
+if concurrency > 0 and redis.call('SCARD', K.TENANT .. tenant) >= concurrency then
+  return {'concurrency', tostring(math.max(1, math.min(60, seconds_per_job())))}
+end
+local quota_key = ''
+if quota > 0 then
+  local day = math.floor(now / 86400000)
+  quota_key = K.QUOTA .. tenant .. ':' .. day
+  if tonumber(redis.call('GET', quota_key) or '0') >= quota then
+    return {'quota', tostring(((day + 1) * 86400000 - now) / 1000)}
+  end
+end
+if rate > 0 then
+  local gap = 60000 / rate
+  local arrival = math.max(tonumber(redis.call('GET', K.RATE .. tenant) or '0'), now)
+  if arrival - now > 60000 - gap + 0.5 then return {'rate', tostring((arrival - now - 60000 + gap) / 1000)} end
+  redis.call('SET', K.RATE .. tenant, string.format('%.3f', arrival + gap), 'PX', 120000)
+end
+if quota > 0 then
+  redis.call('INCR', quota_key)
+  redis.call('EXPIRE', quota_key, 172800)
+end
+
+redis.call('HSET', K.JOB .. id, 'status', 'reserved', 'tenant', tenant, 'idem', idem_key, 'quota', quota_key)
+redis.call('EXPIRE', K.JOB .. id, math.ceil(reservation_ms / 1000) + 3600)
+redis.call('ZADD', K.IN_FLIGHT, now, id)
+redis.call('SADD', K.TENANT .. tenant, id)
+redis.call('ZADD', K.RESERVATIONS, now + reservation_ms, id)
+if idem_key ~= '' then
+  redis.call('HSET', idem_key, 'digest', digest, 'job', id)
+  redis.call('EXPIRE', idem_key, idem_ttl_s)
+end
+return {'reserved'}

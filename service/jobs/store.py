@@ -1,0 +1,117 @@
+"""The connection to the store: bounded in time, one error for every way it can fail, scripts by name.
+
+redis-py retries ten times and waits five seconds by default, which turns one stalled write into two and a dead
+server into a minute of silence. Here a call takes at most `store_timeout_s`, nothing is retried by the client
+library, and only calls that are safe to repeat are repeated, once, after a broken connection. Blocking reads have
+their own connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service.errors import StoreUnavailable
+from service.jobs.keys import lua_table
+
+_REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH", "BUSY", "NOREPLICAS")
+BLOCKING_SLACK_S = 0.8
+
+
+@cache
+def script_text(name: str) -> str:
+    """The full text of an atomic step: key table, shared moves, then `<name>.lua`."""
+    folder = files("service.jobs")
+    return lua_table() + (folder / "queue.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def open_client(url: str, timeout_s: float) -> Redis:
+    """A client for short calls: `timeout_s` to connect and to answer, no retries."""
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+class Store:
+    """Short calls on `client`, blocking reads on a twin of it. All raise StoreUnavailable and nothing else of redis.
+
+    A programming error in a script surfaces as redis ResponseError, on purpose.
+    """
+
+    def __init__(self, client: Redis, timeout_s: float) -> None:
+        self.client = client
+        self.timeout_s = timeout_s
+        pool = client.connection_pool
+        arguments = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
+        self._blocking = Redis(connection_pool=type(pool)(connection_class=pool.connection_class, **arguments))
+        self._scripts: dict[str, Any] = {}
+
+    async def close(self) -> None:
+        """Close every connection; a blocked read on another task ends with StoreUnavailable."""
+        await self._blocking.aclose()
+        await self._blocking.connection_pool.disconnect()
+        await self.client.aclose()
+        await self.client.connection_pool.disconnect()
+
+    async def script(self, name: str, *args: str | int | float, repeat: bool = True) -> Any:
+        """Run `<name>.lua` atomically. `repeat` says that running it twice is the same as once."""
+        if name not in self._scripts:
+            self._scripts[name] = self.client.register_script(script_text(name))
+        script = self._scripts[name]
+        return await self.call(lambda: script(keys=[], args=args), repeat=repeat)
+
+    async def call(self, command: Callable[[], Awaitable[Any]], *, repeat: bool = True) -> Any:
+        """One command within `timeout_s`; tried twice in that time when it may be and a connection broke."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                try:
+                    return await command()
+                except exceptions.TimeoutError:
+                    raise
+                except (exceptions.ConnectionError, OSError):
+                    if not repeat:
+                        raise
+                    return await command()
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            raise unavailable(error) from error
+        except exceptions.ResponseError as error:
+            if _refused(error):
+                raise unavailable(error) from error
+            raise
+
+    async def block(self, command: Callable[[Redis], Awaitable[Any]], block_s: float) -> Any:
+        """One blocking read of at most `block_s`, on a connection of its own; a silent server is noticed."""
+        try:
+            async with asyncio.timeout(block_s + BLOCKING_SLACK_S):
+                return await command(self._blocking)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            raise unavailable(error) from error
+        except exceptions.ResponseError as error:
+            if _refused(error):
+                raise unavailable(error) from error
+            raise
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """The one error for every way the store can fail; the cause is chained, addresses stay out of the message."""
+    return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=1)
+
+
+def _refused(error: exceptions.ResponseError) -> bool:
+    text = str(error)
+    return isinstance(error, (exceptions.OutOfMemoryError, exceptions.ReadOnlyError)) or any(
+        word in text[:200] for word in _REFUSALS
+    )

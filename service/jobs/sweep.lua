@@ -1,0 +1,38 @@
+-- What time does to jobs: stale reservations, leases that ran out, deadlines, streams that were lost. Any process
+-- may call it at any time. Answers JSON lists of ids.
+local max_attempts, ttl_s, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = now_ms()
+local report = {requeued = {}, failed = {}, expired = {}, canceled = {}, reservations = {}}
+
+local function note(what, id) table.insert(report[what], id) end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.RESERVATIONS, '-inf', now, 'LIMIT', 0, 100)) do
+  if unreserve(id) then note('reservations', id) end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.LEASES, '-inf', now, 'LIMIT', 0, 100)) do
+  count('lease_lost')
+  local attempts = redis.call('HGET', K.JOB .. id, 'attempts')
+  local lost = problem('worker-lost', 'Its worker stopped answering in each of ' .. attempts .. ' attempts.', true)
+  note(settle_attempt(id, lost, max_attempts, ttl_s, now), id)
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.DEADLINES, '-inf', now, 'LIMIT', 0, 200)) do
+  local job = job_fields(id, 'status', 'deadline', 'cancel')
+  if job[1] == 'queued' then
+    terminate(id, 'expired', EXPIRED, '', ttl_s, now)
+    note('expired', id)
+  elseif job[1] == 'processing' and tonumber(job[2]) + grace_ms <= now then
+    local canceled = job[3] == '1'
+    terminate(id, canceled and 'canceled' or 'expired', canceled and CANCELED or EXPIRED, '', ttl_s, now)
+    note(canceled and 'canceled' or 'expired', id)
+  end
+end
+
+local gone = redis.call('ZRANGEBYSCORE', K.WORKERS, '-inf', now)
+if #gone > 0 then
+  redis.call('ZREM', K.WORKERS, unpack(gone))
+  redis.call('HDEL', K.WORKER_INFO, unpack(gone))
+end
+wake_if_work()
+return cjson.encode(report)
