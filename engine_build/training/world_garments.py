@@ -1,6 +1,6 @@
 """The cut of the eight garment categories, as distances around a ``Skeleton``.
 
-``cut(category, skeleton, fields, x, y, scale)`` returns a ``Cut``: the silhouette's distance, a multiplicative
+``cut(category, skeleton, fields, x, y, scale)`` returns a ``Cut``: the silhouette's distance, a factor
 ``tone`` for seams and collars, and the coverage of the trim (soles, buttons, clasps), each (N, h, w).
 """
 
@@ -120,7 +120,7 @@ def _tops(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | 
 def _pants(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | Tensor) -> Cut:
     p = s.p
     ax = (x - p.cx).abs()
-    reach = 0.36 + 0.30 * g.length * (2.0 - 0.86 * g.length)
+    reach = 0.36 + 0.62 * g.length
     hem_y = s.hip_y + (s.ankle_y - s.hip_y) * reach - 0.004
     hem_r = p.ankle + 0.010 + 0.024 * g.fit
     top_y = s.waist_y - 0.002
@@ -177,10 +177,9 @@ def _coats(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     width = s.torso_width(y) + 0.018 + (hem_w - p.hip) * ramp(y, s.waist_y, hem_y)
     d = torch.maximum(ax - width, torch.maximum(s.neck_y - y, y - hem_y))
     d = torch.minimum(d, _sleeves(s, x, y, g.sleeves, p.arm + 0.015))
+    vee = torch.maximum((ax + 0.46 * (y - s.neck_y)) * 0.91 - 0.052, y - s.neck_y - 0.13)
     gap = 0.024 + 0.090 * (y - s.neck_y) + 0.014 * ramp(y, s.waist_y, hem_y)
-    d = torch.where(
-        g.open > 0, torch.maximum(d, (gap - ax) * 0.97), torch.maximum(d, -_neckline(s, ax, y, g.collar))
-    )
+    d = torch.where(g.open > 0, torch.maximum(d, (gap - ax) * 0.97), torch.maximum(d, -vee))
     hood = torch.maximum(
         ellipse(ax, y, torch.zeros_like(p.cx), s.neck_y - 0.014, 0.092, 0.056),
         -ellipse(ax, y, torch.zeros_like(p.cx), s.neck_y - 0.002, 0.038, 0.042),
@@ -190,7 +189,7 @@ def _coats(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     rim = torch.where(g.open > 0, gap, torch.zeros_like(gap))
     lapel = torch.maximum((ax - rim - 0.014).abs() - 0.014 + 0.14 * (y - s.neck_y), y - s.waist_y + 0.03)
     lapel = torch.where(g.hood > 0, torch.ones_like(lapel), lapel)
-    seam = torch.maximum(ax - 0.004, s.neck_y + 0.03 - y)
+    seam = torch.maximum(ax - 0.004, s.neck_y + 0.10 - y)
     seam = torch.where(g.open > 0, torch.ones_like(seam), seam)
     tone = (
         (1.0 - 0.24 * cover(lapel, scale))
@@ -217,7 +216,7 @@ def _shoes(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float |
     foot = torch.maximum(foot, y - sole)
     shaft = torch.maximum((ax - p.stance).abs() - p.ankle - 0.012, (y - s.ankle_y + 0.03).abs() - 0.05)
     foot = torch.minimum(foot, torch.where(g.style == 1, shaft, torch.ones_like(shaft)))
-    opening = ellipse(ax, y, p.stance, s.ankle_y - 0.024, 0.020, 0.024)
+    opening = ellipse(ax, y, p.stance, s.ankle_y - 0.030, 0.020, 0.019)
     d = torch.where(g.style == 2, torch.maximum(foot, -opening), foot)
     heel = sole - y - 0.013
     trim = cover(heel, scale) * (g.style < 2)

@@ -181,7 +181,7 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
         stage.labels[start : start + count, rows, cols].masked_fill_(front > 0.5, HAIR)
     dress("hats")
     dress("bags")
-    canvas, labels = stage.canvas, stage.labels
+    canvas, labels = stage.canvas.clamp_(0.0, 1.0), stage.labels
     return (canvas[:count], labels[:count]), (canvas[count:], labels[count:])
 
 
@@ -261,7 +261,7 @@ def _lay_worn(
 
 
 def product_shots(specs: list[GarmentSpec], shots: list[Shot], size: int = TRAINING_SHOT) -> Tensor:
-    """Flat product shots (N, 3, size, size) of N garments, each turned, zoomed and shifted by its ``Shot``."""
+    """Flat product shots (N, 3, size, size) of N garments, each turned, zoomed and shifted by its shot."""
     out = torch.empty(len(specs), 3, size, size)
     for category in _SEARCH:
         rows = [i for i, g in enumerate(specs) if g.category == category]

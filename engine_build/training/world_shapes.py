@@ -6,6 +6,7 @@ inside, in units of the picture's height; ``scale`` is pixels per unit.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -64,11 +65,11 @@ def ramp(v: Tensor, start: Tensor | float, end: Tensor | float) -> Tensor:
 def profile(y: Tensor, *knots: tuple[Tensor, Tensor]) -> Tensor:
     """A smooth half width through (height, half width) ``knots`` from top to bottom; shape of ``y``."""
     width = knots[0][1]
-    for (y0, w0), (y1, w1) in zip(knots, knots[1:], strict=False):
+    for (y0, w0), (y1, w1) in pairwise(knots):
         width = width + (w1 - w0) * ramp(y, y0, y1)
     return width
 
 
 def paint(canvas: Tensor, coverage: Tensor, colour: Tensor) -> None:
-    """Lay ``colour`` (N, 3, 1|h, 1|w) over ``canvas`` (N, 3, h, w) in place where ``coverage`` (N, h, w) is."""
+    """Lay ``colour`` (N, 3, 1|h, 1|w) over ``canvas`` (N, 3, h, w) in place by ``coverage`` (N, h, w)."""
     canvas.add_((colour - canvas).mul_(coverage.unsqueeze(1)))

@@ -1,7 +1,7 @@
 """The nouns of the procedural world: garments, people, backdrops, outfits, scenes.
 
 Plain frozen dataclasses of numbers and words, no torch. Lengths are in units of the picture's height, x runs
-over [0, 0.75] and y downwards over [0, 1]; angles are radians from "hanging straight down", outwards positive.
+over [0, 0.75] and y downwards over [0, 1]; angles are radians from hanging straight down, outwards positive.
 """
 
 from dataclasses import dataclass
@@ -169,7 +169,7 @@ class Layering:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """How a product shot is taken: turn (radians), zoom, shift (fractions of the picture) and ground colour."""
+    """How a product shot is taken: turn (radians), zoom, shift (shares of the picture), ground colour."""
 
     turn: float
     zoom: float
