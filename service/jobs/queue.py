@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from service.errors import Conflict, IdempotencyMismatch, NotFound, QueueFull, TooManyRequests
 from service.jobs import keys
+from service.jobs.catalogue import Catalogue
 from service.jobs.events import EventLog
 from service.jobs.records import record_from_fields
 from service.jobs.schemas import (
@@ -28,6 +29,7 @@ from service.jobs.schemas import (
     Claim,
     Event,
     Existing,
+    GarmentRecord,
     JobError,
     JobRecord,
     JobResult,
@@ -62,6 +64,7 @@ class JobQueue:
         self.metrics = metrics
         self.store = Store(client, settings.store_timeout_s)
         self.event_log = EventLog(self.store)
+        self.catalogue = Catalogue(self.store)
         self._seen_totals: dict[str, int] = {}
 
     @classmethod
@@ -367,6 +370,18 @@ class JobQueue:
     async def workers(self) -> list[WorkerInfo]:
         """The workers that are ready now."""
         return [WorkerInfo.model_validate_json(text) for text in await self.store.script("workers")]
+
+    async def put_garment(self, tenant: str, sku: str, garment: GarmentRecord) -> GarmentRecord | None:
+        """Write a catalogue garment under `sku`; returns the one it replaces, whose blob may be deleted."""
+        return await self.catalogue.put(tenant, garment.model_copy(update={"sku": sku}))
+
+    async def get_garment(self, tenant: str, sku: str) -> GarmentRecord | None:
+        """The tenant's garment of this sku, or None."""
+        return await self.catalogue.get(tenant, sku)
+
+    async def delete_garment(self, tenant: str, sku: str) -> GarmentRecord | None:
+        """Remove a garment; returns what was there, whose blob may be deleted."""
+        return await self.catalogue.delete(tenant, sku)
 
     def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""

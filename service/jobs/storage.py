@@ -1,0 +1,174 @@
+"""Picture bytes: a local folder by default, any S3, Google or Azure bucket by URL, memory for tests.
+
+A blob's key is `<kind>/<hour>/<sha256>-<nonce>`. The hash names the content (caches use it, `content_hash`); the
+nonce makes every upload its own blob, so erasing one job's inputs never takes the same picture from another job;
+the hour lets the sweep look only where something can have run out. Kinds: `input` and `result` have a TTL,
+`garment` (the catalogue) has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from service.errors import Gone, StoreUnavailable
+from service.jobs.schemas import JobRecord
+from service.settings import Settings
+
+Kind = Literal["input", "result", "garment"]
+
+BLOB_TIMEOUT_S = 10.0
+HOUR_S = 3600
+
+
+class BlobStore:
+    """Blobs by key, and the signatures of addresses that show one."""
+
+    def __init__(self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s}
+        self._key = settings.signing_key()
+        self._clock = clock
+
+    @classmethod
+    def open(cls, settings: Settings) -> BlobStore:
+        """The store at `settings.blob_address`; a local folder is made when absent.
+
+        Raises StoreUnavailable when the address cannot be used.
+        """
+        address = settings.blob_address
+        try:
+            if address.startswith("file://"):
+                folder = Path(address.removeprefix("file://"))
+                store: ObjectStore = LocalStore(folder, mkdir=True, automatic_cleanup=True)
+            elif address.startswith("memory://"):
+                store = MemoryStore()
+            else:
+                store = from_url(address)
+        except (BaseError, OSError, ValueError) as error:
+            scheme = address.split(":", 1)[0]
+            raise StoreUnavailable(
+                f"The blob store ({scheme}) cannot be opened: {type(error).__name__}."
+            ) from error
+        return cls(store, settings)
+
+    async def put(self, data: bytes, *, kind: Kind, content_type: str) -> str:
+        """Write a blob; returns its key. Raises StoreUnavailable."""
+        hour = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%d%H")
+        key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
+        # Local folders and memory keep no attributes; records carry the content type anyway.
+        attributes = None if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
+        try:
+            async with asyncio.timeout(BLOB_TIMEOUT_S):
+                await obstore.put_async(self._store, key, data, attributes=attributes)
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from error
+        return key
+
+    async def get(self, key: str) -> bytes:
+        """The bytes of a blob. Raises Gone when it was erased, StoreUnavailable."""
+        try:
+            async with asyncio.timeout(BLOB_TIMEOUT_S):
+                found = await obstore.get_async(self._store, _checked(key))
+                return bytes(await found.bytes_async())
+        except FileNotFoundError:
+            raise Gone("This picture has been erased.") from None
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def delete(self, *keys: str) -> None:
+        """Erase blobs at once; those that are already gone are no error. Raises StoreUnavailable."""
+        for key in keys:
+            try:
+                async with asyncio.timeout(BLOB_TIMEOUT_S):
+                    await obstore.delete_async(self._store, _checked(key))
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise _unavailable(error) from error
+
+    async def sweep_expired(self) -> int:
+        """Erase every input and result older than its TTL; returns how many. Raises StoreUnavailable."""
+        try:
+            return sum([await self._sweep_kind(kind, ttl_s) for kind, ttl_s in self._ttl_s.items()])
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def _sweep_kind(self, kind: str, ttl_s: int) -> int:
+        cutoff = self._clock() - ttl_s
+        erased = 0
+        listed = await obstore.list_with_delimiter_async(self._store, prefix=kind)
+        for prefix in listed["common_prefixes"]:
+            hour = datetime.strptime(prefix.rsplit("/", 1)[-1], "%Y%m%d%H").replace(tzinfo=UTC)
+            if hour.timestamp() > cutoff:
+                continue
+            whole_hour = hour.timestamp() + HOUR_S <= cutoff
+            async for page in obstore.list(self._store, prefix=prefix):
+                due = [
+                    meta["path"]
+                    for meta in page
+                    if whole_hour or meta["last_modified"].timestamp() <= cutoff
+                ]
+                if due:
+                    await obstore.delete_async(self._store, due)
+                    erased += len(due)
+        return erased
+
+    def sign(self, job_id: str, expires_at: float) -> str:
+        """A token that lets its bearer see the result of `job_id` until `expires_at` (Unix seconds)."""
+        return f"{int(expires_at)}.{self._mac(job_id, int(expires_at))}"
+
+    def verify(self, job_id: str, token: str) -> bool:
+        """Whether `token` was signed here for this job and has not run out; compared in constant time."""
+        expires, _, mac = token.partition(".")
+        if not (expires.isascii() and expires.isdigit() and len(expires) <= 12 and mac.isascii()):
+            return False
+        genuine = hmac.compare_digest(mac, self._mac(job_id, int(expires)))
+        return genuine and int(expires) > self._clock()
+
+    def _mac(self, job_id: str, expires: int) -> str:
+        digest = hmac.new(self._key, f"result\x00{job_id}\x00{expires}".encode(), hashlib.sha256).digest()
+        return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def content_hash(key: str) -> str:
+    """The sha256 (hex) of the bytes behind a key."""
+    return key.rsplit("/", 1)[-1].partition("-")[0]
+
+
+def blobs_of(record: JobRecord) -> list[str]:
+    """The blobs that belong to a job alone: its person, its uploaded garments, its result; not catalogue ones."""
+    mine = [record.spec.person, *(garment.blob for garment in record.spec.garments if garment.sku is None)]
+    if record.result is not None:
+        mine.append(record.result.blob)
+    return mine
+
+
+def kind_of(key: str) -> Kind:
+    """The kind a key was put under."""
+    return cast(Kind, key.split("/", 1)[0])
+
+
+def _checked(key: str) -> str:
+    kind, _, rest = key.partition("/")
+    if kind not in ("input", "result", "garment") or ".." in rest or not rest:
+        raise Gone("This picture has been erased.")
+    return key
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The picture store does not answer ({type(error).__name__}); try again.", retry_after=2
+    )
