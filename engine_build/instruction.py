@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 MAX_GARMENTS = 6
 MAX_WORDS = 2000
+MAX_TAIL = 2800
 MAX_DESCRIPTION = 60
 
 CATEGORIES: tuple[str, ...] = (
@@ -112,7 +113,7 @@ def compose(garments: Sequence[GarmentPhrase], words: str = "") -> str:
     spoken = sorted(numbered, key=lambda garment: _ORDER.index(garment.category))
     parts = [_said(garment, numbered) for garment in spoken]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    quoted = clean_words(words)
+    quoted = clean_words(words, MAX_TAIL)
     return f"{PREFIX}{listed}." + (f'{TAIL}{quoted}"' if quoted else "")
 
 
@@ -147,13 +148,15 @@ def parse_layers(words: str, categories: Sequence[str]) -> tuple[str | None, ...
     """The layer word each garment gets from free English words ("keep the coat open, tuck in the shirt").
 
     One entry per category, None where nothing was said. In a clause that names garments a wish counts only
-    for those; the last wish said wins; a negation ("don't tuck it in") turns a wish into its opposite.
+    for those, in one that names none only when it is short ("tucked in", "keep it open"). The last wish said
+    wins; a negation ("don't tuck it in") turns a wish into its opposite.
     """
     found: dict[str, str] = {}
     for clause in _CLAUSES.split(clean_words(words).lower().replace("\u2019", "'")):
         named = {category for category, nouns in _NAMES.items() if nouns.search(clause)}
+        spoken_of = categories if len(clause.split()) <= _SHORT_CLAUSE else ()
         for category, layer, cue, opposite in _CUES:
-            if category not in categories or (named and category not in named):
+            if category not in categories or category not in (named or spoken_of):
                 continue
             match = cue.search(clause)
             if match is None:
@@ -228,6 +231,7 @@ def _names(nouns: str) -> re.Pattern[str]:
 
 
 _DOUBLE_QUOTES = frozenset('"\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\u301d\u301e\u301f\uff02')
+_SHORT_CLAUSE = 4
 _CLAUSES = re.compile(r"[.,;:!?]|\b(?:and|but|then|while|with)\b")
 _NEGATION = re.compile(r"(?:\bnot|n't|\bdont|\bnever|\bno|\bwithout)\b")
 _NAMES: Mapping[str, re.Pattern[str]] = {
