@@ -11,12 +11,13 @@ from typing import TypeVar
 from engine_build.engine import Outcome
 from engine_build.errors import RequestError
 from service.errors import StoreUnavailable
-from service.jobs.queue import JobQueue
-from service.jobs.schemas import Claim, JobError, JobResult, Status
+from service.images import CONTENT_TYPES
+from service.jobs.queue import Finish, JobQueue
+from service.jobs.schemas import Claim, JobError, JobResult
 from service.metrics import Metrics
 from service.telemetry import span
 from service.worker.leases import Leases, Stop
-from service.worker.photos import CONTENT_TYPES, Photos
+from service.worker.photos import Photos
 from service.worker.progress import Progress
 from service.worker.webhooks import WebhookSender, message
 
@@ -96,8 +97,8 @@ class Finisher:
         if await self.end(claim, "succeeded", result=result):
             for stage, seconds in stages.items():
                 self._metrics.stage_latency.labels(stage).observe(seconds)
-            latency = time.time() - spec.created_at
-            self._metrics.request_latency.labels(str(len(spec.garments))).observe(latency)
+        else:
+            await self._photos.discard(blob)
 
     async def stop(self, claim: Claim, reason: Stop) -> None:
         """End a job that must not go on."""
@@ -111,22 +112,16 @@ class Finisher:
             self._leases.drop(claim)
 
     async def end(
-        self, claim: Claim, status: Status, *, result: JobResult | None = None, error: JobError | None = None
+        self, claim: Claim, status: Finish, *, result: JobResult | None = None, error: JobError | None = None
     ) -> bool:
-        """Write a terminal status; False when another worker owns the job by now."""
+        """Write a terminal status; False when the job was canceled first or another worker owns it."""
         written = await self._patiently(
             lambda: self._queue.finish(claim, status=status, result=result, error=error)
         )
         self._leases.drop(claim)
         if not written:
-            log.warning("result discarded: the lease was lost", extra={"job_id": claim.spec.id})
-            self._metrics.lease_lost.inc()
+            log.warning("end discarded: the job was canceled or is not ours", extra={"job_id": claim.spec.id})
             return False
-        self._metrics.requests.labels(status, error.code if error else "").inc()
-        if status == "canceled":
-            self._metrics.canceled.labels("running").inc()
-        elif status == "expired":
-            self._metrics.deadline_exceeded.inc()
         note = message(claim.spec, status, result, error) if self._webhooks else None
         if note is not None and self._webhooks is not None:
             self._webhooks.send(note)

@@ -1,9 +1,9 @@
 """The jobs this worker holds, and the one set the engine looks at between steps.
 
-A task renews every lease and reads back what became of each job (canceled, expired, lost). It writes the
-answers into `_stops`; the engine's thread only reads that dictionary, so no store call ever happens inside a
-denoising step. While something is held the task asks every `POLL_S`, so a cancellation is seen at the next
-step; while nothing is held it sleeps and costs nothing.
+Two tasks write into `_stops`: one hears of cancellations as they happen, one renews every lease each `POLL_S`
+and reads back what became of each job (canceled, expired, lost), also what the first may have missed. The
+engine's thread only reads that dictionary, so no store call ever happens inside a denoising step. While
+nothing is held nothing is renewed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from typing import Literal
 from service.errors import StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim
-from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 Stop = Literal["canceled", "expired", "lost", "drain"]
 
-POLL_S = 0.1
+POLL_S = 0.25
+STORE_AWAY_S = 1.0
 
 
 class Leases:
     """Held claims by job id. Methods belong to the event loop; `may_go_on` alone may be called elsewhere."""
 
-    def __init__(self, queue: JobQueue, worker_id: str, lease_s: float, metrics: Metrics) -> None:
+    def __init__(self, queue: JobQueue, worker_id: str, lease_s: float) -> None:
         self._queue = queue
         self._worker_id = worker_id
         self._lease_s = lease_s
-        self._metrics = metrics
         self._held: dict[str, Claim] = {}
         self._stops: dict[str, Stop] = {}
         self._renewed_at = time.monotonic()
@@ -81,6 +80,16 @@ class Leases:
             await self.renew()
             await asyncio.sleep(POLL_S)
 
+    async def listen_forever(self) -> None:
+        """Note cancellations as they happen, so that the very next step sees them."""
+        while True:
+            try:
+                async for job_id in self._queue.cancellations():
+                    if job_id in self._held:
+                        self._stops.setdefault(job_id, "canceled")
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_AWAY_S)
+
     async def renew(self) -> None:
         """One heartbeat for everything held. Without the store for a whole lease, all count as lost."""
         claims = self.held()
@@ -97,6 +106,4 @@ class Leases:
                 continue
             if claim.spec.id not in self._stops:
                 log.info("job stops: %s", state, extra={"job_id": claim.spec.id})
-                if state == "lost":
-                    self._metrics.lease_lost.inc()
             self._stops[claim.spec.id] = state

@@ -93,7 +93,7 @@ class Worker:
                 loop.add_signal_handler(name, self.stop)
         if self._settings.metrics_port:
             start_http_server(self._settings.metrics_port, registry=self.metrics.registry)
-        queue = await JobQueue.connect(self._settings)
+        queue = await JobQueue.connect(self._settings, self.metrics)
         try:
             await queue.ping()
             return await self._serve(queue)
@@ -114,7 +114,7 @@ class Worker:
         log.info("engine ready", extra=asdict(info))
         blobs = BlobStore.open(self._settings)
         photos = Photos(blobs)
-        leases = Leases(queue, self.id, self._settings.lease_s, self.metrics)
+        leases = Leases(queue, self.id, self._settings.lease_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
         finisher = Finisher(queue, leases, photos, progress, self.metrics, webhooks, info.model)
@@ -124,6 +124,7 @@ class Worker:
             for work in (
                 self._announce_forever(queue, info),
                 leases.renew_forever(),
+                leases.listen_forever(),
                 progress.send_forever(),
                 self._sweep_forever(queue),
                 self._erase_forever(blobs),

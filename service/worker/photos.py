@@ -10,14 +10,11 @@ from typing import TypeVar
 from PIL import Image
 
 from engine_build.engine import ImageInput, TryOnRequest
-from service.errors import Gone, NotFound
-from service.images import encode_result, open_photo, preview_jpeg
+from service.images import CONTENT_TYPES, encode_result, open_photo, preview_jpeg
 from service.jobs.schemas import JobSpec
-from service.jobs.storage import BlobStore
+from service.jobs.storage import BlobStore, content_hash
 
 T = TypeVar("T")
-
-CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 class Photos:
@@ -28,15 +25,15 @@ class Photos:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photos")
 
     async def request(self, spec: JobSpec) -> TryOnRequest:
-        """The engine's request for a job. Raises Gone when a picture of the job has been erased."""
+        """The engine's request for a job. Raises Gone, InvalidImage or StoreUnavailable when a picture is not there."""
         person, *garments = await asyncio.gather(
             self._load(spec.person), *(self._load(garment.blob) for garment in spec.garments)
         )
         return TryOnRequest(
             id=spec.id,
-            person=ImageInput(person, spec.person),
+            person=ImageInput(person, content_hash(spec.person)),
             garments=tuple(
-                ImageInput(image, said.blob, category=said.category, layer=said.layer)
+                ImageInput(image, content_hash(said.blob), category=said.category, layer=said.layer)
                 for image, said in zip(garments, spec.garments, strict=True)
             ),
             instruction=spec.instruction,
@@ -52,14 +49,15 @@ class Photos:
         """Write an encoded result; returns its blob key. Raises StoreUnavailable."""
         return await self._blobs.put(data, kind="result", content_type=CONTENT_TYPES[spec.output_format])
 
+    async def discard(self, blob: str) -> None:
+        """Erase a result that nobody will see. Raises StoreUnavailable."""
+        await self._blobs.delete(blob)
+
     async def preview(self, image: Image.Image) -> bytes:
         return await self._run(lambda: preview_jpeg(image))
 
     async def _load(self, blob: str) -> Image.Image:
-        try:
-            data = await self._blobs.get(blob)
-        except NotFound as error:
-            raise Gone("a picture of this job has been erased") from error
+        data = await self._blobs.get(blob)
         return await self._run(lambda: open_photo(data))
 
     async def _run(self, work: Callable[[], T]) -> T:

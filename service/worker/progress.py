@@ -58,7 +58,8 @@ class Progress:
     async def _send(self, claim: Claim, event: StepEvent) -> None:
         stage = "denoise" if event.step < event.steps else "vae_decode"
         try:
-            preview = None if event.preview is None else await self._photos.preview(event.preview)
+            picture = event.preview
+            preview = None if picture is None else await self._photos.preview(picture)
             await self._queue.progress(
                 claim, stage=stage, step=event.step, steps=event.steps, preview=preview
             )

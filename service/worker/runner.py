@@ -16,7 +16,7 @@ from typing import Any
 
 from engine_build.engine import Engine, Outcome, StepEvent
 from engine_build.errors import EngineError
-from service.errors import Gone, ServiceError, StoreUnavailable
+from service.errors import Gone, InvalidRequest, ServiceError, StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, JobError
 from service.metrics import Metrics
@@ -129,7 +129,7 @@ class Runner:
                 request = await self._photos.request(claim.spec)
             tokens = request_tokens(self._engine, request)
             return Prepared(claim, request, tokens, time.perf_counter() - started)
-        except (Gone, EngineError) as cause:
+        except (Gone, InvalidRequest, EngineError) as cause:
             code = "input-erased" if isinstance(cause, Gone) else "unprocessable-request"
             error = JobError(code=code, message=str(cause))
             self._spawn(self._end_failed(claim, error))
@@ -152,9 +152,6 @@ class Runner:
         if not batch:
             return
         now = time.time()
-        for item in batch:
-            if item.claim.attempt == 1:
-                self._metrics.queue_time.observe(max(0.0, now - item.claim.spec.created_at))
         self._metrics.batch_requests.observe(len(batch))
         self._metrics.batch_tokens.observe(sum(item.tokens for item in batch))
         try:

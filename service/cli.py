@@ -1,0 +1,198 @@
+"""Every command of `changeroom`. Each imports what it needs only when it runs, so `--help` answers at once.
+
+Exit codes: 0 success, 1 failure with one line on stderr that says what to do, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.failures import OneLineFailures
+from service.commands.tryon import tryon
+
+app = typer.Typer(
+    cls=OneLineFailures,
+    help="Virtual try-on: one person and 1 to 6 garments in, one dressed photo out.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
+app.command()(tryon)
+
+MODEL_HELP = "nano, a checkpoint folder or a hub id"
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting of the configuration table, e.g. lease_s=5."
+    ),
+]
+RedisOption = Annotated[
+    str | None, typer.Option("--redis-url", help="A Redis or Valkey elsewhere; default REDIS_URL.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder for the store, pictures and logs.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help=MODEL_HELP)]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="torch, triton or tensorrt")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
+PortOption = Annotated[
+    int | None, typer.Option("--port", help="TCP port of the gateway; 0 picks a free one.")
+]
+HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in given or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--set")
+        pairs[name] = value
+    return pairs
+
+
+@app.command()
+def up(
+    port: PortOption = None,
+    host: HostOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes, one per device.")] = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run everything on this machine: store, worker, gateway, page; dress the sample person; serve.
+
+    Example: changeroom up --port 8080 --data ./var --model nano
+    """
+    from service.local import up as run_up
+    from service.settings import load_settings
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "port": port, "host": host, "data_dir": data, "model": model, "workers": workers,
+        "backend": backend, "device": device, "dtype": dtype, "redis_url": redis_url,
+    }  # fmt: skip
+    raise typer.Exit(run_up(load_settings(**given)))
+
+
+@app.command()
+def gateway(
+    port: PortOption = None,
+    host: HostOption = None,
+    data: DataOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one gateway process: the REST API and the studio page.
+
+    Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --port 8000
+    """
+    from service.gateway import serve
+    from service.settings import load_settings
+    from service.telemetry import configure_logging
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "port": port, "host": host, "data_dir": data, "redis_url": redis_url,
+    }  # fmt: skip
+    settings = load_settings(**given)
+    configure_logging(settings)
+    serve(settings)
+
+
+@app.command()
+def worker(
+    model: ModelOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here; 0 is off.")] = None,
+    data: DataOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one worker process on one device.
+
+    Example: REDIS_URL=redis://store:6379/0 changeroom worker --model nano --metrics-port 9101
+    """
+    from service.settings import load_settings
+    from service.telemetry import configure_logging
+    from service.worker.main import run_worker
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "model": model, "backend": backend, "device": device, "dtype": dtype,
+        "metrics_port": metrics_port, "data_dir": data, "redis_url": redis_url,
+    }  # fmt: skip
+    settings = load_settings(**given)
+    configure_logging(settings)
+    raise typer.Exit(run_worker(settings))
+
+
+@app.command()
+def samples(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made when absent.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same people and clothes.")] = 0,
+    garments: Annotated[int, typer.Option(min=1, max=6, help="How many garments to draw.")] = 2,
+) -> None:
+    """Draw a procedural person, garments and the true answer: pictures you may use for anything.
+
+    Example: changeroom samples ./demo --seed 7 --garments 3
+    """
+    from engine_build.training.samples import write_samples
+
+    write_samples(folder, seed, garments)
+    typer.echo(str(folder.absolute()))
+
+
+@weights.command("check")
+def weights_check(
+    model: Annotated[str, typer.Argument(metavar="PATH|HUB_ID", help=MODEL_HELP)],
+) -> None:
+    """Load a checkpoint strictly, without running it, and say what it is.
+
+    Example: changeroom weights check black-forest-labs/FLUX.2-klein-4B
+    """
+    from engine_build.weights import check
+
+    typer.echo(check(model))
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="The training stage, for example flow.")],
+    config: Annotated[Path, typer.Option(help="The stage's configuration file.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
+) -> None:
+    """Train one stage of a model on the procedural world.
+
+    Example: changeroom train flow --config configs/nano.json --resume
+    """
+    from engine_build.training.train import main
+
+    main(stage, config, resume)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    samples: Annotated[int, typer.Option(min=1, help="How many try-ons to judge.")] = 64,
+    garments: Annotated[int | None, typer.Option(min=1, max=6, help="Only outfits of this many.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
+) -> None:
+    """Judge a model against the truth of the procedural world.
+
+    Example: changeroom evaluate nano --samples 64 --json scores.json
+    """
+    from engine_build.training.evaluate import main
+
+    main(model, samples=samples, garments=garments, json_file=json_file)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Commands of `changeroom` that need more than a few lines."""
