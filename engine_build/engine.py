@@ -28,7 +28,7 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class TryOnRequest:
-    """One try-on. `size` is (width, height) in pixels; None keeps the person's aspect ratio at the default area."""
+    """One try-on. `size` is (width, height) in pixels; None keeps the person's aspect at the default area."""
 
     id: str
     person: ImageInput
@@ -113,7 +113,7 @@ class Engine(Protocol):
 def load_engine(model: str, *, backend: str = "torch", device: str = "auto", dtype: str = "auto") -> Engine:
     """Load the engine for `model` ('nano', a folder or a hub id).
 
-    Raises CheckpointError for a checkpoint that does not load, RequestError for an unknown backend.
+    Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here.
     """
     from engine_build.torch_engine import load
 

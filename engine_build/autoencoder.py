@@ -1,0 +1,109 @@
+"""Pictures to normalised tokens and back, around diffusers' AutoencoderKLFlux2.
+
+A token covers a 2x2 patch of latents, so `scale * 2` pixels a side: 16 for klein, 8 for nano. Tokens are
+normalised with the autoencoder's batch-norm statistics, as FLUX.2 was trained.
+
+Letters: C channels of a token (4 times the latent channels), h, w token rows and columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine_build.config import read_json
+from engine_build.errors import CheckpointError
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class Autoencoder:
+    """An AutoencoderKLFlux2 in inference. `encode` is deterministic: the mean of the posterior."""
+
+    def __init__(self, vae: AutoencoderKLFlux2) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        config = vae.config
+        if tuple(config.patch_size) != (2, 2):
+            raise CheckpointError(f"vae: patch_size {tuple(config.patch_size)} is not supported, only (2, 2)")
+        self.scale: int = 2 ** (len(config.block_out_channels) - 1)
+        self.token_pixels: int = 2 * self.scale
+        self.channels: int = 4 * config.latent_channels
+        variance = vae.bn.running_var.float() + config.batch_norm_eps
+        self._mean = vae.bn.running_mean.float().view(1, -1, 1, 1)
+        self._std = variance.sqrt().view(1, -1, 1, 1)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Self:
+        """From a checkpoint folder's `vae/`, strictly. Raises CheckpointError naming what does not fit."""
+        home = folder / "vae"
+        config = read_json(home / "config.json")
+        name = config.get("_class_name", "AutoencoderKLFlux2")
+        if name != "AutoencoderKLFlux2":
+            raise CheckpointError(f"{home}: {name} is not supported, only AutoencoderKLFlux2")
+        try:
+            with torch.device("meta"):
+                vae = AutoencoderKLFlux2.from_config(config)
+            weights = {
+                name: tensor if name.startswith("bn.") else tensor.to(dtype)
+                for name, tensor in load_file(home / _WEIGHTS).items()
+            }
+            vae.load_state_dict(weights, strict=True, assign=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{home / _WEIGHTS} is missing") from error
+        except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{home} does not load: {' '.join(str(error).split())}") from error
+        return cls(vae.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return self._mean.device
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image) -> Tensor:
+        """Normalised tokens `(C, h, w)`, float32, of an RGB picture with sides in whole tokens."""
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2.0 - 1.0
+        latents = self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist.mode()
+        return ((_patchify(latents).float() - self._mean) / self._std)[0]
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tensor) -> Image.Image:
+        """The RGB picture of normalised tokens `(C, h, w)`."""
+        latents = _unpatchify(tokens[None].float() * self._std + self._mean)
+        return self._picture(latents)
+
+    @torch.inference_mode()
+    def preview(self, tokens: Tensor, longest: int = 256) -> Image.Image:
+        """A small picture of tokens `(C, h, w)`: latents shrunk to at most `longest` pixels, then decoded."""
+        latents = _unpatchify(tokens[None].float() * self._std + self._mean)
+        height, width = latents.shape[-2:]
+        factor = longest / (self.scale * max(height, width))
+        if factor < 1:
+            small = (max(1, round(height * factor)), max(1, round(width * factor)))
+            latents = torch.nn.functional.interpolate(latents, size=small, mode="area")
+        return self._picture(latents)
+
+    def _picture(self, latents: Tensor) -> Image.Image:
+        x = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0][0]
+        x = (x.float() * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0)
+        return Image.fromarray((x.cpu().numpy() * 255).round().astype(np.uint8))
+
+
+def _patchify(latents: Tensor) -> Tensor:
+    n, c, height, width = latents.shape  # (n, c, 2h, 2w)
+    x = latents.view(n, c, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c * 4, height // 2, width // 2)  # (n, 4c, h, w)
+
+
+def _unpatchify(tokens: Tensor) -> Tensor:
+    n, c, height, width = tokens.shape  # (n, 4c, h, w)
+    x = tokens.reshape(n, c // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, c // 4, height * 2, width * 2)  # (n, c, 2h, 2w)

@@ -1,0 +1,99 @@
+"""What the engine remembers between requests: text embeddings, latents, and keys and values of references.
+
+One least-recently-used store, bounded in bytes, with its events counted. Keys name content, never slots or
+requests: a garment's K/V are kept at t = 0 and turned into whatever slot the next request gives it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from engine_build.model import ReferenceKV
+
+Value = TypeVar("Value")
+
+
+class ByteCache(Generic[Value]):
+    """A thread-safe LRU of values whose sizes `size_of` tells, in bytes. `max_bytes` 0 keeps nothing."""
+
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.evictions = 0
+        self._size_of = size_of
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Hashable) -> Value | None:
+        """The value, now the most recently used, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self.misses += 1
+                return None
+            self._entries.move_to_end(key)
+            self.hits += 1
+            return entry[0]
+
+    def put(self, key: Hashable, value: Value) -> int:
+        """Keeps the value unless it alone exceeds the bound; returns how many entries had to go."""
+        size = self._size_of(value)
+        with self._lock:
+            replaced = self._entries.pop(key, None)
+            if replaced is not None:
+                self.bytes -= replaced[1]
+            if size > self.max_bytes:
+                return 0
+            evicted = 0
+            while self.bytes + size > self.max_bytes:
+                _, (_, freed) = self._entries.popitem(last=False)
+                self.bytes -= freed
+                evicted += 1
+            self._entries[key] = (value, size)
+            self.bytes += size
+            self.evictions += evicted
+            return evicted
+
+    def clear(self) -> None:
+        """Forgets every value; the counts stay."""
+        with self._lock:
+            self._entries.clear()
+            self.bytes = 0
+
+
+@dataclass(frozen=True)
+class Caches:
+    """The three stores of one engine, named as in the metrics: text, latents, reference_kv."""
+
+    text: ByteCache[Tensor]
+    latents: ByteCache[Tensor]
+    reference_kv: ByteCache[ReferenceKV]
+
+    @classmethod
+    def of(cls, *, text_bytes: int, latent_bytes: int, reference_bytes: int) -> Caches:
+        return cls(
+            ByteCache(text_bytes, _tensor_bytes),
+            ByteCache(latent_bytes, _tensor_bytes),
+            ByteCache(reference_bytes, lambda kv: kv.bytes),
+        )
+
+    def clear(self) -> None:
+        for cache in (self.text, self.latents, self.reference_kv):
+            cache.clear()
+
+
+def _tensor_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
