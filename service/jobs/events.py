@@ -1,7 +1,8 @@
 """What happened to a job, in order, for anyone who follows it and for those who lost the connection.
 
-Events are written inside the atomic steps of `queue.lua`, so that a state and its event appear together. A reader
-that names the last id it saw gets everything after it, then what happens, to the terminal event.
+Events are written inside the atomic steps of `queue.lua`, so that a state and its event appear
+together. A reader that names the last id it saw gets everything after it, then what happens, to the
+terminal event.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class EventLog:
         self._store = store
 
     async def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
-        """Replay after `last_id` (None: from the start), then follow until the terminal event or the job is gone.
+        """Replay after `last_id` (None: from the start), then follow until the terminal event or the
+        job is gone.
 
-        While the job waits, a `queued` event with its new position comes whenever that changes; it carries the
-        last written id, so that reconnecting after it loses nothing. Raises ValueError for a malformed `last_id`,
-        StoreUnavailable when the store goes.
+        While the job waits, a `queued` event with its new position comes whenever that changes; it
+        carries the last written id, so that reconnecting after it loses nothing. Raises ValueError for
+        a malformed `last_id`, StoreUnavailable when the store goes.
         """
         if last_id is not None and not _EVENT_ID.fullmatch(last_id):
             raise ValueError("a last event id looks like 1700000000000-0")

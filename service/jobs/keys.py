@@ -33,9 +33,7 @@ GARMENT = PREFIX + "garment:"
 
 GROUP = "workers"
 
-_TABLE = {
-    name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")
-}
+_TABLE = {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
 
 
 def lua_table() -> str:

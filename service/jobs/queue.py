@@ -1,8 +1,8 @@
 """The queue: admission, claims under leases, fencing, deadlines, cancellation, one visible result a job.
 
-Every change of state is one atomic Lua step (the schema is on top of `queue.lua`), so any process may die between
-any two calls. All methods raise StoreUnavailable within a second when the store does not answer. Calls are safe to
-repeat except `claim`, whose lost answer costs the jobs one lease.
+Every change of state is one atomic Lua step (the schema is on top of `queue.lua`), so any process may
+die between any two calls. All methods raise StoreUnavailable within a second when the store does not
+answer. Calls are safe to repeat except `claim`, whose lost answer costs the jobs one lease.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import asyncio
 import base64
 import hashlib
 import json
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal, cast
+from functools import partial
+from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
 
-from service.errors import Conflict, IdempotencyMismatch, NotFound, QueueFull, TooManyRequests
+from service.errors import Conflict, NotFound
 from service.jobs import keys
 from service.jobs.catalogue import Catalogue
 from service.jobs.events import EventLog
 from service.jobs.records import record_from_fields
+from service.jobs.refusals import refusal
 from service.jobs.schemas import (
     Backlog,
     Claim,
@@ -40,6 +41,7 @@ from service.jobs.schemas import (
     WorkerInfo,
 )
 from service.jobs.store import Store, open_client
+from service.jobs.totals import TotalsCopy
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -55,8 +57,8 @@ MAX_BLOCK_S = 5.0
 class JobQueue:
     """All operations on jobs; one instance a process, on one event loop.
 
-    With `metrics`, the queue counts what it causes or sees: refusals, queue time, latency; `observe` copies the
-    store's own totals and gauges.
+    With `metrics`, the queue counts what it causes or sees: refusals, queue time, latency; `observe`
+    copies the store's own totals and gauges.
     """
 
     def __init__(self, client: Redis, settings: Settings, metrics: Metrics | None = None) -> None:
@@ -65,7 +67,7 @@ class JobQueue:
         self.store = Store(client, settings.store_timeout_s)
         self.event_log = EventLog(self.store)
         self.catalogue = Catalogue(self.store)
-        self._seen_totals: dict[str, int] = {}
+        self._totals = TotalsCopy()
 
     @classmethod
     async def connect(cls, settings: Settings, metrics: Metrics | None = None) -> JobQueue:
@@ -115,48 +117,16 @@ class JobQueue:
                     await asyncio.sleep(pause)
                     pause = min(0.25, pause * 1.5)
                 case _:
-                    raise self._refusal(answer)
-
-    def _refusal(
-        self, answer: list[str]
-    ) -> QueueFull | TooManyRequests | IdempotencyMismatch | Conflict:
-        retry_after = math.ceil(float(answer[1])) if len(answer) > 1 else None
-        error: QueueFull | TooManyRequests | IdempotencyMismatch | Conflict
-        match answer[0]:
-            case "mismatch":
-                error = IdempotencyMismatch("This Idempotency-Key came with another body; use a new key.")
-            case "pending":
-                error = Conflict(
-                    "The first request with this Idempotency-Key is still being read; try again.",
-                    code="idempotency-in-progress",
-                    retry_after=1,
-                )
-                error.retryable = True
-            case "full":
-                error = QueueFull("As many jobs as we can take are in flight; try again.", retry_after=retry_after)
-            case "rate":
-                error = TooManyRequests(
-                    "Too many requests a minute for this key.", code="rate-limited", retry_after=retry_after
-                )
-            case "concurrency":
-                error = TooManyRequests(
-                    "Too many jobs of this key are in flight; wait for one to end.",
-                    code="concurrency-limited",
-                    retry_after=retry_after,
-                )
-            case _:
-                error = TooManyRequests(
-                    "The daily quota of this key is used up.", code="quota-exceeded", retry_after=retry_after
-                )
-        if self.metrics is not None:
-            self.metrics.admission_rejected.labels(error.code).inc()
-        return error
+                    error = refusal(answer)
+                    if self.metrics is not None:
+                        self.metrics.admission_rejected.labels(error.code).inc()
+                    raise error
 
     async def submit(self, reservation: Reserved, spec: JobSpec) -> None:
         """Turn a reservation into a queued job; once it returns, the job is written.
 
-        `spec.id` must be the reservation's. Raises ValueError when it is not, Conflict when the reservation was
-        released or ran out meanwhile.
+        `spec.id` must be the reservation's. Raises ValueError when it is not, Conflict when the
+        reservation was released or ran out meanwhile.
         """
         if spec.id != reservation.id or spec.tenant != reservation.tenant:
             raise ValueError("the job's id and tenant must be those of its reservation")
@@ -185,7 +155,9 @@ class JobQueue:
         return record_from_fields(fields, position)
 
     async def existed(self, job_id: str) -> bool:
-        """Whether a job of this id was here and has ended, been erased or run out (the difference of 410 and 404)."""
+        """Whether a job of this id was here and has ended, been erased or run out (the difference of
+        410 and 404).
+        """
         return bool(await self.store.call(lambda: self.store.client.exists(keys.GONE + job_id)))
 
     async def cancel(self, job_id: str) -> JobRecord:
@@ -209,13 +181,12 @@ class JobQueue:
             await self.store.script("erase", job_id, self.settings.result_ttl_s)
         return record
 
-    async def claim(
-        self, worker_id: str, *, max_jobs: int, token_budget: int, block_s: float
-    ) -> list[Claim]:
-        """Lease up to `max_jobs` waiting jobs, the first always, more while their tokens fit the budget together.
+    async def claim(self, worker_id: str, *, max_jobs: int, token_budget: int, block_s: float) -> list[Claim]:
+        """Lease up to `max_jobs` waiting jobs, the first always, more while their tokens fit the budget
+        together.
 
-        Waits up to `block_s` for work, woken as soon as some comes; [] when none did. Canceled and expired jobs
-        never come. A job whose worker was lost comes alone.
+        Waits up to `block_s` for work, woken as soon as some comes; [] when none did. Canceled and
+        expired jobs never come. A job whose worker was lost comes alone.
         """
         patience = time.monotonic() + block_s
         while True:
@@ -232,11 +203,9 @@ class JobQueue:
             if taken or left <= 0:
                 break
             wait = min(left, MAX_BLOCK_S)
-            await self.store.block(lambda client, s=wait: client.blpop([keys.WAKE], timeout=s), wait)
+            await self.store.block(partial(_wake_up, wait), wait)
         claims = [
-            Claim(
-                spec=JobSpec.model_validate_json(spec), fence=int(fence), attempt=int(attempt), entry=entry
-            )
+            Claim(spec=JobSpec.model_validate_json(spec), fence=int(fence), attempt=int(attempt), entry=entry)
             for _, fence, attempt, entry, spec in taken
         ]
         if self.metrics is not None:
@@ -254,9 +223,7 @@ class JobQueue:
             return {}
         pairs = [part for claim in claims for part in (claim.spec.id, claim.fence)]
         answers = await self.store.script("heartbeat", int(self.settings.lease_s * 1000), *pairs)
-        return {
-            claim.spec.id: cast(Heartbeat, answer) for claim, answer in zip(claims, answers, strict=True)
-        }
+        return {claim.spec.id: cast(Heartbeat, answer) for claim, answer in zip(claims, answers, strict=True)}
 
     async def progress(
         self, claim: Claim, *, stage: str, step: int, steps: int, preview: bytes | None = None
@@ -279,8 +246,8 @@ class JobQueue:
     ) -> bool:
         """End a job. True when this outcome is the visible one.
 
-        False when the lease was lost, or when a picture came after a cancellation: then nobody will see `result`
-        and its blob should be deleted.
+        False when the lease was lost, or when a picture came after a cancellation: then nobody will see
+        `result` and its blob should be deleted.
         """
         (visible,) = await self.store.script(
             "finish",
@@ -299,7 +266,9 @@ class JobQueue:
         return bool(visible)
 
     async def hand_back(self, claim: Claim) -> bool:
-        """Return a claimed job to its place in the line; the attempt does not count. False when it was lost."""
+        """Return a claimed job to its place in the line; the attempt does not count. False when it was
+        lost.
+        """
         return bool(
             await self.store.script("hand_back", claim.spec.id, claim.fence, self.settings.result_ttl_s)
         )
@@ -317,7 +286,9 @@ class JobQueue:
         return cast(Settled, answer)
 
     async def sweep(self) -> SweepReport:
-        """Do what time asks for: requeue or give up lost leases, expire deadlines, drop stale reservations."""
+        """Do what time asks for: requeue or give up lost leases, expire deadlines, drop stale
+        reservations.
+        """
         answer = await self.store.script(
             "sweep", self.settings.max_attempts, self.settings.result_ttl_s, int(DEADLINE_GRACE_S * 1000)
         )
@@ -336,28 +307,14 @@ class JobQueue:
     async def observe(self, metrics: Metrics) -> None:
         """Copy the store's gauges and totals into `metrics`, before a scrape.
 
-        The totals are exact under any crash, and the same from every gateway: aggregate them with max, not sum.
+        The totals are exact under any crash, and the same from every gateway: aggregate them with max,
+        not sum.
         """
-        backlog, totals = await self.backlog(), await self.totals()
+        backlog = await self.backlog()
         metrics.requests_waiting.set(backlog.waiting)
         metrics.requests_running.set(backlog.running)
         metrics.backlog_seconds.set(backlog.seconds)
-        for name, value in totals.items():
-            grown = value - self._seen_totals.get(name, 0)
-            self._seen_totals[name] = value
-            if grown <= 0:
-                continue
-            match name.split("|"):
-                case ["requests", status, reason]:
-                    metrics.requests.labels(status, reason).inc(grown)
-                case ["canceled", phase]:
-                    metrics.canceled.labels(phase).inc(grown)
-                case ["dead_letter", reason]:
-                    metrics.dead_letter.labels(reason).inc(grown)
-                case ["deadline_exceeded"]:
-                    metrics.deadline_exceeded.inc(grown)
-                case ["lease_lost"]:
-                    metrics.lease_lost.inc(grown)
+        self._totals.copy(await self.totals(), metrics)
 
     async def announce(self, info: WorkerInfo, ttl_s: float) -> None:
         """Say that a worker is ready and what its engine is; forgotten after `ttl_s` without another call."""
@@ -392,14 +349,18 @@ class JobQueue:
 
         Starts with now; heartbeats tell the same a little later. Raises StoreUnavailable when the store goes.
         """
-        last = "$"
+        newest = await self.store.call(lambda: self.store.client.xrevrange(keys.CANCELS, count=1))
+        last = newest[0][0] if newest else "0-0"
         while True:
-            answer = await self.store.block(
-                lambda client, after=last: client.xread(
-                    {keys.CANCELS: after}, block=int(MAX_BLOCK_S * 1000)
-                ),
-                MAX_BLOCK_S,
-            )
+            answer = await self.store.block(partial(_canceled_after, last), MAX_BLOCK_S)
             for entry, fields in answer[0][1] if answer else ():
                 last = entry
                 yield fields["job"]
+
+
+async def _wake_up(wait_s: float, client: Redis) -> None:
+    await client.blpop([keys.WAKE], timeout=wait_s)
+
+
+async def _canceled_after(last: str, client: Redis) -> Any:
+    return await client.xread({keys.CANCELS: last}, block=int(MAX_BLOCK_S * 1000))

@@ -131,7 +131,9 @@ class WorkerInfo(Wire):
 
 
 class GarmentRecord(Wire):
-    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted or replaced."""
+    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted or
+    replaced.
+    """
 
     sku: str
     blob: str
@@ -165,7 +167,9 @@ class Existing(Wire):
 
 
 class Backlog(Wire):
-    """Jobs waiting, running and accepted but not terminal; `seconds` is waiting work over the service rate."""
+    """Jobs waiting, running and accepted but not terminal; `seconds` is waiting work over the service
+    rate.
+    """
 
     waiting: int
     running: int

@@ -1,9 +1,12 @@
 """Picture bytes: a local folder by default, any S3, Google or Azure bucket by URL, memory for tests.
 
-A blob's key is `<kind>/<hour>/<sha256>-<nonce>`. The hash names the content (caches use it, `content_hash`); the
-nonce makes every upload its own blob, so erasing one job's inputs never takes the same picture from another job;
-the hour lets the sweep look only where something can have run out. Kinds: `input` and `result` have a TTL,
-`garment` (the catalogue) has none.
+A blob's key is `<kind>/<hour>/<sha256>-<nonce>`. The hash names the content (caches use it,
+`content_hash`); the nonce makes every upload its own blob, so erasing one job's inputs never takes the
+same picture from another job; the hour lets the sweep look only where something can have run out.
+Kinds: `input` and `result` have a TTL, `garment` (the catalogue) has none.
+
+obstore's blocking calls run on threads of ours: its own awaitables are finished by a runtime that can
+outlive the interpreter and abort the process at exit.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import obstore
 from obstore.exceptions import BaseError
@@ -27,20 +33,25 @@ from service.errors import Gone, StoreUnavailable
 from service.jobs.schemas import JobRecord
 from service.settings import Settings
 
+T = TypeVar("T")
 Kind = Literal["input", "result", "garment"]
 
 BLOB_TIMEOUT_S = 10.0
 HOUR_S = 3600
+SWEEP_PAGE = 500
 
 
 class BlobStore:
     """Blobs by key, and the signatures of addresses that show one."""
 
-    def __init__(self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
         self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s}
         self._key = settings.signing_key()
         self._clock = clock
+        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
 
     @classmethod
     def open(cls, settings: Settings) -> BlobStore:
@@ -56,7 +67,7 @@ class BlobStore:
             elif address.startswith("memory://"):
                 store = MemoryStore()
             else:
-                store = from_url(address)
+                store = from_url(address, client_options={"timeout": "8s"})
         except (BaseError, OSError, ValueError) as error:
             scheme = address.split(":", 1)[0]
             raise StoreUnavailable(
@@ -70,61 +81,60 @@ class BlobStore:
         key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
         # Local folders and memory keep no attributes; records carry the content type anyway.
         attributes = None if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
-        try:
-            async with asyncio.timeout(BLOB_TIMEOUT_S):
-                await obstore.put_async(self._store, key, data, attributes=attributes)
-        except (BaseError, OSError) as error:
-            raise _unavailable(error) from error
+        await self._call(lambda: obstore.put(self._store, key, data, attributes=attributes))
         return key
 
     async def get(self, key: str) -> bytes:
         """The bytes of a blob. Raises Gone when it was erased, StoreUnavailable."""
+        path = _checked(key)
         try:
-            async with asyncio.timeout(BLOB_TIMEOUT_S):
-                found = await obstore.get_async(self._store, _checked(key))
-                return bytes(await found.bytes_async())
+            return await self._call(lambda: obstore.get(self._store, path).bytes().to_bytes())
         except FileNotFoundError:
             raise Gone("This picture has been erased.") from None
-        except (BaseError, OSError) as error:
-            raise _unavailable(error) from error
 
     async def delete(self, *keys: str) -> None:
         """Erase blobs at once; those that are already gone are no error. Raises StoreUnavailable."""
-        for key in keys:
-            try:
-                async with asyncio.timeout(BLOB_TIMEOUT_S):
-                    await obstore.delete_async(self._store, _checked(key))
-            except FileNotFoundError:
-                continue
-            except (BaseError, OSError) as error:
-                raise _unavailable(error) from error
+        for path in map(_checked, keys):
+            with suppress(FileNotFoundError):
+                await self._call(partial(obstore.delete, self._store, path))
 
     async def sweep_expired(self) -> int:
         """Erase every input and result older than its TTL; returns how many. Raises StoreUnavailable."""
-        try:
-            return sum([await self._sweep_kind(kind, ttl_s) for kind, ttl_s in self._ttl_s.items()])
-        except (BaseError, OSError) as error:
-            raise _unavailable(error) from error
-
-    async def _sweep_kind(self, kind: str, ttl_s: int) -> int:
-        cutoff = self._clock() - ttl_s
         erased = 0
-        listed = await obstore.list_with_delimiter_async(self._store, prefix=kind)
-        for prefix in listed["common_prefixes"]:
-            hour = datetime.strptime(prefix.rsplit("/", 1)[-1], "%Y%m%d%H").replace(tzinfo=UTC)
-            if hour.timestamp() > cutoff:
-                continue
-            whole_hour = hour.timestamp() + HOUR_S <= cutoff
-            async for page in obstore.list(self._store, prefix=prefix):
-                due = [
-                    meta["path"]
-                    for meta in page
-                    if whole_hour or meta["last_modified"].timestamp() <= cutoff
-                ]
-                if due:
-                    await obstore.delete_async(self._store, due)
-                    erased += len(due)
+        for kind, ttl_s in self._ttl_s.items():
+            due = await self._call(partial(self._due, kind, self._clock() - ttl_s))
+            for start in range(0, len(due), SWEEP_PAGE):
+                await self.delete(*due[start : start + SWEEP_PAGE])
+            erased += len(due)
         return erased
+
+    def _due(self, kind: str, cutoff: float) -> list[str]:
+        due: list[str] = []
+        for prefix in obstore.list_with_delimiter(self._store, prefix=kind)["common_prefixes"]:
+            hour = datetime.strptime(prefix.rsplit("/", 1)[-1], "%Y%m%d%H").replace(tzinfo=UTC).timestamp()
+            if hour > cutoff:
+                continue
+            whole_hour = hour + HOUR_S <= cutoff
+            for page in obstore.list(self._store, prefix=prefix):
+                due += [
+                    meta["path"] for meta in page if whole_hour or meta["last_modified"].timestamp() <= cutoff
+                ]
+        return due
+
+    async def _call(self, operation: Callable[[], T]) -> T:
+        """Run a blocking operation on a thread; FileNotFoundError passes, anything else is
+        StoreUnavailable.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(BLOB_TIMEOUT_S):
+                return await loop.run_in_executor(self._threads, operation)
+        except FileNotFoundError:
+            raise
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(
+                f"The picture store does not answer ({type(error).__name__}); try again.", retry_after=2
+            ) from error
 
     def sign(self, job_id: str, expires_at: float) -> str:
         """A token that lets its bearer see the result of `job_id` until `expires_at` (Unix seconds)."""
@@ -149,7 +159,9 @@ def content_hash(key: str) -> str:
 
 
 def blobs_of(record: JobRecord) -> list[str]:
-    """The blobs that belong to a job alone: its person, its uploaded garments, its result; not catalogue ones."""
+    """The blobs that belong to a job alone: its person, its uploaded garments, its result; not
+    catalogue ones.
+    """
     mine = [record.spec.person, *(garment.blob for garment in record.spec.garments if garment.sku is None)]
     if record.result is not None:
         mine.append(record.result.blob)
@@ -166,9 +178,3 @@ def _checked(key: str) -> str:
     if kind not in ("input", "result", "garment") or ".." in rest or not rest:
         raise Gone("This picture has been erased.")
     return key
-
-
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"The picture store does not answer ({type(error).__name__}); try again.", retry_after=2
-    )

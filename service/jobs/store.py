@@ -1,9 +1,9 @@
 """The connection to the store: bounded in time, one error for every way it can fail, scripts by name.
 
-redis-py retries ten times and waits five seconds by default, which turns one stalled write into two and a dead
-server into a minute of silence. Here a call takes at most `store_timeout_s`, nothing is retried by the client
-library, and only calls that are safe to repeat are repeated, once, after a broken connection. Blocking reads have
-their own connections.
+redis-py retries ten times and waits five seconds by default, which turns one stalled write into two and
+a dead server into a minute of silence. Here a call takes at most `store_timeout_s`, nothing is retried
+by the client library, and only calls that are safe to repeat are repeated, once, after a broken
+connection. Blocking reads have their own connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from redis.backoff import NoBackoff
 from service.errors import StoreUnavailable
 from service.jobs.keys import lua_table
 
-_REFUSALS = ("OOM", "READONLY", "MISCONF", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH", "BUSY", "NOREPLICAS")
+_REFUSALS = (
+    "OOM",
+    "READONLY",
+    "MISCONF",
+    "LOADING",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOAUTH",
+    "BUSY",
+    "NOREPLICAS",
+)
 BLOCKING_SLACK_S = 0.8
 
 
@@ -46,7 +56,8 @@ def open_client(url: str, timeout_s: float) -> Redis:
 
 
 class Store:
-    """Short calls on `client`, blocking reads on a twin of it. All raise StoreUnavailable and nothing else of redis.
+    """Short calls on `client`, blocking reads on a twin of it. All raise StoreUnavailable and nothing
+    else of redis.
 
     A programming error in a script surfaces as redis ResponseError, on purpose.
     """
@@ -56,7 +67,9 @@ class Store:
         self.timeout_s = timeout_s
         pool = client.connection_pool
         arguments = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
-        self._blocking = Redis(connection_pool=type(pool)(connection_class=pool.connection_class, **arguments))
+        self._blocking = Redis(
+            connection_pool=type(pool)(connection_class=pool.connection_class, **arguments)
+        )
         self._scripts: dict[str, Any] = {}
 
     async def close(self) -> None:
@@ -106,7 +119,9 @@ class Store:
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
-    """The one error for every way the store can fail; the cause is chained, addresses stay out of the message."""
+    """The one error for every way the store can fail; the cause is chained, addresses stay out of the
+    message.
+    """
     return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=1)
 
 
