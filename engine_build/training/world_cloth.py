@@ -11,12 +11,13 @@ from .world_specs import LOGOS, PALETTE, PATTERNS, GarmentSpec
 _LOGO_AT = {
     "tops": (0.0, 0.085),
     "dresses": (0.0, 0.085),
-    "coats": (0.068, 0.075),
+    "coats": (0.080, 0.085),
     "pants": (0.050, 0.330),
     "skirts": (0.040, 0.300),
     "bags": (0.0, 0.012),
-    "hats": (0.0, -0.052),
+    "hats": (0.0, -0.040),
 }
+_LOGO_SIZE = {"bags": 0.034, "hats": 0.028, "pants": 0.038}
 _TRIM = {"coats": (0.93, 0.82, 0.52), "shoes": (0.96, 0.95, 0.93), "bags": (0.93, 0.78, 0.38)}
 _ORDER = {name: i for i, name in enumerate(PATTERNS)}
 
@@ -110,7 +111,7 @@ def _print(specs: list[GarmentSpec], u: Tensor, v: Tensor, scale: float | Tensor
 
 def _logo(specs: list[GarmentSpec], u: Tensor, v: Tensor, scale: float | Tensor) -> Tensor:
     at = [_LOGO_AT[g.category] for g in specs]
-    size = _column([0.026 if g.category in ("bags", "hats") else 0.036 for g in specs])
+    size = _column([_LOGO_SIZE.get(g.category, 0.046) for g in specs])
     shape = _column([float(LOGOS.index(g.logo)) for g in specs])
     x, y = (u - _column([p[0] for p in at])) / size, (v - _column([p[1] for p in at])) / size
     ax, ay = x.abs(), y.abs()

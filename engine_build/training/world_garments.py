@@ -264,8 +264,8 @@ def _bags(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | 
     d = torch.where(g.style == 1, disc, square)
     hook_x, hook_y = p.cx + g.side * (p.shoulder - 0.012), s.shoulder_y + 0.006
     edge = torch.where(g.style == 1, 0.045, 0.80 * half)
-    strap = capsule(x, y, (hook_x, hook_y, bx - edge, by - 0.6 * tall), 0.0065, 0.0065)
-    strap = torch.minimum(strap, capsule(x, y, (hook_x, hook_y, bx + edge, by - 0.6 * tall), 0.0065, 0.0065))
+    strap = capsule(x, y, (hook_x, hook_y, bx - edge, by - 0.6 * tall), 0.0085, 0.0085)
+    strap = torch.minimum(strap, capsule(x, y, (hook_x, hook_y, bx + edge, by - 0.6 * tall), 0.0085, 0.0085))
     whole = torch.minimum(d, strap)
     flap = torch.where(g.style == 0, dy + 0.006 - 0.9 * dx * dx, torch.ones_like(dy))
     flap_edge = flap.abs() - 0.004

@@ -44,11 +44,13 @@ def capsule(
 
 
 def ellipse(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, rx: Tensor | float, ry: Tensor | float) -> Tensor:
-    """Approximate distance to an ellipse, exact on circles."""
+    """Distance to an ellipse: first order near its edge (so thin ones stay sharp), exact on circles."""
     dx, dy = (x - cx) / rx, (y - cy) / ry
     k = (dx * dx + dy * dy).sqrt_()
+    gx, gy = dx / rx, dy / ry
+    slope = (gx * gx + gy * gy).sqrt_()
     smaller = torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
-    return (k - 1.0) * smaller
+    return (k - 1.0) * (k + 1e-6) / (slope + 1e-6 / smaller)
 
 
 def box(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, rx: Tensor | float, ry: Tensor | float) -> Tensor:
@@ -72,4 +74,5 @@ def profile(y: Tensor, *knots: tuple[Tensor, Tensor]) -> Tensor:
 
 def paint(canvas: Tensor, coverage: Tensor, colour: Tensor) -> None:
     """Lay ``colour`` (N, 3, 1|h, 1|w) over ``canvas`` (N, 3, h, w) in place by ``coverage`` (N, h, w)."""
-    canvas.add_((colour - canvas).mul_(coverage.unsqueeze(1)))
+    share = coverage.unsqueeze(1)
+    canvas.mul_(1.0 - share).add_(colour * share)
