@@ -66,7 +66,7 @@ export class Rail {
 
   #offerLayers(row, layer) {
     const words = LAYERS[row.category.value];
-    row.layer.replaceChildren(new Option("As it falls", ""), ...words.map((word) => new Option(sentence(word), word)));
+    row.layer.replaceChildren(new Option("As is", ""), ...words.map((word) => new Option(sentence(word), word)));
     row.layer.value = words.includes(layer) ? layer : "";
     row.layer.parentElement.hidden = words.length === 0;
   }

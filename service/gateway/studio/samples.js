@@ -53,8 +53,15 @@ export function outfitButton(outfit, index, onClick) {
   button.setAttribute("aria-label", `Try sample outfit ${index + 1}: a person and ${pieces} garment${pieces > 1 ? "s" : ""}`);
   const rack = document.createElement("span");
   rack.className = "rack";
+  rack.classList.toggle("single", pieces < 3);
   rack.append(...outfit.garments.slice(0, 4).map((garment) => picture(garment.file)));
-  button.append(picture(outfit.person), rack);
+  const look = document.createElement("span");
+  look.className = "look";
+  look.append(picture(outfit.person), rack);
+  const words = document.createElement("span");
+  words.className = "invitation";
+  words.textContent = "Try this look";
+  button.append(look, words);
   button.addEventListener("click", onClick);
   return button;
 }

@@ -1,12 +1,16 @@
 // The right-hand side: one of empty, working, problem or done, and what each of them says.
 
 import { Compare } from "./compare.js";
-import { load } from "./pictures.js";
+import { enlarge, load } from "./pictures.js";
 import { showTimings } from "./timings.js";
 import { placeInLine, stageNow } from "./wording.js";
 
 const ENLARGED_WIDTH = 576;
 const at = (id) => document.getElementById(id);
+
+function keepRatio(img) {
+  if (img.naturalWidth) img.parentElement.style.setProperty("--ratio", `${img.naturalWidth} / ${img.naturalHeight}`);
+}
 
 export class Stage {
   #compare = new Compare(document.querySelector("#compare .frame"), at("slider"));
@@ -42,6 +46,10 @@ export class Stage {
     else preview.removeAttribute("src");
     preview.hidden = !original;
     preview.onerror = () => { preview.hidden = true; };
+    preview.onload = () => {
+      keepRatio(preview);
+      enlarge(preview, ENLARGED_WIDTH);
+    };
     this.progress("upload", null);
   }
 
@@ -93,8 +101,7 @@ export class Stage {
     const before = at("before");
     this.#enter("done");
     const size = await load(after, this.#url(blob), ENLARGED_WIDTH);
-    const frame = after.parentElement;
-    if (size) frame.style.setProperty("--ratio", `${size.width} / ${size.height}`);
+    keepRatio(after);
     const drawn = original ? await load(before, this.#url(original), ENLARGED_WIDTH) : null;
     before.hidden = !drawn;
     this.#compare.reset(Boolean(drawn));

@@ -19,16 +19,16 @@ const CATEGORY_NAMES = {
 };
 
 const STAGES = {
-  upload: ["Sending", "Sending the pictures"],
-  queue: ["In the queue", "Waiting in the queue"],
-  fetch: ["Fetching", "Fetching the pictures"],
-  decode: ["Reading", "Reading the pictures"],
-  text: ["Reading your words", "Reading the words"],
-  vae_encode: ["Looking at the clothes", "Looking at the clothes"],
+  upload: ["Sending", "Sending"],
+  queue: ["In the queue", "In the queue"],
+  fetch: ["Fetching the pictures", "Fetching"],
+  decode: ["Reading the pictures", "Reading pictures"],
+  text: ["Reading your words", "Reading words"],
+  vae_encode: ["Looking at the clothes", "Seeing the clothes"],
   denoise: ["Painting", "Painting"],
-  vae_decode: ["Developing", "Developing the picture"],
-  encode: ["Saving", "Saving the picture"],
-  store: ["Saving", "Storing the picture"],
+  vae_decode: ["Developing", "Developing"],
+  encode: ["Saving", "Saving"],
+  store: ["Saving", "Storing"],
   engine: ["Painting", "The model"],
   total: ["Working", "In all"],
 };

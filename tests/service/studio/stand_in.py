@@ -63,6 +63,7 @@ def png(image: Image.Image, kind: str = "PNG") -> bytes:
 class StandIn:
     """What the next requests meet; tests change the fields between steps."""
 
+    url: str = ""
     step_s: float = 0.08
     steps: int = 4
     drop_after: int | None = None
@@ -92,7 +93,10 @@ class StandIn:
 
     async def manifest(self, request: Request) -> Response:
         garments = [{"file": f"{c}.png", "category": c, "label": f"Sample {c}"} for c in COLOURS]
-        outfit = {"person": "mira.png", "garments": [{"file": "tops.png"}, {"file": "coats.png", "layer": "open"}]}
+        outfit = {
+            "person": "mira.png",
+            "garments": [{"file": "tops.png"}, {"file": "coats.png", "layer": "open"}],
+        }
         people = [{"file": "mira.png", "label": "Mira"}, {"file": "tom.png", "label": "Tom"}]
         return JSONResponse({"people": people, "garments": garments, "outfits": [{**outfit, "prompt": ""}]})
 
@@ -101,15 +105,27 @@ class StandIn:
         return Response(draw_garment(stem) if stem in COLOURS else draw_person(), media_type="image/png")
 
     async def models(self, request: Request) -> Response:
-        model = {"id": "nano", "device": "cpu", "note": NOTE, "default_steps": 4, "max_steps": 50, "size_multiple": 8}
+        model = {
+            "id": "nano",
+            "device": "cpu",
+            "note": NOTE,
+            "default_steps": 4,
+            "max_steps": 50,
+            "size_multiple": 8,
+        }
         return JSONResponse({"object": "list", "data": [model]})
 
     async def create(self, request: Request) -> Response:
         self.keys_seen.append(request.headers["idempotency-key"])
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
-            problem = {"title": "A valid API key is needed", "detail": "Send it as a bearer token.", "code": "unauthorized"}
+            problem = {
+                "title": "A valid API key is needed",
+                "detail": "Send it as a bearer token.",
+                "code": "unauthorized",
+            }
             return JSONResponse(problem, 401)
-        await request.form()
+        async with request.form():
+            pass
         if self.refuse:
             (status, problem), self.refuse = self.refuse, None
             return JSONResponse(problem, status, headers={"Retry-After": "3"} if status == 503 else None)
@@ -126,7 +142,10 @@ class StandIn:
             "seed": 7,
             "attempts": 1,
             "model": "nano",
-            "instruction": {"text": "The person of image 1 wearing the coat of image 2 open.", "by": "grammar"},
+            "instruction": {
+                "text": "The person of image 1 wearing the coat of image 2 open.",
+                "by": "grammar",
+            },
             "timings": {},
             "result": None,
             "error": None,
@@ -135,7 +154,9 @@ class StandIn:
 
     async def read(self, request: Request) -> Response:
         job = self.jobs.get(request.path_params["id"])
-        return JSONResponse(job) if job else JSONResponse({"title": "No such try-on", "code": "not-found"}, 404)
+        return (
+            JSONResponse(job) if job else JSONResponse({"title": "No such try-on", "code": "not-found"}, 404)
+        )
 
     async def image(self, request: Request) -> Response:
         return Response(draw_person("#c0563b", "#8a7a5c"), media_type="image/png")
@@ -147,12 +168,17 @@ class StandIn:
     async def events(self, request: Request) -> Response:
         self.last_event_ids.append(request.headers.get("last-event-id"))
         first = int(request.headers.get("last-event-id", "0")) + 1
-        return StreamingResponse(self.stream(request.path_params["id"], first), media_type="text/event-stream")
+        return StreamingResponse(
+            self.stream(request.path_params["id"], first), media_type="text/event-stream"
+        )
 
     async def stream(self, job_id: str, first: int) -> AsyncIterator[bytes]:
         job = self.jobs[job_id]
         preview = base64.b64encode(png(Image.open(io.BytesIO(draw_person("#c0563b"))), "JPEG")).decode()
-        script: list[tuple[str, dict[str, Any]]] = [("queued", {"position": 2}), ("processing", {"stage": "text"})]
+        script: list[tuple[str, dict[str, Any]]] = [
+            ("queued", {"position": 2}),
+            ("processing", {"stage": "text"}),
+        ]
         for step in range(1, self.steps + 1):
             at = {"stage": "denoise", "step": step, "steps": self.steps, "preview": preview}
             script.append(("progress", at))
@@ -175,5 +201,11 @@ class StandIn:
     def end(self, job: dict[str, Any], status: str) -> None:
         job["status"] = status
         if status == "succeeded":
-            job["timings"] = {"queue": 0.021, "text": 0.043, "denoise": 0.62, "vae_decode": 0.11, "total": 0.83}
+            job["timings"] = {
+                "queue": 0.021,
+                "text": 0.043,
+                "denoise": 0.62,
+                "vae_decode": 0.11,
+                "total": 0.83,
+            }
             job["result"] = {"url": job["links"]["image"], "width": 72, "height": 96}

@@ -1,0 +1,154 @@
+"""A real headless Chromium, and what the page meets: the real service or the scripted stand-in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image, ImageDraw
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from stand_in import StandIn
+from studio_page import StudioPage
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,900",
+)
+ROOT = Path(__file__).parents[3]
+READY_S = 60.0
+
+
+def missing(what: str) -> None:
+    """No browser: a failure in CI, a loud skip elsewhere."""
+    message = f"{what} is missing: the studio page is NOT tested (apt-get install chromium chromium-driver)"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One browser with a new, empty profile."""
+    binary = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    if binary is None:
+        missing("Chromium")
+    if driver is None:
+        missing("chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(binary)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(str(driver)))
+    yield browser
+    browser.quit()
+
+
+def free_port() -> int:
+    """A TCP port nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(address: str) -> None:
+    """Until `address` answers 200."""
+    give_up = time.monotonic() + READY_S
+    with httpx.Client(trust_env=False) as client:
+        while time.monotonic() < give_up:
+            try:
+                if client.get(address).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+    pytest.fail(f"{address} did not answer")
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """The scripted stand-in, served on `stand_in.url`."""
+    script = StandIn()
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(script.app(), port=port, log_level="error", ws="none", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    script.url = f"http://127.0.0.1:{port}/"
+    wait_for(script.url)
+    yield script
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real gateway, the real queue and a real worker whose engine only pretends, as child processes."""
+    from service.jobs.embedded import start_server
+
+    data = tmp_path_factory.mktemp("service")
+    port = free_port()
+    store = start_server(data)
+    common = ["--redis-url", store.url, "--data", str(data)]
+    commands = (
+        ["gateway", *common, "--port", str(port)],
+        ["worker", *common, "--model", "null:6:0.2"],
+    )
+    children = [
+        subprocess.Popen([sys.executable, "-m", "service.cli", *given], cwd=ROOT) for given in commands
+    ]
+    try:
+        wait_for(f"http://127.0.0.1:{port}/readyz")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait(timeout=40)
+        store.stop()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome) -> Iterator[StudioPage]:
+    """A desktop window; `page.open(url)` starts fresh."""
+    opened = StudioPage(chromium)
+    opened.resize(1280, 900)
+    yield opened
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with person.jpg (600 x 800), top.png, coat.png and not-a-picture.jpg."""
+    folder = tmp_path_factory.mktemp("photos")
+    person = Image.new("RGB", (600, 800), "#ddd6c8")
+    ImageDraw.Draw(person).ellipse((220, 80, 380, 260), fill="#c98f6b")
+    ImageDraw.Draw(person).rectangle((180, 280, 420, 780), fill="#33506e")
+    person.save(folder / "person.jpg", quality=95)
+    for name, colour in (("top", "#c0563b"), ("coat", "#8a7a5c")):
+        Image.new("RGB", (300, 400), colour).save(folder / f"{name}.png")
+    (folder / "not-a-picture.jpg").write_text("words, not light")
+    return folder
