@@ -25,7 +25,7 @@ class Photos:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photos")
 
     async def request(self, spec: JobSpec) -> TryOnRequest:
-        """The engine's request for a job. Raises Gone, InvalidImage or StoreUnavailable when a picture is not there."""
+        """The engine's request for a job. Raises Gone, InvalidImage or StoreUnavailable."""
         person, *garments = await asyncio.gather(
             self._load(spec.person), *(self._load(garment.blob) for garment in spec.garments)
         )
