@@ -30,7 +30,7 @@ class TensorHeader:
 def tensor_headers(part: Path, stem: str = "diffusion_pytorch_model") -> dict[str, TensorHeader]:
     """Every tensor of a part's folder, from one file or from an index of shards; reads headers only.
 
-    Raises CheckpointError for missing, broken or pickled files, and for an index that does not match its shards.
+    Raises CheckpointError for missing, broken or pickled files, or an index that contradicts its shards.
     """
     single, index = part / f"{stem}.safetensors", part / f"{stem}.safetensors.index.json"
     if single.is_file():
