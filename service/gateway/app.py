@@ -1,0 +1,108 @@
+"""The application: its parts opened and closed with its lifespan, and the order of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import uvicorn
+from fastapi import FastAPI
+
+from service import telemetry
+from service.gateway import compat_fashn, compat_openai, openapi, ops, problems, routes
+from service.gateway.exchange import Exchange
+from service.gateway.fleet import Fleet
+from service.gateway.garments import Garments
+from service.gateway.keys import KeyRing
+from service.gateway.limits import BodyLimit, guarded_protocol
+from service.gateway.rewriter import Rewriter
+from service.gateway.state import Gateway
+from service.gateway.tryons import TryOns
+from service.image_bounds import ImageLimits
+from service.image_pool import ImagePool
+from service.jobs.catalogue import Catalogue
+from service.jobs.queue import JobQueue
+from service.jobs.storage import BlobStore
+from service.metrics import Metrics
+from service.settings import Settings
+
+DESCRIPTION = (
+    "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with a "
+    "stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application. Raises SettingsError for a key file that cannot be used."""
+    keys = KeyRing(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            queue = await JobQueue.connect(settings, metrics)
+            stack.push_async_callback(queue.close)
+            blobs = BlobStore.open(settings)
+            limits = ImageLimits(max_bytes=settings.image_limit_bytes, max_megapixels=settings.max_megapixels)
+            pool = await stack.enter_async_context(ImagePool(limits))
+            rewriter = Rewriter(settings)
+            stack.push_async_callback(rewriter.close)
+            garments = Garments(Catalogue(queue.store), blobs, pool)
+            fleet = Fleet(queue)
+            tryons = TryOns(
+                settings, queue, blobs, pool=pool, rewriter=rewriter, garments=garments, fleet=fleet
+            )
+            app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)
+            yield
+
+    app = FastAPI(
+        title="Changeroom",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    for router in (routes.router, compat_openai.router, compat_fashn.router, ops.router):
+        app.include_router(router)
+    ops.mount_studio(app)
+    openapi.install(app, compat_fashn.FashnRequest)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Exchange)
+    return app
+
+
+def server(settings: Settings) -> uvicorn.Server:
+    """A uvicorn server with deadlines on slow and silent clients; `await server.serve()` runs it."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        http=guarded_protocol(settings),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.drain_grace_s),
+        backlog=1024,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(settings: Settings) -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    telemetry.configure_logging(settings)
+    telemetry.configure_tracing(settings, "changeroom-gateway")
+    server(settings).run()
+
+
+def _version() -> str:
+    try:
+        return version("changeroom")
+    except PackageNotFoundError:
+        return "0.0.0"

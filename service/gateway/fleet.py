@@ -1,0 +1,63 @@
+"""What the ready workers announce, read at most twice a second: models, bounds of a size, token estimates."""
+
+from __future__ import annotations
+
+import time
+
+from service.errors import UnprocessableRequest
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import WorkerInfo
+
+FRESH_S = 0.5
+MAX_PIXELS = 2048 * 2048
+MIN_SIDE = 64
+SIZE_MULTIPLE = 16
+MAX_STEPS = 50
+GARMENT_PIXELS = 512 * 512
+TEXT_TOKENS = 512
+PIXELS_A_TOKEN = 16 * 16
+
+
+class Fleet:
+    """The announced workers; an empty fleet is not an error, because an accepted job waits for one."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._workers: list[WorkerInfo] = []
+        self._read = 0.0
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The ready workers. Raises StoreUnavailable."""
+        now = time.monotonic()
+        if now - self._read >= FRESH_S:
+            self._workers = await self._queue.workers()
+            self._read = now
+        return self._workers
+
+    async def check(self, size: tuple[int, int] | None, steps: int | None) -> None:
+        """Raises UnprocessableRequest when no announced worker could make such a picture."""
+        workers = await self.workers()
+        multiple = min((w.size_multiple for w in workers), default=SIZE_MULTIPLE)
+        pixels = max((w.max_pixels for w in workers), default=MAX_PIXELS)
+        most_steps = max((w.max_steps for w in workers), default=MAX_STEPS)
+        if size is not None:
+            width, height = size
+            if width % multiple or height % multiple or min(size) < MIN_SIDE or width * height > pixels:
+                raise UnprocessableRequest(
+                    f"size: both sides must be multiples of {multiple}, at least {MIN_SIDE}, "
+                    f"and at most {pixels} pixels together, such as 768x1024.",
+                    code="unsupported-size",
+                    pointer="size",
+                )
+        if steps is not None and steps > most_steps:
+            raise UnprocessableRequest(
+                f"steps: at most {most_steps} here.", code="unsupported-steps", pointer="steps"
+            )
+
+    async def tokens(self, size: tuple[int, int] | None, garments: int) -> int:
+        """The packed length of a request, for admission: text, target, person and garments."""
+        workers = await self.workers()
+        width, height = size or (workers[0].default_size if workers else (768, 1024))
+        target = width * height // PIXELS_A_TOKEN
+        garment = min(GARMENT_PIXELS, width * height) // PIXELS_A_TOKEN
+        return TEXT_TOKENS + 2 * target + garments * garment

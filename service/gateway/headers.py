@@ -1,0 +1,93 @@
+"""The request headers that change what we do, parsed strictly: a value we cannot honour is a 400, not a guess."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from service.errors import InvalidRequest
+
+MAX_WAIT_S = 60.0
+
+_WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.ASCII)
+_DURATION = re.compile(r"^(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?$", re.ASCII)
+_KEY = re.compile(r"^[\x21-\x7e]{1,255}$", re.ASCII)
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$", re.ASCII)
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", re.ASCII)
+
+
+def prefer_wait(value: str | None) -> float | None:
+    """Seconds of `Prefer: wait=N` (RFC 7240), capped at 60; None when absent.
+
+    A preference is a wish: unknown or unreadable ones are ignored, as the RFC asks.
+    """
+    for part in (value or "").split(","):
+        found = _WAIT.match(part.split(";")[0].strip())
+        if found:
+            return min(float(found[1]), MAX_WAIT_S)
+    return None
+
+
+def cancel_after(value: str | None, *, default_s: float, max_s: float) -> float:
+    """Seconds until the deadline, from `Cancel-After: 90`, `90s`, `2m` or `1h30m`.
+
+    Raises InvalidRequest when unreadable, under one second or over `max_s`.
+    """
+    if value is None:
+        return default_s
+    text = value.strip()
+    found = _DURATION.match(text) if text else None
+    seconds = 0.0
+    if found:
+        hours, minutes, rest = found.groups()
+        seconds = int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(rest or 0)
+    if not 1.0 <= seconds <= max_s:
+        raise InvalidRequest(
+            f"Cancel-After must be a duration between 1s and {max_s:.0f}s, such as 90s or 2m.",
+            code="invalid-header",
+            pointer="Cancel-After",
+        )
+    return seconds
+
+
+def idempotency_key(value: str | None) -> str | None:
+    """The Idempotency-Key, with or without the draft's quotes. Raises InvalidRequest when malformed."""
+    if value is None:
+        return None
+    text = value.strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    if not _KEY.match(text):
+        raise InvalidRequest(
+            "Idempotency-Key must be 1 to 255 visible ASCII characters; a UUID is a good choice.",
+            code="invalid-header",
+            pointer="Idempotency-Key",
+        )
+    return text
+
+
+def request_id(value: str | None) -> str:
+    """The caller's X-Request-Id when it is safe to log, else a new one."""
+    if value and _REQUEST_ID.match(value):
+        return value
+    return "req_" + secrets.token_urlsafe(12)
+
+
+def traceparent(value: str | None) -> str | None:
+    """A well-formed W3C traceparent (version 00 shape), else None: a broken one is ignored, as the spec asks."""
+    if value and _TRACEPARENT.match(value) and not value.startswith("ff"):
+        return value
+    return None
+
+
+def last_event_id(value: str | None) -> str | None:
+    """The Last-Event-ID of a reconnecting event source. Raises InvalidRequest when it is not one of ours."""
+    if not value:
+        return None
+    if not re.fullmatch(r"\d{1,20}(-\d{1,20})?", value, re.ASCII):
+        raise InvalidRequest(
+            "Last-Event-ID must be an id this stream sent before.",
+            code="invalid-header",
+            pointer="Last-Event-ID",
+        )
+    return value

@@ -1,0 +1,171 @@
+"""API keys: 256 random bits each, kept only as SHA-256 digests, compared in constant time.
+
+A slow password hash would add nothing: the keys are random, not chosen by people, and 2^256 is out of reach of
+any dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
+
+    {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
+               "daily_quota": 100000}]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from service.errors import Unauthorized
+from service.jobs.schemas import Limits
+from service.settings import Settings, SettingsError
+
+log = logging.getLogger("changeroom.gateway")
+
+ANONYMOUS = "anonymous"
+PREFIX = "cr_"
+RECHECK_S = 2.0
+
+_SHAPE = re.compile(r"^cr_[A-Za-z0-9_-]{43}$", re.ASCII)
+
+
+class KeyEntry(BaseModel):
+    """One key at rest; limits left out are the service's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rate_per_minute: int | None = Field(None, ge=0)
+    concurrency: int | None = Field(None, ge=0)
+    daily_quota: int | None = Field(None, ge=0)
+
+
+class KeyFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys: tuple[KeyEntry, ...] = ()
+
+
+def new_key(tenant: str) -> tuple[str, KeyEntry]:
+    """A fresh key, to be shown once, and the entry to keep."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    return key, KeyEntry(tenant=tenant, sha256=digest(key))
+
+
+def digest(key: str) -> str:
+    """Hex SHA-256 of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and what that one may use."""
+
+    tenant: str
+    limits: Limits
+
+
+class KeyRing:
+    """The known keys. `tenant_of` is what every request goes through."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError when the file is missing or not of its shape."""
+        self._path: Path | None = settings.api_keys_file
+        self._required = settings.auth_required
+        self._limits = Limits(
+            rate_per_minute=settings.rate_per_minute,
+            concurrency=settings.concurrency_per_key,
+            daily_quota=settings.daily_quota,
+        )
+        self._entries: tuple[KeyEntry, ...] = ()
+        self._stamp: tuple[int, int] | None = None
+        self._checked = 0.0
+        if self._path is not None:
+            self._load(self._path)
+        elif self._required:
+            raise SettingsError("CHANGEROOM_API_KEYS_FILE: needed because CHANGEROOM_AUTH_REQUIRED is set")
+
+    def identify(self, request: Request) -> KeyEntry | None:
+        """The key a request carries, or None for an anonymous one where that is allowed.
+
+        Raises Unauthorized for a missing (when required), malformed or unknown key.
+        """
+        if self._path is None:
+            return None
+        self._refresh(self._path)
+        given = presented(request)
+        if given is None:
+            if self._required:
+                raise Unauthorized("Send your key as 'Authorization: Bearer cr_…'.", code="missing-key")
+            return None
+        if not _SHAPE.match(given):
+            raise Unauthorized(
+                "The key is not of the form cr_ and 43 characters; copy it again in full.",
+                code="malformed-key",
+            )
+        wanted = digest(given)
+        found: KeyEntry | None = None
+        for entry in self._entries:
+            if hmac.compare_digest(entry.sha256, wanted):
+                found = entry
+        if found is None:
+            raise Unauthorized("This key is not known here; it may have been revoked.", code="unknown-key")
+        return found
+
+    def caller(self, request: Request) -> Caller:
+        """The tenant behind a request and its limits: the key's own where it has them. Raises Unauthorized."""
+        entry = self.identify(request)
+        if entry is None:
+            return Caller(ANONYMOUS, self._limits)
+        own = {
+            "rate_per_minute": entry.rate_per_minute,
+            "concurrency": entry.concurrency,
+            "daily_quota": entry.daily_quota,
+        }
+        given = {name: value for name, value in own.items() if value is not None}
+        return Caller(entry.tenant, self._limits.model_copy(update=given))
+
+    def _refresh(self, path: Path) -> None:
+        now = time.monotonic()
+        if now - self._checked < RECHECK_S:
+            return
+        self._checked = now
+        try:
+            stat = path.stat()
+        except OSError:
+            return
+        if (stat.st_mtime_ns, stat.st_size) != self._stamp:
+            try:
+                self._load(path)
+            except SettingsError as error:
+                log.error("key file not reloaded, the keys read before stay", extra={"reason": str(error)})
+
+    def _load(self, path: Path) -> None:
+        try:
+            stat = path.stat()
+            entries = KeyFile.model_validate_json(path.read_bytes()).keys
+        except OSError as error:
+            raise SettingsError(f"CHANGEROOM_API_KEYS_FILE: {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "file"
+            raise SettingsError(f"CHANGEROOM_API_KEYS_FILE: {path}: {where}: {first['msg']}") from error
+        self._entries = entries
+        self._stamp = (stat.st_mtime_ns, stat.st_size)
+        self._checked = time.monotonic()
+
+
+def presented(request: Request) -> str | None:
+    """The key of `Authorization: Bearer` or `X-API-Key`, or None."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("x-api-key") or None

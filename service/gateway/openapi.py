@@ -1,0 +1,236 @@
+"""The parts of the OpenAPI document that FastAPI cannot see, because bodies are read as streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from service.gateway.intake import CATEGORIES, MAX_LAYER, MAX_PROMPT, SKU, JsonTryOn
+from service.gateway.views import Problem
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+REF = "#/components/schemas/"
+
+_PICTURE = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
+_PLAIN: dict[str, Any] = {
+    "prompt": {"type": "string", "maxLength": MAX_PROMPT, "example": "keep the coat open"},
+    "size": {"type": "string", "pattern": r"^[0-9]{2,5}x[0-9]{2,5}$", "example": "768x1024"},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    "steps": {"type": "integer", "minimum": 1, "maximum": 100},
+    "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
+    "quality": {"type": "integer", "minimum": 1, "maximum": 100, "default": 90},
+    "priority": {"type": "string", "enum": ["high", "normal", "low"], "default": "normal"},
+    "webhook_url": {"type": "string", "maxLength": 2048},
+}
+
+_TRY_ON_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["person"],
+    "additionalProperties": False,
+    "description": (
+        "Pictures in the order they are named in instructions: person is image 1, garments are images 2 to 7. "
+        "`categories` and `layers` are aligned with the garments, uploads first, then skus. "
+        "`request` is the same as one JSON value and replaces every other text field."
+    ),
+    "properties": {
+        "person": _PICTURE,
+        "garment": {"type": "array", "items": _PICTURE, "maxItems": 6},
+        "skus": {"type": "array", "items": {"type": "string", "pattern": SKU}, "maxItems": 6},
+        "categories": {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}, "maxItems": 6},
+        "layers": {"type": "array", "items": {"type": "string", "maxLength": MAX_LAYER}, "maxItems": 6},
+        **_PLAIN,
+        "metadata": {
+            "type": "string",
+            "description": "A JSON object of strings.",
+            "example": '{"order": "42"}',
+        },
+        "request": {
+            "type": "string",
+            "description": "A JSON object.",
+            "example": '{"garments": [{"category": "tops"}]}',
+        },
+    },
+}
+
+_HEADER_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Same key and same body: the same job. Another body: 422.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "example": "3f1c7f0e-1d1b-4b7a-9a54-5d7c9d0f8b11",
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "RFC 7240 `wait=N`: answer with 200 when the job ends within N seconds (at most 60).",
+        "schema": {"type": "string"},
+        "example": "wait=20",
+    },
+    {
+        "name": "Cancel-After",
+        "in": "header",
+        "description": "A deadline: the job is given up after this long (`90s`, `2m`).",
+        "schema": {"type": "string", "pattern": r"^[1-9][0-9]?s$"},
+        "example": "90s",
+    },
+]
+
+TRY_ON_BODY: dict[str, Any] = {
+    "parameters": _HEADER_PARAMETERS,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": _TRY_ON_FORM,
+                "encoding": {
+                    name: {"style": "form", "explode": True} for name in ("skus", "categories", "layers")
+                },
+            },
+            "application/json": {
+                "schema": {"$ref": REF + "JsonTryOn"},
+                "example": {
+                    "person": PIXEL,
+                    "garments": [
+                        {"image": PIXEL, "category": "tops", "layer": "tucked in"},
+                        {"sku": "COAT-7"},
+                    ],
+                    "prompt": "keep the coat open",
+                    "size": "768x1024",
+                    "seed": 7,
+                },
+            },
+        },
+    },
+}
+
+GARMENT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "image": _PICTURE,
+                        "category": {"type": "string", "enum": list(CATEGORIES)},
+                        "layer": {"type": "string", "maxLength": MAX_LAYER},
+                    },
+                }
+            },
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+OPENAI_BODY: dict[str, Any] = {
+    "parameters": _HEADER_PARAMETERS[:1],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image[]"],
+                    "properties": {
+                        "image[]": {"type": "array", "items": _PICTURE, "minItems": 2, "maxItems": 7},
+                        "prompt": {"type": "string", "maxLength": MAX_PROMPT},
+                        "model": {"type": "string"},
+                        "n": {"type": "integer", "enum": [1]},
+                        "size": {"type": "string", "enum": ["auto", "512x512", "768x1024"]},
+                        "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"]},
+                        "response_format": {"type": "string", "enum": ["b64_json", "url"]},
+                    },
+                }
+            }
+        },
+    },
+}
+
+FASHN_BODY: dict[str, Any] = {
+    "parameters": _HEADER_PARAMETERS[:1],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": REF + "FashnRequest"},
+                "example": {
+                    "model_name": "tryon-v1.6",
+                    "inputs": {"model_image": PIXEL, "garment_image": PIXEL, "category": "tops"},
+                },
+            }
+        },
+    },
+}
+
+LAST_EVENT_ID: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "The id of the last event seen; everything after it is sent again.",
+            "schema": {"type": "string", "pattern": "^[0-9]{1,13}-[0-9]{1,6}$"},
+            "example": "1795287600000-0",
+        }
+    ]
+}
+
+EVENTS_EXAMPLE = (
+    'id: 1795287600000-0\nevent: queued\ndata: {"status":"queued","position":0}\n\n'
+    'id: 1795287600400-0\nevent: progress\ndata: {"stage":"denoise","step":1,"steps":4,"preview":"…"}\n\n'
+)
+
+JOB_HEADERS: dict[str, Any] = {
+    "Location": {"description": "The try-on.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until it is worth asking.", "schema": {"type": "integer"}},
+    "Preference-Applied": {"description": "RFC 7240.", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "`true` when the job existed under this Idempotency-Key.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
+    """Make `app.openapi()` complete: schemas of bodies and problems, and the two ways to send a key."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            components = made.setdefault("components", {})
+            schemas: dict[str, Any] = components.setdefault("schemas", {})
+            for model in (JsonTryOn, Problem, *bodies):
+                schema = model.model_json_schema(ref_template=REF + "{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+            schemas.pop("HTTPValidationError", None)
+            schemas.pop("ValidationError", None)
+            components["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            made["security"] = [{}, {"bearer": []}, {"header": []}]
+            _default_validation_errors(made)
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _default_validation_errors(made: dict[str, Any]) -> None:
+    """FastAPI adds its own 422 to every operation with parameters; ours are problems, and mostly 400."""
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            answer = operation.get("responses", {}).get("422", {})
+            reference = (
+                answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+            )
+            if reference.endswith("HTTPValidationError"):
+                del operation["responses"]["422"]

@@ -1,0 +1,105 @@
+"""What operators and clients ask of the service itself: liveness, readiness, metrics, models, the studio page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from service.errors import EngineUnavailable, NotFound
+from service.gateway import views
+from service.gateway.state import Parts, Who
+
+router = APIRouter()
+
+
+@router.get("/livez", tags=["operations"], summary="Is the process alive", response_model=views.Health)
+async def livez() -> views.Health:
+    """200 while the event loop turns; asks nobody else."""
+    return views.Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    tags=["operations"],
+    summary="Can a try-on be made now",
+    response_model=views.Health,
+    responses=views.responses(503),
+)
+async def readyz(parts: Parts) -> views.Health:
+    """200 only when the store answers and a worker that passed its warm-up is announced."""
+    workers = await parts.queue.workers()
+    if not workers:
+        raise EngineUnavailable("No worker has announced itself as ready yet.", retry_after=2)
+    return views.Health(status="ok", workers=len(workers))
+
+
+@router.get(
+    "/metrics",
+    tags=["operations"],
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **views.responses(503),
+    },
+)
+async def metrics(parts: Parts) -> Response:
+    """The gauges and totals of the store, read at this moment, and this process's own counters."""
+    await parts.queue.observe(parts.metrics)
+    return Response(generate_latest(parts.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get(
+    "/v1/models",
+    tags=["models"],
+    summary="The loaded models",
+    response_model=views.ModelList,
+    responses=views.responses(401, 503),
+)
+async def models(parts: Parts, caller: Who) -> views.ModelList:
+    """What ready workers have loaded, what it accepts, and a plain note of what it knows."""
+    workers = await parts.fleet.workers()
+    counts = Counter(worker.model for worker in workers)
+    by_model = {worker.model: worker for worker in workers}
+    return views.ModelList(
+        data=[
+            views.ModelView(
+                id=name,
+                backend=worker.backend,
+                device=worker.device,
+                workers=counts[name],
+                reference_attention=worker.reference_attention,
+                max_references=worker.max_references,
+                default_size=f"{worker.default_size[0]}x{worker.default_size[1]}",
+                max_pixels=worker.max_pixels,
+                size_multiple=worker.size_multiple,
+                default_steps=worker.default_steps,
+                max_steps=worker.max_steps,
+                note=worker.note,
+            )
+            for name, worker in sorted(by_model.items())
+        ]
+    )
+
+
+def mount_studio(app: FastAPI) -> None:
+    """Serve the studio page at / and its files below /studio/."""
+    folder = Path(str(files("service.gateway") / "studio"))
+
+    async def page() -> Response:
+        index = folder / "index.html"
+        if not index.is_file():
+            raise NotFound("This build has no studio page.", code="no-studio")
+        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+
+    app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
+    app.mount("/studio", StaticFiles(directory=folder, check_dir=False), name="studio")

@@ -1,0 +1,60 @@
+"""A job's events as Server-Sent Events (WHATWG HTML, section 9.2), resumable by Last-Event-ID."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from service.errors import StoreUnavailable
+from service.jobs.schemas import TERMINAL, Event, JobRecord
+
+KEEP_ALIVE_S = 10.0
+RETRY_MS = 1000
+
+
+def encode(event: Event, data: dict[str, Any]) -> bytes:
+    """One event; JSON never holds a raw newline, so one data line is enough."""
+    body = json.dumps(data, separators=(",", ":"))
+    return f"id: {event.id}\nevent: {event.type}\ndata: {body}\n\n".encode()
+
+
+async def stream(
+    events: AsyncIterator[Event],
+    read: Callable[[], Awaitable[JobRecord | None]],
+    view: Callable[[JobRecord], dict[str, Any]],
+) -> AsyncIterator[bytes]:
+    """Bytes of the stream: every event, with the whole try-on in the last one, and comments while it is quiet.
+
+    When the store goes, the stream just ends: an event source reconnects and resumes after the last id.
+    """
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    pending: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({pending}, timeout=KEEP_ALIVE_S)
+            if not done:
+                yield b": keep-alive\n\n"
+                continue
+            finished, pending = pending, None
+            try:
+                event = finished.result()
+                record = await read() if event.type in TERMINAL else None
+            except (StopAsyncIteration, StoreUnavailable):
+                return
+            data = dict(event.data)
+            if event.type in TERMINAL:
+                data = {"status": event.type}
+                if record is not None:
+                    data["try_on"] = view(record)
+            yield encode(event, data)
+            if event.type in TERMINAL:
+                return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            await asyncio.wait({pending})
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()

@@ -1,0 +1,270 @@
+"""The use case: from a draft to a job, and what may be asked of a job afterwards.
+
+The order is admission first (one store call), then decoding and writing the instruction side by side, then the
+blobs, then one store call that turns the reservation into a job. Whatever fails in between releases the
+reservation, so that nothing is counted that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from engine_build.instruction import GarmentPhrase
+from service.errors import (
+    Conflict,
+    Gone,
+    NotFound,
+    ServiceError,
+    Unauthorized,
+    UnprocessableRequest,
+)
+from service.gateway import views
+from service.gateway.fleet import Fleet
+from service.gateway.garments import Garments
+from service.gateway.intake import Draft
+from service.gateway.keys import Caller
+from service.gateway.rewriter import Instruction, Rewriter
+from service.image_pool import ImagePool
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
+from service.jobs.storage import BlobStore, blobs_of
+from service.settings import Settings
+
+log = logging.getLogger("changeroom.gateway")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the headers of a request say."""
+
+    caller: Caller
+    idempotency_key: str | None
+    deadline_s: float
+    request_id: str
+    traceparent: str | None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job of a request; `replayed` when it was there already under the same Idempotency-Key."""
+
+    job_id: str
+    replayed: bool
+
+
+class TryOns:
+    """Everything a caller can do with try-ons."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: JobQueue,
+        blobs: BlobStore,
+        *,
+        pool: ImagePool,
+        rewriter: Rewriter,
+        garments: Garments,
+        fleet: Fleet,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._blobs = blobs
+        self._pool = pool
+        self._rewriter = rewriter
+        self._garments = garments
+        self._fleet = fleet
+
+    async def submit(self, draft: Draft, asked: Asked) -> Submitted:
+        """Turn a draft into a job, or find the one it already is.
+
+        Raises QueueFull, TooManyRequests, IdempotencyMismatch, StoreUnavailable, UnprocessableRequest and the
+        errors of pictures.
+        """
+        options = draft.options
+        size = options.pixels()
+        await self._fleet.check(size, options.steps)
+        if options.webhook_url and not self._settings.webhooks_enabled:
+            raise UnprocessableRequest(
+                "webhook_url: webhooks are off here; poll or read the events instead.",
+                code="webhooks-disabled",
+                pointer="webhook_url",
+            )
+        reserved = await self._queue.reserve(
+            tenant=asked.caller.tenant,
+            idempotency_key=asked.idempotency_key,
+            body_digest=draft.digest(),
+            limits=asked.caller.limits,
+        )
+        if isinstance(reserved, Existing):
+            return Submitted(reserved.job_id, replayed=True)
+        created = time.time()
+        try:
+            person, garments, instruction = await self._prepare(draft, asked.caller.tenant)
+            spec = JobSpec(
+                id=reserved.id,
+                tenant=asked.caller.tenant,
+                person=person,
+                garments=garments,
+                prompt=options.prompt,
+                instruction=instruction.text,
+                instruction_by=instruction.by,
+                size=size,
+                seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
+                steps=options.steps,
+                output_format=options.output_format,
+                quality=options.quality,
+                priority=options.priority,
+                metadata=options.metadata,
+                webhook_url=options.webhook_url,
+                created_at=created,
+                deadline_at=created + asked.deadline_s,
+                tokens=await self._fleet.tokens(size, len(garments)),
+                request_id=asked.request_id,
+                traceparent=asked.traceparent,
+            )
+            await self._queue.submit(reserved, spec)
+        except BaseException:
+            await asyncio.shield(self._queue.release(reserved))
+            raise
+        return Submitted(reserved.id, replayed=False)
+
+    async def _prepare(self, draft: Draft, tenant: str) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
+        """Decode and store every picture while the instruction is written."""
+        records = await asyncio.gather(
+            *(
+                self._garments.wanted(tenant, garment.sku, f"garments.{index}")
+                for index, garment in enumerate(draft.garments)
+                if garment.sku is not None
+            )
+        )
+        known = dict(zip([g.sku for g in draft.garments if g.sku is not None], records, strict=True))
+        phrases = []
+        for garment in draft.garments:
+            record = known.get(garment.sku) if garment.sku is not None else None
+            category, layer = garment.category, garment.layer
+            if record is not None:
+                category = record.category if category == "auto" else category
+                layer = layer or record.layer
+            phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
+
+        async def stored(data: bytes, pointer: str) -> str:
+            photo = await self._pool.decode(data, pointer=pointer)
+            return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                person = group.create_task(stored(draft.person, "person"))
+                uploads = {
+                    index: group.create_task(stored(garment.data, f"garments.{index}"))
+                    for index, garment in enumerate(draft.garments)
+                    if garment.data is not None
+                }
+                written = group.create_task(self._rewriter.write(phrases, draft.options.prompt))
+        except* ServiceError as errors:
+            raise first_of(errors) from errors
+        refs = []
+        for index, (garment, phrase) in enumerate(zip(draft.garments, phrases, strict=True)):
+            blob = uploads[index].result() if index in uploads else known[garment.sku].blob
+            refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
+        return person.result(), tuple(refs), written.result()
+
+    async def get(self, caller: Caller, job_id: str) -> JobRecord:
+        """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
+        record = await self._queue.get(job_id)
+        if record is None and await self._queue.existed(job_id):
+            raise Gone("This try-on has expired or was erased.", code="try-on-erased")
+        if record is None or record.spec.tenant != caller.tenant:
+            raise unknown_job()
+        return record
+
+    async def wait(self, caller: Caller, job_id: str, seconds: float) -> JobRecord:
+        """The record once it is terminal, or as it is after `seconds`. Leaving the wait leaves the job alone."""
+        record = await self.get(caller, job_id)
+        if record.status in TERMINAL or seconds <= 0:
+            return record
+        try:
+            async with asyncio.timeout(seconds):
+                async with contextlib.aclosing(self._queue.subscribe(job_id)) as events:
+                    async for event in events:
+                        if event.type in TERMINAL:
+                            break
+        except TimeoutError:
+            log.debug("wait ended before the job did")
+        return await self.get(caller, job_id)
+
+    async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
+        """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""
+        await self.get(caller, job_id)
+        return await self._queue.cancel(job_id)
+
+    async def erase(self, caller: Caller, job_id: str) -> None:
+        """Cancel a job where it still runs and erase its record, inputs and result. Raises NotFound."""
+        await self.get(caller, job_id)
+        record = await self._queue.erase(job_id)
+        if record is None:
+            raise unknown_job()
+        await self._blobs.delete(*blobs_of(record))
+
+    def image_address(self, record: JobRecord) -> tuple[str | None, float | None]:
+        """The signed address of a finished picture and when it ends, or (None, None)."""
+        if record.result is None or record.finished_at is None:
+            return None, None
+        expires = int(record.finished_at) + self._settings.result_ttl_s
+        token = self._blobs.sign(record.spec.id, expires)
+        return f"/v1/try-ons/{record.spec.id}/image?token={token}", float(expires)
+
+    def view(self, record: JobRecord) -> views.TryOnView:
+        """The record as a caller sees it."""
+        url, expires = self.image_address(record)
+        return views.try_on(record, image_url=url, expires_at=expires)
+
+    async def signed_record(self, job_id: str, token: str) -> JobRecord:
+        """The record behind a signed address. Raises Unauthorized for a wrong token, Gone after its end."""
+        if not self._blobs.verify(job_id, token):
+            ended = token.partition(".")[0]
+            if ended.isascii() and ended.isdigit() and int(ended[:12]) <= time.time():
+                raise gone()
+            raise Unauthorized(
+                "The token of this address does not fit; read the try-on again for a fresh address.",
+                code="invalid-token",
+            )
+        record = await self._queue.get(job_id)
+        if record is None:
+            raise gone()
+        return record
+
+    async def picture(self, record: JobRecord) -> tuple[bytes, str]:
+        """The finished picture and its content type. Raises Conflict before it exists, Gone after its end."""
+        if record.status not in TERMINAL:
+            raise Conflict(
+                "The picture is not finished; wait for the status succeeded.",
+                code="not-finished",
+                retry_after=1,
+            )
+        if record.result is None:
+            raise Conflict(f"The try-on ended as {record.status}; there is no picture.", code="no-picture")
+        try:
+            return await self._blobs.get(record.result.blob), record.result.content_type
+        except Gone:
+            raise gone() from None
+
+
+def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
+    """The first error of a task group: a caller is told one thing at a time."""
+    first = errors.exceptions[0]
+    return first_of(first) if isinstance(first, ExceptionGroup) else first
+
+
+def unknown_job() -> NotFound:
+    return NotFound(
+        "There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on"
+    )
+
+
+def gone() -> Gone:
+    return Gone("The picture has expired or was erased; make the try-on again.", code="result-expired")

@@ -1,0 +1,184 @@
+"""A real gateway on a loopback port over a real Valkey, and a worker coroutine with a plain engine.
+
+Everything runs on one event loop in a thread of its own, so that synchronous clients (SDKs) and raw sockets can
+be used in tests. The worker claims through the real queue; only the picture it makes is trivial.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from service.gateway.app import server
+from service.images import encode_result, open_photo, preview_jpeg
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Claim, JobError, JobResult, WorkerInfo
+from service.jobs.storage import BlobStore
+from service.settings import Settings
+
+INFO = WorkerInfo(
+    id="test-worker",
+    model="plain",
+    backend="torch",
+    device="cpu",
+    reference_attention="isolated",
+    max_references=7,
+    default_size=(192, 256),
+    max_pixels=1024 * 1024,
+    size_multiple=16,
+    default_steps=2,
+    max_steps=20,
+    token_budget=100_000,
+    note="Paints a square on the person.",
+)
+
+
+def picture(width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any) -> bytes:
+    """An encoded plain picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, format, **save)
+    return out.getvalue()
+
+
+def data_url(data: bytes, kind: str = "image/jpeg") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+class PlainWorker:
+    """Claims jobs while `open` is set and finishes them with the person and a square of the first garment."""
+
+    def __init__(self, queue: JobQueue, blobs: BlobStore) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.failing: JobError | None = None
+        self._queue = queue
+        self._blobs = blobs
+
+    async def run(self) -> None:
+        while True:
+            await self._queue.announce(INFO, 30)
+            await self.open.wait()
+            for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
+                await self._serve(claim)
+
+    async def _serve(self, claim: Claim) -> None:
+        if self.failing is not None:
+            await self._queue.finish(claim, status="failed", error=self.failing)
+            return
+        spec = claim.spec
+        person = open_photo(await self._blobs.get(spec.person))
+        garment = open_photo(await self._blobs.get(spec.garments[0].blob))
+        image = person.resize(spec.size or INFO.default_size)
+        image.paste(garment.resize((32, 32)), (16, 16))
+        for step in (1, 2):
+            preview = base64.b64encode(preview_jpeg(image)).decode()
+            await self._queue.progress(claim, stage="denoise", step=step, steps=2, preview=preview)
+            if (await self._queue.heartbeat(INFO.id, [claim]))[spec.id] == "canceled":
+                await self._queue.finish(claim, status="canceled")
+                return
+            await asyncio.sleep(0.05)
+        blob = await self._blobs.put(
+            encode_result(image, spec.output_format, spec.quality),
+            kind="result",
+            content_type=f"image/{spec.output_format}",
+        )
+        result = JobResult(
+            blob=blob,
+            content_type=f"image/{spec.output_format}",
+            width=image.width,
+            height=image.height,
+            model=INFO.model,
+            nfe=2,
+            stages={"denoise": 0.1},
+        )
+        await self._queue.finish(claim, status="succeeded", result=result)
+
+
+class Live:
+    """The running service of one test module; `url` is where it answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = ""
+        self.worker: PlainWorker
+        self.queue: JobQueue
+        self.blobs: BlobStore
+        self.app: Any = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+
+    def start(self) -> Live:
+        self._thread.start()
+        if not self._ready.wait(20) or self._failure:
+            raise RuntimeError(f"the gateway did not start: {self._failure}")
+        return self
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+    def call(self, coroutine: Any) -> Any:
+        """Run a coroutine on the service's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+
+    def hold(self) -> None:
+        """No job is claimed until `resume`; waits out a claim that is under way."""
+        self._loop.call_soon_threadsafe(self.worker.open.clear)
+        self.call(asyncio.sleep(0.4))
+
+    def resume(self) -> None:
+        self._loop.call_soon_threadsafe(self.worker.open.set)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def _main(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._server = server(self.settings)
+        self.app = self._server.config.app
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        serving = asyncio.create_task(self._server.serve())
+        while not self._server.started:
+            if serving.done():
+                await serving
+                raise RuntimeError("uvicorn ended at once")
+            await asyncio.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+        self.queue = await JobQueue.connect(self.settings)
+        self.blobs = BlobStore.open(self.settings)
+        self.worker = PlainWorker(self.queue, self.blobs)
+        working = asyncio.create_task(self.worker.run())
+        await self.queue.announce(INFO, 30)
+        self._ready.set()
+        try:
+            await serving
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await self.queue.close()
+
+
+def settings_in(folder: Path, store_url: str, **overrides: Any) -> Settings:
+    """Settings of a test service: its own folder, any free port, the given store."""
+    values: dict[str, Any] = {"data_dir": folder, "port": 0, "redis_url": store_url, "rate_per_minute": 0}
+    return Settings(**(values | overrides))
