@@ -8,5 +8,6 @@ if job[1] == 'queued' or job[1] == 'processing' then
 end
 redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
 if job[2] ~= '' then redis.call('DEL', job[2]) end
+redis.call('PUBLISH', K.NOTICES, id)
 redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
 return 1

@@ -7,14 +7,14 @@ terminal event.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any
-
-from redis.asyncio import Redis
+from contextlib import suppress
 
 from service.jobs import keys
+from service.jobs.notices import Notices
 from service.jobs.schemas import TERMINAL, Event
 from service.jobs.store import Store
 
@@ -28,6 +28,11 @@ class EventLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.notices = Notices(store)
+
+    async def close(self) -> None:
+        """Stop listening; followers end with StoreUnavailable or their last event."""
+        await self.notices.close()
 
     async def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
         """Replay after `last_id` (None: from the start), then follow until the terminal event or the
@@ -39,37 +44,33 @@ class EventLog:
         """
         if last_id is not None and not _EVENT_ID.fullmatch(last_id):
             raise ValueError("a last event id looks like 1700000000000-0")
-        last, queued, position = last_id or "0", False, -1
-        while True:
-            wait = POSITION_S if queued else FOLLOW_S
-            for event in await self._read(job_id, last, wait):
-                last, queued = event.id, event.type == "queued"
-                if queued:
-                    position = _position_of(event)
-                yield event
-                if event.type in TERMINAL:
+        last, position, settled = last_id or "0", -1, False
+        async with self.notices.follow(job_id) as notice:
+            while True:
+                notice.clear()
+                for event in await self._read(job_id, last):
+                    last = event.id
+                    if event.type == "queued":
+                        position = _position_of(event)
+                    yield event
+                    if event.type in TERMINAL:
+                        return
+                place = await self._store.script("place", job_id)
+                if not place or settled:
                     return
-            record = await self._store.script("read", job_id)
-            if not record:
-                return
-            fields, place = dict(zip(record[0][::2], record[0][1::2], strict=True)), record[1]
-            if fields["status"] in TERMINAL and not await self._read(job_id, last, 0):
-                return
-            queued = fields["status"] == "queued"
-            if queued and isinstance(place, int) and place != position:
-                position = place
-                yield Event(id=last, type="queued", data={"status": "queued", "position": place})
+                settled = place[0] in TERMINAL
+                queued = place[0] == "queued"
+                if queued and place[1] not in (-1, position):
+                    position = place[1]
+                    yield Event(id=last, type="queued", data={"status": "queued", "position": position})
+                if not settled:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POSITION_S if queued else FOLLOW_S):
+                            await notice.wait()
 
-    async def _read(self, job_id: str, after: str, wait_s: float) -> list[Event]:
+    async def _read(self, job_id: str, after: str) -> list[Event]:
         stream = keys.EVENTS + job_id
-        if wait_s <= 0:
-            answer = await self._store.call(lambda: self._store.client.xread({stream: after}))
-        else:
-
-            async def follow(client: Redis) -> Any:
-                return await client.xread({stream: after}, block=int(wait_s * 1000))
-
-            answer = await self._store.block(follow, wait_s)
+        answer = await self._store.call(lambda: self._store.client.xread({stream: after}))
         return [_event(entry, fields) for entry, fields in (answer[0][1] if answer else ())]
 
 

@@ -18,6 +18,7 @@
 --   QUOTA<tenant>:<day>  string  jobs accepted on that UTC day
 --   FENCE            string  the last fencing token; only grows
 --   WAKE             list    tokens idle workers block on; at least one while anything waits
+--   NOTICES          channel ids of jobs as events happen to them; a hint for followers
 --   CANCELS          stream  job: cancellations of running jobs, for workers to read at once
 --   SERVICE          hash    seconds: moving average of engine seconds a job
 --   TOTALS           hash    counters of terminal transitions, exact under any crash
@@ -43,6 +44,7 @@ end
 
 local function publish(id, kind, data)
   redis.call('XADD', K.EVENTS .. id, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'data', cjson.encode(data))
+  redis.call('PUBLISH', K.NOTICES, id)
 end
 
 local function count(name)

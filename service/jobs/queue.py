@@ -75,6 +75,8 @@ class JobQueue:
         return cls(open_client(settings.redis_url, settings.store_timeout_s), settings, metrics)
 
     async def close(self) -> None:
+        """Stop listening and close every connection."""
+        await self.event_log.close()
         await self.store.close()
 
     async def ping(self) -> None:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -34,6 +34,7 @@ _REFUSALS = (
     "NOREPLICAS",
 )
 BLOCKING_SLACK_S = 0.8
+CONNECTIONS = 32
 
 
 @cache
@@ -44,15 +45,21 @@ def script_text(name: str) -> str:
 
 
 def open_client(url: str, timeout_s: float) -> Redis:
-    """A client for short calls: `timeout_s` to connect and to answer, no retries."""
-    return Redis.from_url(
+    """A client for short calls: `timeout_s` to connect and to answer, no retries.
+
+    Callers beyond `CONNECTIONS` wait for a free connection, within their own time.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=CONNECTIONS,
+        timeout=timeout_s,
         decode_responses=True,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+    return Redis(connection_pool=pool)
 
 
 class Store:
@@ -67,15 +74,13 @@ class Store:
         self.timeout_s = timeout_s
         pool = client.connection_pool
         arguments = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
-        self._blocking = Redis(
-            connection_pool=type(pool)(connection_class=pool.connection_class, **arguments)
-        )
+        self.blocking = Redis(connection_pool=ConnectionPool(pool.connection_class, **arguments))
         self._scripts: dict[str, Any] = {}
 
     async def close(self) -> None:
         """Close every connection; a blocked read on another task ends with StoreUnavailable."""
-        await self._blocking.aclose()
-        await self._blocking.connection_pool.disconnect()
+        await self.blocking.aclose()
+        await self.blocking.connection_pool.disconnect()
         await self.client.aclose()
         await self.client.connection_pool.disconnect()
 
@@ -109,7 +114,7 @@ class Store:
         """One blocking read of at most `block_s`, on a connection of its own; a silent server is noticed."""
         try:
             async with asyncio.timeout(block_s + BLOCKING_SLACK_S):
-                return await command(self._blocking)
+                return await command(self.blocking)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
             raise unavailable(error) from error
         except exceptions.ResponseError as error:

@@ -1,7 +1,7 @@
 """The store's own counters of terminal transitions, copied into a process's metrics.
 
-Counting in the atomic step that makes a job terminal keeps the metrics equal to what clients saw, whatever process
-dies when.
+Counting in the atomic step that makes a job terminal keeps the metrics equal to what clients saw, whatever
+process dies when.
 """
 
 from __future__ import annotations
