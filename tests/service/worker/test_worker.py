@@ -7,8 +7,8 @@ import io
 import time
 
 import pytest
-from conftest import PERSON, StepEngine, ended, until, working
 from PIL import Image, ImageChops
+from step_engine import PERSON, StepEngine, ended, eventually, until, working
 
 from service.jobs.schemas import Event
 
@@ -43,7 +43,7 @@ async def test_readiness_comes_only_after_the_warm_up_and_goes_with_the_drain(se
         assert await queue.workers() == []
         engine.warm_up_gate.set()
         async with asyncio.timeout(5):
-            while not (ready := await queue.workers()):
+            while not (ready := await queue.workers()):  # noqa: ASYNC110 (readiness lives in the store)
                 await asyncio.sleep(0.02)
         assert engine.warmed
         assert (ready[0].id, ready[0].model) == (worker.id, "steps")
@@ -68,9 +68,7 @@ async def test_a_job_canceled_before_its_start_costs_no_engine_time(settings, qu
     engine.gate.clear()
     async with working(settings, engine):
         first = await submit()
-        async with asyncio.timeout(5):
-            while not engine.ran:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: bool(engine.ran))
         second = await submit()
         await queue.cancel(second)
         assert (await ended(queue, second)).status == "canceled"
@@ -135,9 +133,7 @@ async def test_a_drain_finishes_or_hands_back_and_loses_nothing(settings, queue,
     engine = StepEngine(steps=8, step_seconds=step_seconds, token_budget=1)
     async with working(settings, engine) as worker:
         jobs = [await submit() for _ in range(3)]
-        async with asyncio.timeout(5):
-            while not engine.ran:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: bool(engine.ran))
         started = time.monotonic()
         worker.stop()
         assert await worker.finished == 0
@@ -160,4 +156,4 @@ async def test_two_waiting_jobs_share_a_batch_up_to_the_budget(settings, queue, 
         for job_id in jobs:
             assert (await ended(queue, job_id)).status == "succeeded"
     assert [len(batch) for batch in engine.ran] == [2, 2, 1]
-    assert sorted(sum(engine.ran, [])) == sorted(jobs)
+    assert sorted(job for batch in engine.ran for job in batch) == sorted(jobs)

@@ -1,0 +1,194 @@
+"""Webhooks: signatures a receiver can verify, retries, and no way into a private network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.errors import InvalidRequest
+from service.jobs.schemas import GarmentRef, JobError, JobResult, JobSpec
+from service.worker.webhooks import (
+    ForbiddenTarget,
+    Message,
+    VettedBackend,
+    WebhookSender,
+    check_url,
+    is_public,
+    message,
+    signature,
+    signing_key,
+)
+
+KEY = b"0123456789abcdef0123456789abcdef"
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+QUICK = (0.01, 0.01, 0.01)
+
+
+class Receiver:
+    """An HTTP server that answers with the given statuses in turn and keeps what it was sent."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers = answers
+        self.received: list[tuple[dict[str, str], bytes]] = []
+        self.port = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        pairs = [line.partition(": ") for line in head[1:] if line]
+        headers = {name.lower(): value for name, _, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        self.received.append((headers, body))
+        answer = self.answers[min(len(self.received), len(self.answers)) - 1]
+        writer.write(b"HTTP/1.1 " + answer + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def receiving(*answers: bytes) -> AsyncIterator[Receiver]:
+    receiver = Receiver(list(answers))
+    server = await asyncio.start_server(receiver.handle, "127.0.0.1", 0)
+    receiver.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield receiver
+
+
+async def deliver(url: str, *, allow_private: bool = True, delays: tuple[float, ...] = QUICK) -> bool:
+    sender = WebhookSender(SECRET, allow_private=allow_private, delays=delays)
+    try:
+        return await sender.deliver(Message("msg_1", url, b'{"a":1}'))
+    finally:
+        await sender.close()
+
+
+async def test_a_delivery_is_signed_as_standard_webhooks_says():
+    async with receiving(b"204 No Content") as receiver:
+        assert await deliver(f"http://127.0.0.1:{receiver.port}/hook?x=1")
+    ((headers, body),) = receiver.received
+    assert headers["host"] == f"127.0.0.1:{receiver.port}"
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+def test_the_signature_is_the_published_example():
+    key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    made = signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert made == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+async def test_failures_are_retried_with_the_same_id_until_accepted():
+    async with receiving(b"500 Oops", b"429 Slow down", b"200 OK") as receiver:
+        assert await deliver(f"http://127.0.0.1:{receiver.port}/")
+    assert [headers["webhook-id"] for headers, _ in receiver.received] == ["msg_1"] * 3
+
+
+@pytest.mark.parametrize(("answer", "times"), [(b"500 Oops", 4), (b"410 Gone", 1)])
+async def test_a_delivery_is_given_up(answer: bytes, times: int):
+    async with receiving(answer) as receiver:
+        assert not await deliver(f"http://127.0.0.1:{receiver.port}/")
+    assert len(receiver.received) == times
+
+
+async def test_a_redirect_is_not_followed():
+    async with receiving(b"200 OK") as inside:
+        redirect = f"302 Found\r\nlocation: http://127.0.0.1:{inside.port}/".encode()
+        async with receiving(redirect) as receiver:
+            assert not await deliver(f"http://127.0.0.1:{receiver.port}/", delays=())
+    assert inside.received == []
+
+
+async def test_a_private_receiver_is_never_connected_to():
+    async with receiving(b"200 OK") as receiver:
+        for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433"):
+            assert not await deliver(f"https://{host}:{receiver.port}/", allow_private=False)
+    assert receiver.received == []
+
+
+async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch):
+    """A name server that answers publicly first and privately later (rebinding) is asked exactly once."""
+    loop = asyncio.get_running_loop()
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        address = "93.184.216.34" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    backend = VettedBackend()
+    connected: list[str] = []
+
+    async def connect_tcp(host: str, *_: object) -> None:
+        connected.append(host)
+
+    monkeypatch.setattr(backend._inner, "connect_tcp", connect_tcp)
+    await backend.connect_tcp("rebind.example", 443)
+    assert connected == ["93.184.216.34"]
+    with pytest.raises(ForbiddenTarget):
+        await backend.connect_tcp("rebind.example", 443)
+    assert connected == ["93.184.216.34"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
+        "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
+        "fec0::1", "ff02::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::a00:1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    ],
+)  # fmt: skip
+def test_private_addresses_are_not_public(address: str):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
+def test_public_addresses_are_public(address: str):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/", "ftp://example.com/", "https://", "https://user:word@example.com/", "file:///etc/passwd",
+        "https://example.com:22/", "https://example.com:99999/", "https://exa mple.com/", "https://exämple.com/",
+        "https://example.com/\r\nx: y", "//example.com", "",
+    ],
+)  # fmt: skip
+def test_bad_urls_are_refused_before_any_lookup(url: str):
+    with pytest.raises(ForbiddenTarget):
+        check_url(url)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "not base64!"])
+def test_a_weak_secret_is_refused(secret: str):
+    with pytest.raises(InvalidRequest):
+        WebhookSender(secret)
+
+
+def test_the_message_says_how_the_job_ended_and_nothing_personal():
+    spec = JobSpec(
+        id="j1", person="input/x", garments=(GarmentRef(blob="input/y"),), prompt="my secret wish",
+        instruction="wear", instruction_by="grammar", seed=1, created_at=0, deadline_at=1, tokens=1,
+        webhook_url="https://example.com/", metadata={"order": "7"},
+    )  # fmt: skip
+    result = JobResult(blob="result/z", content_type="image/png", width=3, height=4, model="nano", nfe=4)
+    told = message(spec, "succeeded", result, None)
+    assert told is not None
+    body = json.loads(told.body)
+    assert body["type"] == "try_on.succeeded"
+    assert body["data"]["metadata"] == {"order": "7"}
+    assert body["data"]["links"]["image"] == "/v1/try-ons/j1/image"
+    assert b"secret wish" not in told.body and b"result/z" not in told.body
+    failed = message(spec, "failed", None, JobError(code="engine-failed", message="x"))
+    assert failed is not None and json.loads(failed.body)["data"]["error"]["code"] == "engine-failed"
+    assert message(spec.model_copy(update={"webhook_url": None}), "failed", None, None) is None
