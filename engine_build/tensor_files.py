@@ -59,9 +59,15 @@ def tensor_headers(part: Path, stem: str = "diffusion_pytorch_model") -> dict[st
 
 
 def check_tensors(
-    part: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorHeader]
+    part: str,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, TensorHeader],
+    integers: frozenset[str] = frozenset(),
 ) -> None:
-    """Raises CheckpointError naming every kind of difference: missing, unexpected, misshapen, odd dtype."""
+    """Raises CheckpointError naming every kind of difference: missing, unexpected, misshapen, odd dtype.
+
+    All tensors are floating point but `integers`.
+    """
     problems = []
     if missing := sorted(set(expected) - set(found)):
         problems.append(f"missing {listing(missing)}")
@@ -74,7 +80,9 @@ def check_tensors(
         if found[k].shape != tuple(expected[k])
     ]:
         problems.append(f"misshapen {listing(misshapen)}")
-    if odd := [f"{k} as {found[k].dtype}" for k in both if found[k].dtype not in STORED_DTYPES]:
+    if odd := [
+        f"{k} as {found[k].dtype}" for k in both if found[k].dtype not in STORED_DTYPES and k not in integers
+    ]:
         problems.append(f"stored in an unsupported dtype {listing(odd)}")
     if problems:
         raise CheckpointError(f"{part}: tensors {'; '.join(problems)}")
