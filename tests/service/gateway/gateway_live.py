@@ -78,7 +78,7 @@ class PlainWorker:
         image = person.resize(spec.size or INFO.default_size)
         image.paste(garment.resize((32, 32)), (16, 16))
         for step in (1, 2):
-            preview = base64.b64encode(preview_jpeg(image)).decode()
+            preview = preview_jpeg(image)
             await self._queue.progress(claim, stage="denoise", step=step, steps=2, preview=preview)
             if (await self._queue.heartbeat(INFO.id, [claim]))[spec.id] == "canceled":
                 await self._queue.finish(claim, status="canceled")
@@ -125,6 +125,8 @@ class Live:
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(20)
+        if self._failure is not None:
+            raise self._failure
 
     def call(self, coroutine: Any) -> Any:
         """Run a coroutine on the service's loop and wait for it."""
@@ -174,8 +176,10 @@ class Live:
             await serving
         finally:
             working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            (ended,) = await asyncio.gather(working, return_exceptions=True)
             await self.queue.close()
+        if not isinstance(ended, asyncio.CancelledError):
+            raise RuntimeError("the test worker ended") from ended
 
 
 def settings_in(folder: Path, store_url: str, **overrides: Any) -> Settings:
