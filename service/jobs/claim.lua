@@ -5,15 +5,14 @@ local lease_ms, ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = now_ms()
 local claimed, used, closed = {}, 0, {}
 
+-- The head of the line whose time since it came, less its handicap, is longest.
 local function next_waiting()
-  local best, best_order, best_priority
+  local best, best_time, best_priority
   for _, priority in ipairs(PRIORITIES) do
-    if not closed[priority] then
-      local head = redis.call('ZRANGE', K.WAITING .. priority, 0, 0, 'WITHSCORES')
-      if head[1] then
-        local order = tonumber(head[2]) + HANDICAP_MS[priority]
-        if not best or order < best_order then best, best_order, best_priority = head[1], order, priority end
-      end
+    local id = not closed[priority] and redis.call('ZRANGE', K.WAITING .. priority, 0, 0)[1]
+    if id then
+      local time = tonumber(redis.call('HGET', K.JOB .. id, 'queued') or '0') + HANDICAP_MS[priority]
+      if not best or time < best_time then best, best_time, best_priority = id, time, priority end
     end
   end
   return best, best_priority

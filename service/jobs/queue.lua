@@ -3,8 +3,8 @@
 -- milliseconds. The hash and the sorted sets are the truth; the streams carry delivery (who holds what).
 --
 --   JOB<id>          hash    status (reserved, queued, processing, succeeded, failed, canceled, expired), tenant,
---                            idem, quota, spec, priority, tokens, deadline, entry, order, attempts, fence, worker,
---                            solo, cancel, stage, step, steps, taken, batch, started, finished, error, result
+--                            idem, quota, spec, priority, tokens, deadline, entry, queued, order, attempts, fence,
+--                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result
 --   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped, gone with the job
 --   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs
 --   WAITING<priority> zset   id by order: queued jobs, the smallest order goes first
@@ -13,6 +13,7 @@
 --   IN_FLIGHT        zset    id by acceptance: reserved, queued or running
 --   RESERVATIONS     zset    id by expiry: accepted requests that are not jobs yet
 --   TENANT<tenant>   set     the tenant's ids in flight
+--   TURNS<priority>:<tenant>  set  those of them that are jobs of this priority
 --   IDEMPOTENCY<tenant>:<key digest>  hash  digest (of the body), job
 --   RATE<tenant>     string  theoretical arrival time of the next request (GCRA)
 --   QUOTA<tenant>:<day>  string  jobs accepted on that UTC day
@@ -79,7 +80,7 @@ local function add_entry(id, priority)
   return entry
 end
 
--- Places ahead of a waiting job over all priorities, in the order claims are made; nil when it does not wait.
+-- Places ahead of a waiting job over all priorities, nearly as claims are made; nil when it does not wait.
 local function position(id)
   local priority = redis.call('HGET', K.JOB .. id, 'priority')
   if not priority then return nil end
@@ -115,11 +116,12 @@ local function learn_service_time(id, now)
   redis.call('HSET', K.SERVICE, 'seconds', string.format('%.6f', seconds))
 end
 
-local function leave_flight(id, tenant)
+local function leave_flight(id, tenant, priority)
   redis.call('ZREM', K.IN_FLIGHT, id)
   redis.call('ZREM', K.DEADLINES, id)
   redis.call('ZREM', K.LEASES, id)
   redis.call('SREM', K.TENANT .. tenant, id)
+  if priority then redis.call('SREM', K.TURNS .. priority .. ':' .. tenant, id) end
 end
 
 -- A reservation that never became a job: everything it took is given back, its quota included.
@@ -140,7 +142,7 @@ local function terminate(id, status, err, result, ttl_s, now)
   local stream = K.STREAM .. job[2]
   redis.call('HSET', K.JOB .. id, 'status', status, 'finished', now, 'error', err, 'result', result)
   redis.call('ZREM', K.WAITING .. job[2], id)
-  leave_flight(id, job[1])
+  leave_flight(id, job[1], job[2])
   local data = {status = status}
   if err ~= '' then data.error = cjson.decode(err) end
   if result ~= '' then data.result = cjson.decode(result) end

@@ -5,13 +5,15 @@ if not job[1] then return 0 end
 if job[1] ~= 'reserved' then return 1 end
 local now = now_ms()
 
--- Each job a tenant already has in flight counts as one job's time of delay, so that tenants take turns.
-local ahead = redis.call('SCARD', K.TENANT .. job[2]) - 1
-local order = string.format('%.0f', now + ahead * math.max(100, math.min(10000, seconds_per_job() * 1000)))
+-- Inside a priority, each job the tenant already has there counts as one job's time of delay: tenants take turns.
+local turns = K.TURNS .. priority .. ':' .. job[2]
+local gap = math.max(100, math.min(10000, seconds_per_job() * 1000))
+local order = string.format('%.0f', now + redis.call('SCARD', turns) * gap)
+redis.call('SADD', turns, id)
 redis.call('PERSIST', K.JOB .. id)
 redis.call('ZREM', K.RESERVATIONS, id)
 redis.call('HSET', K.JOB .. id, 'status', 'queued', 'spec', spec, 'priority', priority, 'tokens', tokens,
-  'deadline', deadline, 'order', order, 'attempts', 0, 'fence', 0, 'cancel', '0', 'solo', '0')
+  'deadline', deadline, 'queued', now, 'order', order, 'attempts', 0, 'fence', 0, 'cancel', '0', 'solo', '0')
 redis.call('ZADD', K.WAITING .. priority, order, id)
 redis.call('ZADD', K.DEADLINES, deadline, id)
 add_entry(id, priority)

@@ -1,0 +1,193 @@
+"""Admission: one atomic decision, each refusal told apart, idempotency under parallel posts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.errors import Conflict, IdempotencyMismatch, QueueFull, TooManyRequests
+from service.jobs import keys
+from service.jobs import queue as queue_module
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Existing, Limits, Reserved
+from service.settings import load_settings
+from tests.service.jobs.conftest import RESULT, UNLIMITED, Hand, make_spec
+
+
+async def test_a_submitted_job_can_be_read_back_whole(queue: JobQueue, hand: Hand) -> None:
+    reservation = await hand.reserve()
+    spec = make_spec(reservation, prompt="tuck it in 👗", metadata={"order": "17"}, traceparent="00-a-b-01")
+    assert await queue.get(reservation.id) is None
+    await queue.submit(reservation, spec)
+    record = await queue.get(reservation.id)
+    assert record is not None
+    assert record.spec == spec
+    assert (record.status, record.position, record.attempts) == ("queued", 0, 0)
+    assert len(reservation.id) == 32
+
+
+async def test_fifty_parallel_posts_with_one_key_make_one_job(queue: JobQueue, hand: Hand) -> None:
+    async def post() -> str:
+        answer = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=UNLIMITED)
+        if isinstance(answer, Existing):
+            return answer.job_id
+        await asyncio.sleep(0.1)
+        await queue.submit(answer, make_spec(answer))
+        return answer.id
+
+    ids = await asyncio.gather(*(post() for _ in range(50)))
+    assert len(set(ids)) == 1
+    assert (await queue.backlog()).in_flight == 1
+    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+
+
+async def test_the_same_key_with_another_body_is_refused_even_after_the_end(
+    queue: JobQueue, hand: Hand
+) -> None:
+    reservation = await hand.reserve(key="k", digest="one")
+    await queue.submit(reservation, make_spec(reservation))
+    with pytest.raises(IdempotencyMismatch):
+        await hand.reserve(key="k", digest="two")
+    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    with pytest.raises(IdempotencyMismatch):
+        await hand.reserve(key="k", digest="two")
+    again = await queue.reserve(tenant="shop", idempotency_key="k", body_digest="one", limits=UNLIMITED)
+    assert again == Existing(job_id=reservation.id)
+
+
+async def test_keys_of_different_tenants_do_not_meet(hand: Hand) -> None:
+    first = await hand.reserve("one", key="k", digest="a")
+    second = await hand.reserve("two", key="k", digest="b")
+    assert first.id != second.id
+
+
+async def test_a_twin_still_being_read_is_a_retryable_conflict(
+    queue: JobQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "PENDING_WAIT_S", 0.1)
+    await hand.reserve(key="k")
+    with pytest.raises(Conflict) as caught:
+        await hand.reserve(key="k")
+    assert caught.value.code == "idempotency-in-progress"
+    assert caught.value.retryable
+
+
+async def test_a_released_key_lets_its_waiting_twin_in(queue: JobQueue, hand: Hand) -> None:
+    first = await hand.reserve(key="k")
+    twin = asyncio.create_task(hand.reserve(key="k"))
+    await asyncio.sleep(0.05)
+    await queue.release(first)
+    assert (await twin).id != first.id
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back(queue: JobQueue, hand: Hand) -> None:
+    await queue.store.client.hset(keys.SERVICE, "seconds", "0.5")
+    for _ in range(200):
+        await hand.post()
+    with pytest.raises(QueueFull) as caught:
+        await hand.reserve()
+    assert caught.value.retry_after == 60
+    assert queue.metrics is not None
+    assert queue.metrics.admission_rejected.labels("queue-full")._value.get() == 1
+
+
+async def test_retry_after_follows_backlog_and_service_rate(queue: JobQueue, hand: Hand) -> None:
+    await queue.store.client.hset(keys.SERVICE, "seconds", "0.1")
+    for _ in range(200):
+        await hand.post()
+    with pytest.raises(QueueFull) as caught:
+        await hand.reserve()
+    assert caught.value.retry_after == 20
+    assert (await queue.backlog()).seconds == pytest.approx(20)
+
+
+async def test_concurrency_counts_what_is_in_flight_and_frees_at_the_end(queue: JobQueue, hand: Hand) -> None:
+    limits = Limits(concurrency=2)
+    await hand.post()
+    await hand.reserve()
+    with pytest.raises(TooManyRequests) as caught:
+        await hand.reserve(limits=limits)
+    assert caught.value.code == "concurrency-limited"
+    assert isinstance(await hand.reserve("other", limits=limits), Reserved)
+    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await hand.reserve(limits=limits)
+
+
+async def test_the_rate_limit_says_when_the_next_request_fits(hand: Hand) -> None:
+    limits = Limits(rate_per_minute=3)
+    for _ in range(3):
+        await hand.reserve(limits=limits)
+    with pytest.raises(TooManyRequests) as caught:
+        await hand.reserve(limits=limits)
+    assert caught.value.code == "rate-limited"
+    assert 15 <= (caught.value.retry_after or 0) <= 20
+
+
+async def test_a_repeated_key_costs_neither_rate_nor_quota(queue: JobQueue) -> None:
+    limits = Limits(rate_per_minute=1, daily_quota=1, concurrency=1)
+    first = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
+    assert isinstance(first, Reserved)
+    await queue.submit(first, make_spec(first))
+    for _ in range(5):
+        again = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
+        assert again == Existing(job_id=first.id)
+
+
+async def test_the_daily_quota_is_refunded_by_release_only(queue: JobQueue, hand: Hand) -> None:
+    limits = Limits(daily_quota=1)
+    first = await hand.reserve(limits=limits)
+    with pytest.raises(TooManyRequests) as caught:
+        await hand.reserve(limits=limits)
+    assert caught.value.code == "quota-exceeded"
+    assert 0 < (caught.value.retry_after or 0) <= 86_400
+    await queue.release(first)
+    await queue.release(first)
+    second = await hand.reserve(limits=limits)
+    await queue.submit(second, make_spec(second))
+    await queue.release(second)
+    with pytest.raises(TooManyRequests):
+        await hand.reserve(limits=limits)
+    assert await hand.status(second.id) == "queued"
+
+
+async def test_submitting_twice_is_one_job(queue: JobQueue, hand: Hand) -> None:
+    reservation = await hand.reserve()
+    spec = make_spec(reservation)
+    await queue.submit(reservation, spec)
+    await queue.submit(reservation, spec)
+    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+    assert (await queue.backlog()).waiting == 1
+
+
+async def test_submitting_a_released_reservation_is_a_conflict(queue: JobQueue, hand: Hand) -> None:
+    reservation = await hand.reserve()
+    await queue.release(reservation)
+    with pytest.raises(Conflict):
+        await queue.submit(reservation, make_spec(reservation))
+
+
+async def test_a_job_must_be_its_reservation_s(queue: JobQueue, hand: Hand) -> None:
+    reservation = await hand.reserve()
+    with pytest.raises(ValueError, match="reservation"):
+        await queue.submit(reservation, make_spec(reservation, tenant="someone else"))
+
+
+async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path: object) -> None:
+    settings = load_settings(
+        redis_url=store_url, data_dir=tmp_path, max_in_flight=1, reservation_ttl_s=0.2
+    )
+    queue = await JobQueue.connect(settings)
+    try:
+        hand = Hand(queue)
+        await hand.reserve(key="k")
+        with pytest.raises(QueueFull):
+            await hand.reserve()
+        await asyncio.sleep(0.3)
+        lost = await hand.reserve(key="k")
+        await asyncio.sleep(0.3)
+        report = await queue.sweep()
+        assert report.reservations == (lost.id,)
+        assert (await queue.backlog()).in_flight == 0
+    finally:
+        await queue.close()

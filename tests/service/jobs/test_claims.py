@@ -1,0 +1,197 @@
+"""Claims: grouping by token budget, priorities without starvation, tenants taking turns, waking up at once."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+
+from service.jobs import keys
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Claim, WorkerInfo
+from tests.service.jobs.conftest import RESULT, Hand
+
+
+def ids(claims: list[Claim]) -> list[str]:
+    return [claim.spec.id for claim in claims]
+
+
+async def age(queue: JobQueue, job_id: str, priority: str, seconds: float) -> None:
+    """Make a waiting job look as if it had come earlier."""
+    await queue.store.client.zincrby(keys.WAITING + priority, -seconds * 1000, job_id)
+    await queue.store.client.hincrby(keys.JOB + job_id, "queued", int(-seconds * 1000))
+
+
+async def test_claims_group_up_to_the_token_budget(hand: Hand) -> None:
+    posted = [await hand.post(tokens=tokens) for tokens in (400, 400, 300, 100)]
+    assert ids(await hand.claim(max_jobs=8, budget=1000)) == posted[:2]
+    assert ids(await hand.claim(max_jobs=8, budget=1000)) == posted[2:]
+
+
+async def test_a_job_over_the_budget_still_runs_alone(hand: Hand) -> None:
+    big = await hand.post(tokens=5000)
+    await hand.post(tokens=10)
+    assert ids(await hand.claim(max_jobs=8, budget=1000)) == [big]
+
+
+async def test_max_jobs_counts_over_all_priorities_together(hand: Hand) -> None:
+    for priority in ("high", "normal", "low"):
+        for _ in range(3):
+            await hand.post(priority=priority)
+    assert len(await hand.claim(max_jobs=4)) == 4
+
+
+async def test_higher_priorities_go_first(hand: Hand) -> None:
+    low = await hand.post(priority="low")
+    normal = await hand.post(priority="normal")
+    high = await hand.post(priority="high")
+    assert ids(await hand.claim(max_jobs=3)) == [high, normal, low]
+
+
+async def test_a_low_job_is_overtaken_for_a_bounded_time_only(queue: JobQueue, hand: Hand) -> None:
+    low = await hand.post(priority="low")
+    await age(queue, low, "low", 29)
+    first = await hand.post(priority="high")
+    assert ids(await hand.claim()) == [first]
+    await age(queue, low, "low", 2)
+    for _ in range(3):
+        await hand.post(priority="high")
+    assert ids(await hand.claim()) == [low]
+
+
+async def test_low_jobs_are_served_under_endless_high_load(queue: JobQueue, hand: Hand) -> None:
+    low = await hand.post(priority="low")
+    for turn in range(100):
+        await hand.post(priority="high")
+        await hand.post(priority="high")
+        (claim,) = await hand.claim()
+        await queue.finish(claim, status="succeeded", result=RESULT)
+        if claim.spec.id == low:
+            assert turn > 20
+            break
+        await age(queue, low, "low", 1)
+    else:
+        raise AssertionError("the low job starved")
+
+
+async def test_tenants_take_turns(queue: JobQueue, hand: Hand) -> None:
+    greedy = [await hand.post("greedy") for _ in range(20)]
+    modest = [await hand.post("modest") for _ in range(2)]
+    order = [(await hand.claim_one()).spec.id for _ in range(6)]
+    assert set(modest) < set(order)
+    assert greedy[0] == order[0]
+
+
+async def test_positions_follow_the_claim_order(queue: JobQueue, hand: Hand) -> None:
+    low = await hand.post(priority="low")
+    normal = await hand.post(priority="normal")
+    high = await hand.post(priority="high")
+    places = {}
+    for job_id in (low, normal, high):
+        record = await queue.get(job_id)
+        assert record is not None
+        places[job_id] = record.position
+    assert places == {high: 0, normal: 1, low: 2}
+    await hand.claim()
+    record = await queue.get(low)
+    assert record is not None and record.position == 1
+
+
+async def test_no_job_is_dropped_however_many_wait(hand: Hand) -> None:
+    posted = {await hand.post(f"tenant-{n % 7}") for n in range(200)}
+    claimed: set[str] = set()
+    while batch := await hand.claim(max_jobs=16, budget=10**9):
+        assert not claimed & set(ids(batch))
+        claimed |= set(ids(batch))
+    assert claimed == posted
+
+
+async def test_an_idle_worker_wakes_at_once(hand: Hand) -> None:
+    waiting = asyncio.create_task(hand.claim(block_s=5))
+    await asyncio.sleep(0.2)
+    posted = time.monotonic()
+    job_id = await hand.post()
+    claims = await waiting
+    assert ids(claims) == [job_id]
+    assert time.monotonic() - posted < 0.25
+
+
+async def test_every_idle_worker_finds_its_job(hand: Hand) -> None:
+    waiting = [asyncio.create_task(hand.claim(f"w{n}", block_s=5)) for n in range(4)]
+    await asyncio.sleep(0.1)
+    posted = {await hand.post() for _ in range(4)}
+    claimed = await asyncio.wait_for(asyncio.gather(*waiting), 2)
+    assert {claims[0].spec.id for claims in claimed} == posted
+
+
+async def test_work_left_behind_wakes_the_next_worker(queue: JobQueue, hand: Hand) -> None:
+    for _ in range(2):
+        await hand.post()
+    await queue.store.client.delete(keys.WAKE)
+    assert len(await hand.claim("w1")) == 1
+    started = time.monotonic()
+    assert len(await hand.claim("w2", block_s=5)) == 1
+    assert time.monotonic() - started < 0.5
+
+
+async def test_an_empty_queue_answers_after_the_wait(hand: Hand) -> None:
+    started = time.monotonic()
+    assert await hand.claim(block_s=0.3) == []
+    assert 0.25 < time.monotonic() - started < 1
+
+
+async def test_waiting_for_work_costs_almost_nothing(hand: Hand) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    await hand.claim(block_s=3)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.03
+
+
+async def test_a_poisonous_job_spares_its_batch_mates(queue: JobQueue, hand: Hand) -> None:
+    posted = [await hand.post() for _ in range(3)]
+    batch = await hand.claim(max_jobs=3)
+    assert ids(batch) == posted
+    for claim in batch:
+        await hand.lose_lease(claim.spec.id)
+    assert set((await queue.sweep()).requeued) == set(posted)
+    for job_id in posted:
+        assert ids(await hand.claim(max_jobs=3)) == [job_id]
+
+
+async def test_workers_are_known_while_they_announce_themselves(queue: JobQueue) -> None:
+    info = WorkerInfo(
+        id="w1",
+        model="nano",
+        backend="torch",
+        device="cpu",
+        reference_attention="isolated",
+        max_references=7,
+        default_size=(192, 256),
+        max_pixels=10**6,
+        size_multiple=16,
+        default_steps=4,
+        max_steps=50,
+        token_budget=4096,
+        note="",
+    )
+    await queue.announce(info, ttl_s=60)
+    await queue.announce(info.model_copy(update={"id": "w2"}), ttl_s=0.1)
+    await asyncio.sleep(0.15)
+    assert await queue.workers() == [info]
+    await queue.sweep()
+    assert await queue.store.client.hlen(keys.WORKER_INFO) == 1
+    await queue.withdraw("w1")
+    assert await queue.workers() == []
+
+
+async def test_the_service_rate_is_learnt_from_what_finished(queue: JobQueue, hand: Hand) -> None:
+    for _ in range(2):
+        await hand.post()
+    batch = await hand.claim(max_jobs=2)
+    await asyncio.sleep(0.4)
+    for claim in batch:
+        await queue.finish(claim, status="succeeded", result=RESULT)
+    for _ in range(10):
+        await hand.post()
+    assert 1.5 < (await queue.backlog()).seconds < 3.5
