@@ -4,9 +4,9 @@ const KEY = "changeroom.key";
 
 /** An RFC 9457 problem, or a failure of the network told in the same shape. `status` is 0 without a reply. */
 export class Problem extends Error {
-  constructor({ status = 0, title, detail = "", code = "", retryable = false, retryAfter = null }) {
+  constructor({ status = 0, title, detail = "", code = "", pointer = "", retryable = false, retryAfter = null }) {
     super(detail || title);
-    Object.assign(this, { status, title, detail, code, retryable, retryAfter });
+    Object.assign(this, { status, title, detail, code, pointer, retryable, retryAfter });
   }
 }
 
@@ -29,6 +29,7 @@ export function problemFrom(status, body, retryAfter = null) {
     title: said.title ?? `The server answered ${status}`,
     detail: said.detail ?? said.message ?? "",
     code: said.code ?? String(said.type ?? "").split(/[/:#]/).pop(),
+    pointer: said.pointer ?? "",
     retryable: said.retryable ?? status >= 500,
     retryAfter: retryAfter === null ? null : Number.parseFloat(retryAfter),
   });

@@ -3,7 +3,7 @@
 import { Compare } from "./compare.js";
 import { enlarge, load } from "./pictures.js";
 import { showTimings } from "./timings.js";
-import { placeInLine, stageNow } from "./wording.js";
+import { aboutPicture, placeInLine, stageNow } from "./wording.js";
 
 const ENLARGED_WIDTH = 576;
 const at = (id) => document.getElementById(id);
@@ -85,7 +85,7 @@ export class Stage {
   problem(problem) {
     this.#enter("problem");
     at("problem-title").textContent = problem.title ?? "Something went wrong in this page";
-    at("problem-detail").textContent = problem.detail ?? problem.message ?? "";
+    at("problem-detail").textContent = aboutPicture(problem.detail ?? problem.message ?? "", problem.pointer ?? "");
     const said = [];
     if (problem.retryAfter > 0) said.push(`The server asks for ${Math.ceil(problem.retryAfter)} s of patience.`);
     if (problem.code) said.push(`Reference: ${problem.code}`);

@@ -47,6 +47,14 @@ export function seconds(value) {
   return `${value.toFixed(value < 9.995 ? 2 : 1)} s`;
 }
 
+/** A problem's detail with the picture it is about named as the page names it. */
+export function aboutPicture(detail, pointer) {
+  const garment = /^garments?[./](\d+)/.exec(pointer);
+  const picture = garment ? `Garment ${Number(garment[1]) + 1}` : pointer === "person" ? "Person" : "";
+  const rest = detail.startsWith(`${pointer}: `) ? sentence(detail.slice(pointer.length + 2)) : detail;
+  return picture ? `${picture}: ${rest}` : detail;
+}
+
 /** `ahead` is the number of jobs before this one. */
 export function placeInLine(ahead) {
   if (!Number.isInteger(ahead)) return "";

@@ -114,11 +114,13 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     common = ["--redis-url", store.url, "--data", str(data)]
     commands = (
         ["gateway", *common, "--port", str(port)],
-        ["worker", *common, "--model", "null:6:0.2"],
+        ["worker", *common, "--model", "null:6:0.4"],
     )
-    children = [
-        subprocess.Popen([sys.executable, "-m", "service.cli", *given], cwd=ROOT) for given in commands
-    ]
+    children = []
+    for given in commands:
+        with (data / f"{given[0]}.log").open("wb") as log:
+            command = [sys.executable, "-m", "service.cli", *given]
+            children.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
     try:
         wait_for(f"http://127.0.0.1:{port}/readyz")
         yield f"http://127.0.0.1:{port}/"

@@ -67,6 +67,7 @@ class StandIn:
     step_s: float = 0.08
     steps: int = 4
     drop_after: int | None = None
+    hold_at: int | None = None
     refuse: tuple[int, dict[str, Any]] | None = None
     key: str | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -196,6 +197,8 @@ class StandIn:
             if self.drop_after == number:
                 self.drop_after = None
                 return
+            while self.hold_at == number:
+                await asyncio.sleep(self.step_s)
             await asyncio.sleep(self.step_s)
 
     def end(self, job: dict[str, Any], status: str) -> None:

@@ -10,7 +10,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE_S = 20.0
+PATIENCE_S = 45.0
+RECORDER = """
+const detail = document.getElementById("now-detail");
+window.heard = [];
+new MutationObserver(() => {
+  const line = `${document.getElementById("now").textContent} ${detail.textContent}`.trim();
+  window.heard.push([line, document.getElementById("progress").getAttribute("value")]);
+  if (arguments[0] && detail.textContent.startsWith(arguments[0])) document.getElementById("cancel").click();
+}).observe(detail, { childList: true });
+"""
 
 
 class StudioPage:
@@ -43,7 +52,7 @@ class StudioPage:
 
     def until(self, condition: Any) -> Any:
         """The condition's first true value."""
-        return WebDriverWait(self.browser, PATIENCE_S, poll_frequency=0.03).until(lambda _: condition())
+        return WebDriverWait(self.browser, PATIENCE_S, poll_frequency=0.1).until(lambda _: condition())
 
     def text(self, element_id: str) -> str:
         """The text of an element, whether it is visible or not."""
@@ -66,6 +75,14 @@ class StudioPage:
 
     def focused(self) -> WebElement:
         return self.browser.switch_to.active_element
+
+    def record(self, cancel_at: str = "") -> None:
+        """Note every line of progress from now on; press Cancel when a detail starts with `cancel_at`."""
+        self.run(RECORDER, cancel_at)
+
+    def heard(self) -> list[tuple[str, str | None]]:
+        """(line, value of the bar or None) as they were shown."""
+        return [(line, value) for line, value in self.run("return window.heard")]
 
     def go(self) -> None:
         self.at("go").click()

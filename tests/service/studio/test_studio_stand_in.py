@@ -38,14 +38,16 @@ def test_a_dropped_stream_is_taken_up_after_the_last_event(
 
 
 def test_preview_and_queue_position_are_shown(page: StudioPage, stand_in: StandIn, photos: Path) -> None:
-    stand_in.step_s = 0.4
     filled(page, stand_in.url, photos)
+    stand_in.hold_at = 4
+    page.record()
     page.go()
-    page.until(lambda: page.text("now") == "In the queue" and page.text("now-detail") == "2 ahead of you")
     page.until(lambda: page.text("now-detail") == "step 2 of 4")
+    assert ("In the queue 2 ahead of you", None) in page.heard()
     assert page.drawn("preview")
     assert page.at("preview").get_attribute("alt") == "Preview of the picture so far"
     assert page.at("progress").get_attribute("value") == "0.5"
+    stand_in.hold_at = None
     assert page.wait_for("done", "problem") == "done"
 
 
