@@ -57,6 +57,8 @@ def sniff(data: bytes, limits: ImageLimits) -> str:
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data[12:16] == b"IHDR" and len(data) >= 24:
+            check_size(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), limits)
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         _check_webp(data, limits)

@@ -2,7 +2,8 @@
 
 Each process has an address-space limit, no secrets and no environment, and speaks over its standard streams
 in frames of a 4-byte big-endian length and as many bytes: a picture in, a JSON header and the normalised
-picture out. A process that is too slow or dies takes its picture with it and is replaced.
+picture out. A picture that costs more processor time or memory than its limit ends its process and is
+refused; one that merely waited too long on a busy machine may be sent again. The process is replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 from dataclasses import asdict
@@ -19,7 +21,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from service.errors import InvalidImage, PayloadTooLarge, QueueFull, ServiceError, UnsupportedMediaType
 from service.image_bounds import ImageLimits, sniff
 from service.images import Photo, decode_photo, warm_up
 
@@ -36,8 +38,9 @@ _REFUSALS: dict[str, type[ServiceError]] = {
 class ImagePool:
     """A few warm decoder processes behind one async call; further pictures wait their turn.
 
-    `timeout_s` bounds the decoding of one picture, `memory_bytes` the address space of one process. Use it as
-    an async context manager, or `start` and `close` it.
+    `cpu_s` bounds the processor time of one picture, `timeout_s` its wall time once a process has taken it
+    up, `memory_bytes` the address space of one process. Use it as an async context manager, or `start` and
+    `close` it.
     """
 
     def __init__(
@@ -45,14 +48,17 @@ class ImagePool:
         limits: ImageLimits | None = None,
         *,
         workers: int = 2,
-        timeout_s: float = 4.0,
+        cpu_s: float = 3.5,
+        timeout_s: float = 4.5,
         memory_bytes: int = 3 * GIB,
     ) -> None:
         self._limits = limits or ImageLimits()
         self._workers = workers
+        self._cpu_s = cpu_s
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._idle: asyncio.Queue[_Decoder | None] = asyncio.Queue()
+        self._decoders: set[_Decoder] = set()
         self._decoding: set[asyncio.Task[Photo]] = set()
         self._started = False
 
@@ -69,7 +75,7 @@ class ImagePool:
         while not self._idle.empty():
             decoder = self._idle.get_nowait()
             if decoder is not None:
-                await decoder.end()
+                await self._end(decoder)
 
     async def __aenter__(self) -> ImagePool:
         await self.start()
@@ -78,11 +84,16 @@ class ImagePool:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def decode(self, data: bytes, *, pointer: str | None = None) -> Photo:
-        """Normalise one upload; `pointer` names it in the error ("person", "garments/0").
+    def processes(self) -> list[int]:
+        """Process ids of the decoders that are alive."""
+        return sorted(decoder.pid for decoder in self._decoders if decoder.alive)
 
-        Raises what `service.images.decode_photo` raises, and InvalidImage with code image-too-costly for a
-        picture that is too slow or ends its process. The decoding outlives a cancelled caller.
+    async def decode(self, data: bytes, *, pointer: str | None = None) -> Photo:
+        """Normalise one upload; `pointer` names it in the error ("person", "garments.0").
+
+        Raises what `service.images.decode_photo` raises, InvalidImage with code image-too-costly for a
+        picture that ends its process, and QueueFull with code decoder-busy when the machine had no time for
+        it. The decoding outlives a cancelled caller.
         """
         if not self._started:
             raise RuntimeError("the image pool is not started")
@@ -100,13 +111,20 @@ class ImagePool:
         decoder = await self._idle.get()
         usable = False
         try:
-            if decoder is None or not decoder.alive:
+            if decoder is not None and not decoder.alive:
+                await self._end(decoder)
                 decoder = None
-                decoder = await self._spawn()
+            decoder = decoder or await self._spawn()
             async with asyncio.timeout(self._timeout_s):
                 answer = await decoder.decode(data)
             usable = True
-        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+        except TimeoutError:
+            raise QueueFull(
+                "Opening the pictures takes too long just now. Send the same request again shortly.",
+                code="decoder-busy",
+                retry_after=2,
+            ) from None
+        except (asyncio.IncompleteReadError, ConnectionError):
             raise InvalidImage(
                 "This picture takes too long or too much memory to open. "
                 "Save it again as a plain JPEG and upload that.",
@@ -114,7 +132,7 @@ class ImagePool:
             ) from None
         finally:
             if decoder is not None and not usable:
-                await decoder.end()
+                await self._end(decoder)
             self._idle.put_nowait(decoder if usable else None)
         if isinstance(answer, ServiceError):
             raise answer
@@ -125,18 +143,26 @@ class ImagePool:
             sys.executable,
             "-m",
             __name__,
-            json.dumps({"limits": asdict(self._limits), "memory_bytes": self._memory_bytes}),
+            json.dumps(
+                {"limits": asdict(self._limits), "cpu_s": self._cpu_s, "memory_bytes": self._memory_bytes}
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_READ_AHEAD,
             env={"PYTHONPATH": _ROOT},
         )
         decoder = _Decoder(process)
+        self._decoders.add(decoder)
         try:
             await decoder.ready()
         except asyncio.IncompleteReadError:
+            await self._end(decoder)
             raise OSError("a picture decoder did not start; its standard error says why") from None
         return decoder
+
+    async def _end(self, decoder: _Decoder) -> None:
+        self._decoders.discard(decoder)
+        await decoder.end()
 
 
 class _Decoder:
@@ -147,6 +173,10 @@ class _Decoder:
             raise OSError("a picture decoder was started without its streams")
         self._process = process
         self._to, self._from = process.stdin, process.stdout
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -175,8 +205,11 @@ class _Decoder:
         return await self._from.readexactly(length)
 
 
-def _serve(limits: ImageLimits, memory_bytes: int) -> None:
-    """The process itself: pictures in, answers out, until the gateway closes the stream."""
+def _serve(limits: ImageLimits, cpu_s: float, memory_bytes: int) -> None:
+    """The process itself: pictures in, answers out, until the gateway closes the stream.
+
+    The profiling timer's signal keeps its default action, so the kernel ends a decoder deep in C code.
+    """
     asked = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
@@ -187,12 +220,15 @@ def _serve(limits: ImageLimits, memory_bytes: int) -> None:
     _answer(answers, b"ready")
     while head := asked.read(_LENGTH.size):
         data = asked.read(_LENGTH.unpack(head)[0])
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             photo = decode_photo(data, limits)
         except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
             refusal = {"refusal": type(error).__name__, "code": error.code, "detail": error.detail}
             _answer(answers, json.dumps(refusal).encode())
             continue
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         header = asdict(photo)
         picture = header.pop("data")
         _answer(answers, json.dumps(header).encode(), picture)
@@ -207,4 +243,4 @@ def _answer(stream: BinaryIO, *frames: bytes) -> None:
 
 if __name__ == "__main__":
     _given = json.loads(sys.argv[1])
-    _serve(ImageLimits(**_given["limits"]), _given["memory_bytes"])
+    _serve(ImageLimits(**_given["limits"]), _given["cpu_s"], _given["memory_bytes"])

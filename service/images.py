@@ -66,7 +66,10 @@ def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
     limits = limits or ImageLimits()
     kind = sniff(data, limits)
     try:
-        return _normalised(data, kind, limits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _normalised(data, kind, limits)
     except MemoryError:
         raise InvalidImage(
             "This picture needs too much memory to open. Save it again as a plain JPEG and upload that.",
@@ -131,9 +134,7 @@ def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) ->
 def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if kind == "HEIF":
         _register_heif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(data), formats=(kind,))
+    image = Image.open(io.BytesIO(data), formats=(kind,))
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise animated()
