@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2
 from torch import Tensor
 
+from engine_build.training.muon import Muon
 from engine_build.training.run import Ema, Run, psnr, warm_then_decay
-from engine_build.training.world import HELD_OUT_SEED, sample_scene
+from engine_build.training.world import sample_scene
 from engine_build.training.world_render import render
+
+POOL_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class VaeConfig:
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 16
     steps: int = 6000
-    batch: int = 12
-    crop: int = 48
-    learning_rate: float = 3e-3
+    batch: int = 8
+    crop: int = 32
+    learning_rate: float = 1e-2
     latent_noise: float = 0.03
     heights: tuple[int, ...] = (96, 96, 128)
     save_every: int = 500
@@ -55,23 +59,26 @@ def build(config: VaeConfig) -> AutoencoderKLFlux2:
     return vae
 
 
-def crops(step: int, config: VaeConfig, held_out: bool = False) -> Tensor:
-    """(batch, 3, crop, crop) in [-1, 1]: crops of persons, targets and garment shots of scenes of this step."""
+def crops(step: int, config: VaeConfig, first_seed: int = 500_000_000) -> Tensor:
+    """(batch, 3, crop, crop) in [-1, 1]: crops of persons, targets and garment shots; a function of the step."""
     generator = torch.Generator().manual_seed(step)
-    count = max(1, config.batch // 4)
-    first = (HELD_OUT_SEED if held_out else 500_000_000) + step * count
-    height = config.heights[step % len(config.heights)]
-    scenes = [sample_scene(first + i, None) for i in range(count)]
-    pictures = render(scenes, height, shot_size=config.crop)
-    shots = [pictures.garments[i, int(torch.randint(int(n), (1,), generator=generator))] for i, n in enumerate(pictures.counts)]
-    people = torch.cat([pictures.person, pictures.target])
-    pieces = list(shots)
-    while len(pieces) < config.batch:
-        image = people[len(pieces) % len(people)]
-        top = int(torch.randint(image.shape[1] - config.crop + 1, (1,), generator=generator))
-        left = int(torch.randint(image.shape[2] - config.crop + 1, (1,), generator=generator))
+    people, shots = pictures(step // POOL_STEPS, config, first_seed)
+    pieces = []
+    for i in range(config.batch):
+        pool = shots if i % 4 == 0 else people
+        image = pool[int(torch.randint(len(pool), (1,), generator=generator))]
+        top, left = (int(torch.randint(side - config.crop + 1, (1,), generator=generator)) for side in image.shape[1:])
         pieces.append(image[:, top : top + config.crop, left : left + config.crop])
     return torch.stack(pieces) * 2 - 1
+
+
+@lru_cache(maxsize=1)
+def pictures(pool: int, config: VaeConfig, first_seed: int) -> tuple[Tensor, Tensor]:
+    """Persons and targets (2N, 3, H, W) and garment shots (G, 3, 48, 48) in [0, 1] of one pool of scenes."""
+    height = config.heights[pool % len(config.heights)]
+    drawn = render([sample_scene(first_seed + pool * 12 + i, None) for i in range(12)], height)
+    shots = torch.cat([drawn.garments[i, : int(n)] for i, n in enumerate(drawn.counts)])
+    return torch.cat([drawn.person, drawn.target]), shots
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,30 +95,42 @@ def loss(vae: AutoencoderKLFlux2, x: Tensor, noise: float) -> tuple[Tensor, Tens
     return (y - x).square().mean() + 0.02 * gradient + 1e-3 * pull, y
 
 
+def optimizers(vae: AutoencoderKLFlux2, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the inner convolutions, AdamW for the ends, norms and biases."""
+    ends = ("conv_in", "conv_out", "quant")
+    inner, others = [], []
+    for name, value in vae.named_parameters():
+        (inner if value.ndim == 4 and not any(end in name for end in ends) else others).append(value)
+    return [Muon(inner, learning_rate), torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.0)]
+
+
 def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None = None) -> AutoencoderKLFlux2:
     """Train, resume-safe; afterwards the BatchNorm statistics of the patchified latents are measured."""
     torch.manual_seed(0)
     run = Run(folder, "vae")
     vae = build(config)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    pair = optimizers(vae, config.learning_rate)
     ema, start = Ema(vae, 0.998), 0
     if resume and (state := run.load()) is not None:
         vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(pair, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         ema.load_state_dict(state["ema"])
         start = state["step"]
         torch.set_rng_state(state["rng"])
     vae.train()
     began = time.monotonic()
     for step, bar, task in run.progress(start, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warm_then_decay(step, config.steps, 50, config.steps // 3)
+        factor = warm_then_decay(step, config.steps, 50, config.steps // 3)
+        for group in (g for optimizer in pair for g in optimizer.param_groups):
+            group["lr"] = config.learning_rate * factor
         x = crops(step, config)
         value, y = loss(vae, x, config.latent_noise)
-        optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in pair:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         ema.update(vae)
         if step % 50 == 0:
             quality = psnr(y.detach() / 2, x / 2)
@@ -119,7 +138,12 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
             bar.update(task, description=f"vae {quality:.1f} dB")
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             run.save(
-                {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "step": step + 1}
+                {
+                    "model": vae.state_dict(),
+                    "optimizers": [o.state_dict() for o in pair],
+                    "ema": ema.state_dict(),
+                    "step": step + 1,
+                }
             )
         if minutes is not None and time.monotonic() - began > minutes * 60:
             break

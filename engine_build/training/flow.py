@@ -1,0 +1,194 @@
+"""Train a nano MMDiT and its text encoder by rectified flow on the procedural world.
+
+References of an isolated checkpoint do not depend on the noise, so each scene's references are encoded once and
+`draws` noise levels of its target attend them: most of a step's compute goes into targets. Noise levels are
+logit-normal, shifted, and stratified over the batch. Matrices of the blocks are trained by Muon (Jordan et al.
+2024), everything else by AdamW.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from engine_build.config import ModelConfig
+from engine_build.model import MMDiT
+from engine_build.packing import PackedBatch, grid_ids, text_ids_of
+from engine_build.training.latents import Encoder, Latents, LatentStream
+from engine_build.training.muon import Muon
+from engine_build.training.run import Ema, Run, warm_then_decay
+from kernels import Segments
+
+TEXT_LAYERS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """One flow-matching stage; sizes in pixels, `mix` the frequencies of 1 to 6 garments."""
+
+    steps: int = 5000
+    height: int = 96
+    shot: int = 40
+    scenes: int = 8
+    draws: int = 3
+    mix: tuple[float, ...] = (0.25, 0.2, 0.18, 0.15, 0.12, 0.1)
+    learning_rate: float = 1.5e-3
+    decay_steps: int = 1500
+    shift: float = 1.8
+    edit_weight: float = 4.0
+    ema: float = 0.998
+    save_every: int = 200
+
+
+class NanoModel(nn.Module):
+    """Text encoder and MMDiT trained together; `forward` is the velocity for packed tokens."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        super().__init__()
+        hidden = config.joint_attention_dim // len(TEXT_LAYERS)
+        self.text = Qwen3Model(
+            Qwen3Config(
+                vocab_size=vocabulary,
+                hidden_size=hidden,
+                intermediate_size=2 * hidden,
+                num_hidden_layers=max(TEXT_LAYERS) + 1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=hidden // 2,
+                max_position_embeddings=512,
+                tie_word_embeddings=True,
+            )
+        )
+        self.dit = MMDiT(config)
+        self.dit.initialise()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(N, Lt) token ids to text tokens (N, Lt, Dt)."""
+        states = self.text(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+        return torch.cat([states[layer] for layer in TEXT_LAYERS], dim=-1)
+
+
+def packed(text: Tensor, noisy: Tensor, sigma: Tensor, latents: Latents, height: int, shot: int) -> PackedBatch:
+    """M = N * draws noisy targets over N scenes' references; text is (M, Lt, Dt), noisy (M, L, C)."""
+    n, k = latents.garments.shape[:2]
+    m, pixels = len(noisy), 8
+    rows, columns, side = height // pixels, height * 3 // 4 // pixels, shot // pixels
+    references = torch.cat([latents.person, latents.garments.flatten(1, 2)], 1)
+    ids = torch.cat([grid_ids(rows, columns, 10), *(grid_ids(side, side, 20 + 10 * i) for i in range(k))])
+    return PackedBatch(
+        text=text.flatten(0, 1),
+        text_ids=text_ids_of(text[0]).repeat(m, 1),
+        text_segments=Segments((text.shape[1],) * m),
+        target=noisy.flatten(0, 1),
+        target_ids=grid_ids(rows, columns).repeat(m, 1),
+        target_segments=Segments((noisy.shape[1],) * m),
+        references=references.flatten(0, 1),
+        reference_ids=ids.repeat(n, 1),
+        reference_segments=Segments(((rows * columns,) + (side * side,) * k) * n),
+        reference_counts=(k + 1,) * n,
+        sigma=sigma,
+        draws=m // n,
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, instructions: tuple[str, ...]) -> Tensor:
+    """(N, Lt) ids, padded on the right to the longest; a few attended padding tokens change nothing that is read."""
+    return tokenizer(list(instructions), padding=True, return_tensors="pt")["input_ids"]
+
+
+def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """(count,) stratified logit-normal noise levels, shifted towards noise by `shift`."""
+    quantile = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    odds = torch.exp(torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)))
+    return (shift * odds / (1 + shift * odds)).clamp(1e-3, 1.0)
+
+
+def flow_loss(model: NanoModel, ids: Tensor, latents: Latents, config: FlowConfig, generator: torch.Generator) -> Tensor:
+    """Weighted ||v - (eps - x0)||^2 over `draws` noise levels a scene (Liu et al., 2022)."""
+    draws = config.draws
+    x0 = latents.target.repeat_interleave(draws, 0)  # (M, L, C)
+    weight = latents.weight.repeat_interleave(draws, 0)[..., None]
+    eps = torch.randn(x0.shape, generator=generator)
+    sigma = noise_levels(len(x0), config.shift, generator)
+    s = sigma[:, None, None]
+    text = model.embed(ids).repeat_interleave(draws, 0)
+    batch = packed(text, (1 - s) * x0 + s * eps, sigma, latents, config.height, config.shot)
+    velocity = model.dit(batch).view_as(x0)
+    return (weight * (velocity - (eps - x0)).square()).mean()
+
+
+def optimizers(model: NanoModel, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the block matrices, AdamW for embeddings, projections in and out, modulation and norms."""
+    blocks = ("dit.transformer_blocks", "dit.single_transformer_blocks")
+    matrices, others = [], []
+    for name, value in model.named_parameters():
+        (matrices if name.startswith(blocks) and value.ndim == 2 else others).append(value)
+    return [
+        Muon(matrices, learning_rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def train(
+    config: FlowConfig,
+    model_config: ModelConfig,
+    encoder: Encoder,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    resume: bool,
+    stage: str = "flow",
+    start_from: Path | None = None,
+    minutes: float | None = None,
+) -> NanoModel:
+    """Train; exact on resume. Returns the EMA model in evaluation mode. `start_from`: weights of another stage."""
+    torch.manual_seed(0)
+    run = Run(folder, stage)
+    model = NanoModel(model_config, len(tokenizer))
+    if start_from is not None:
+        model.load_state_dict(torch.load(start_from, weights_only=True)["ema"]["values"])
+    pair = optimizers(model, config.learning_rate)
+    ema, start = Ema(model, config.ema), 0
+    if resume and (state := run.load()) is not None:
+        model.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(pair, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start = state["step"]
+    stream = LatentStream(encoder, config.height, config.shot, config.scenes, config.mix, edit_weight=config.edit_weight)
+    began, average = time.monotonic(), 0.0
+    for step, bar, task in run.progress(start, config.steps):
+        factor = warm_then_decay(step, config.steps, 100, config.decay_steps)
+        for optimizer in pair:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor
+        latents = stream.batch(step)
+        generator = torch.Generator().manual_seed(step)
+        value = flow_loss(model, tokenize(tokenizer, latents.instructions), latents, config, generator)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in pair:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        ema.update(model)
+        average = float(value.detach()) if step == start else 0.98 * average + 0.02 * float(value.detach())
+        if step % 25 == 0:
+            run.log(step, loss=value.detach(), average=average)
+            bar.update(task, description=f"{stage} loss {average:.3f}")
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            run.save(
+                {
+                    "model": model.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizers": [o.state_dict() for o in pair],
+                    "step": step + 1,
+                }
+            )
+        if minutes is not None and time.monotonic() - began > minutes * 60:
+            break
+    model.load_state_dict(ema.values)
+    return model.eval()
