@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -34,7 +33,7 @@ class OneLineFailures(TyperGroup):
         given = [word for word in given if word != "--debug"]
         try:
             return super().main(args=given, **extra)
-        except (click.exceptions.Exit, typer.Exit, SystemExit):
+        except (typer.Exit, SystemExit):
             raise
         except KeyboardInterrupt:
             raise SystemExit(130) from None

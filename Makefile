@@ -1,0 +1,103 @@
+# Everything a person does here. `make run` needs Python 3.11 or newer and make, nothing else.
+#
+#   make run             the whole service on this machine; CHANGEROOM_PORT=8080 make run picks the port
+#   make test            lint and every test; installs Chromium where it may
+#   make bench-gateway   requests per second and added milliseconds of everything but the engine
+#
+# Which torch: Linux without an NVIDIA GPU takes the CPU build from PyTorch's own index (200 MB, not gigabytes of
+# CUDA). TORCH_INDEX_URL=<index> make setup chooses another one, TORCH_INDEX_URL=pypi the default of pip.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch>=2.11,<=2.13.0
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_INDEX_URL ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test setup-browser run test lint bench-gateway clean
+
+help:
+	@sed -n '3,5p' Makefile | sed 's/^# *//'
+
+setup: $(VENV)/.stamp
+
+setup-test: $(VENV)/.stamp-test
+
+$(VENV)/.stamp: pyproject.toml
+	@set -euo pipefail; \
+	python=""; \
+	for name in python3.12 python3.13 python3.11 python3.14 python3 python; do \
+	  if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then \
+	    python=$$name; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python from 3.11 to 3.14 found; install one (Debian: apt install python3 python3-venv)" >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	  echo "make: $$python cannot make virtual environments; install its venv package" \
+	    "(Debian, Ubuntu: apt install python3-venv)" >&2; \
+	  exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then "$$python" -m venv --clear $(VENV); fi
+	@$(MAKE) --no-print-directory torch
+	$(PIP) install -e .
+	@touch $@
+
+# A CPU build, where no GPU would use another one; pip's own default when PyTorch's index cannot be reached.
+.PHONY: torch
+torch:
+	@set -euo pipefail; \
+	if $(BIN)/python -c 'import torch' 2>/dev/null; then exit 0; fi; \
+	index="$(TORCH_INDEX_URL)"; \
+	if [ -z "$$index" ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	  index="$(TORCH_CPU_INDEX)"; \
+	fi; \
+	if [ -n "$$index" ] && [ "$$index" != pypi ]; then \
+	  echo "torch: from $$index"; \
+	  if timeout 15 $(BIN)/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=8)' \
+	      "$${index%/}/torch/" 2>/dev/null; then \
+	    $(PIP) install --index-url "$$index" --timeout 30 --retries 1 "$(TORCH)" && exit 0; \
+	  fi; \
+	  echo "torch: $$index cannot be reached, taking pip's default"; \
+	fi; \
+	$(PIP) install "$(TORCH)"
+
+$(VENV)/.stamp-test: $(VENV)/.stamp
+	$(PIP) install -e '.[test]'
+	@touch $@
+
+setup-browser:
+	@set -euo pipefail; \
+	if command -v chromedriver >/dev/null && { command -v chromium || command -v google-chrome; } >/dev/null; then \
+	  exit 0; \
+	fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver && exit 0; \
+	fi; \
+	echo "*******************************************************************************" >&2; \
+	echo "NOT TESTED here: the studio page. It needs Chromium and chromedriver, which only" >&2; \
+	echo "root can install with apt-get (Debian: apt install chromium chromium-driver)." >&2; \
+	echo "*******************************************************************************" >&2
+
+run: setup
+	@exec $(BIN)/changeroom up
+
+test: setup-test setup-browser lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-gateway: setup
+	$(BIN)/python -m loadtests.gateway_bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
