@@ -170,7 +170,7 @@ class Rewriter:
         try:
             content = json.loads(answer)["choices"][0]["message"]["content"]
             return _Reading.model_validate_json(content)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise _Fallback("malformed") from error
 
     async def _ask(self, client: httpx.AsyncClient, garments: Sequence[GarmentPhrase], prompt: str) -> bytes:
