@@ -10,6 +10,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class StandIn:
     steps: int = 4
     drop_after: int | None = None
     hold_at: int | None = None
+    released: threading.Event = field(default_factory=threading.Event)
     refuse: tuple[int, dict[str, Any]] | None = None
     key: str | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -197,8 +199,8 @@ class StandIn:
             if self.drop_after == number:
                 self.drop_after = None
                 return
-            while self.hold_at == number:
-                await asyncio.sleep(self.step_s)
+            if self.hold_at == number:
+                await asyncio.to_thread(self.released.wait)
             await asyncio.sleep(self.step_s)
 
     def end(self, job: dict[str, Any], status: str) -> None:

@@ -47,7 +47,7 @@ def test_preview_and_queue_position_are_shown(page: StudioPage, stand_in: StandI
     assert page.drawn("preview")
     assert page.at("preview").get_attribute("alt") == "Preview of the picture so far"
     assert page.at("progress").get_attribute("value") == "0.5"
-    stand_in.hold_at = None
+    stand_in.released.set()
     assert page.wait_for("done", "problem") == "done"
 
 
