@@ -34,7 +34,7 @@ def dress_sample(
     manifest = samples / "manifest.json"
     if not manifest.exists():
         return None
-    sample = json.loads(manifest.read_text())[0]
+    sample = json.loads(manifest.read_text())["outfits"][0]
     started = time.monotonic()
     with httpx.Client(base_url=address, timeout=30.0, trust_env=False) as client:
         try:
