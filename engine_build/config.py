@@ -39,12 +39,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.reference_attention not in REFERENCE_ATTENTION:
             raise CheckpointError(
-                f"reference_attention is {self.reference_attention!r}, not one of {', '.join(REFERENCE_ATTENTION)}"
+                f"reference_attention is {self.reference_attention!r}, not one of "
+                f"{', '.join(REFERENCE_ATTENTION)}"
             )
         if sum(self.axes_dims_rope) != self.attention_head_dim or len(self.axes_dims_rope) != 4:
             raise CheckpointError(
                 f"axes_dims_rope {self.axes_dims_rope} must be 4 numbers that sum to "
                 f"attention_head_dim {self.attention_head_dim}"
+            )
+
+        if self.guidance_embeds and self.reference_attention != "joint":
+            raise CheckpointError(
+                f"{self.reference_attention} reference attention is not defined for a model with embedded "
+                "guidance"
             )
 
     @property
@@ -64,7 +71,9 @@ class ModelConfig:
         return self.num_layers + self.num_single_layers
 
     @classmethod
-    def from_diffusers(cls, config: dict[str, Any], reference_attention: ReferenceAttention = "joint") -> Self:
+    def from_diffusers(
+        cls, config: dict[str, Any], reference_attention: ReferenceAttention = "joint"
+    ) -> Self:
         """From `transformer/config.json`. Raises CheckpointError for another class or an unknown field."""
         name = config.get("_class_name", "Flux2Transformer2DModel")
         if name != "Flux2Transformer2DModel":
@@ -102,7 +111,10 @@ class CheckpointConfig:
     """How a checkpoint is run; the contents of `changeroom.json`. The defaults are stock klein's.
 
     default_size is (width, height) in pixels. text_layers index the text encoder's hidden states;
-    pad_text says whether prompts are padded to max_text_tokens, unmasked, as klein was trained.
+    pad_text says whether prompts are padded to max_text_tokens, unmasked, as klein was trained;
+    chat_template whether they are wrapped in the tokenizer's template. garment_area caps a garment's pixels;
+    with a garment_canvas (width, height) every garment is laid on that canvas instead, and the person on the
+    target's, padded with the colour of their own edges.
     """
 
     reference_attention: ReferenceAttention = "joint"
@@ -111,7 +123,12 @@ class CheckpointConfig:
     default_steps: int = 4
     max_text_tokens: int = 512
     pad_text: bool = True
+    chat_template: bool = True
     text_layers: tuple[int, ...] = (9, 18, 27)
+    garment_area: int = 512 * 512
+    garment_canvas: tuple[int, int] | None = None
+    max_pixels: int = 2048 * 2048
+    max_steps: int = 50
     note: str = ""
 
     @classmethod
@@ -129,8 +146,8 @@ class CheckpointConfig:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise CheckpointError(f"{path} has unknown fields: {', '.join(unknown)}")
-        for name in ("default_size", "text_layers"):
-            if name in values:
+        for name in ("default_size", "text_layers", "garment_canvas"):
+            if values.get(name) is not None:
                 if not isinstance(values[name], list) or not all(isinstance(n, int) for n in values[name]):
                     raise CheckpointError(f"{path}: {name} must be a list of integers")
                 values[name] = tuple(values[name])
@@ -141,15 +158,33 @@ class CheckpointConfig:
     def check(self, path: Path) -> None:
         """Raises CheckpointError, naming the file, when a value cannot be used."""
         if self.reference_attention not in REFERENCE_ATTENTION:
-            raise CheckpointError(f"{path}: reference_attention must be one of {', '.join(REFERENCE_ATTENTION)}")
-        for name in ("max_references", "default_steps", "max_text_tokens"):
+            raise CheckpointError(
+                f"{path}: reference_attention must be one of {', '.join(REFERENCE_ATTENTION)}"
+            )
+        counts = (
+            "max_references",
+            "default_steps",
+            "max_steps",
+            "max_text_tokens",
+            "garment_area",
+            "max_pixels",
+        )
+        for name in counts:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CheckpointError(f"{path}: {name} must be a positive integer")
         if len(self.default_size) != 2 or min(self.default_size) < 1:
             raise CheckpointError(f"{path}: default_size must be [width, height] in pixels")
-        if not isinstance(self.pad_text, bool):
-            raise CheckpointError(f"{path}: pad_text must be true or false")
+        canvas = self.garment_canvas
+        if canvas is not None and (len(canvas) != 2 or min(canvas) < 1):
+            raise CheckpointError(f"{path}: garment_canvas must be [width, height] in pixels")
+        if not self.text_layers or min(self.text_layers) < 1:
+            raise CheckpointError(f"{path}: text_layers must name at least one hidden state, from 1")
+        for name in ("pad_text", "chat_template"):
+            if not isinstance(getattr(self, name), bool):
+                raise CheckpointError(f"{path}: {name} must be true or false")
+        if not isinstance(self.note, str):
+            raise CheckpointError(f"{path}: note must be text")
 
     def save(self, folder: Path) -> None:
         """Writes `changeroom.json`."""

@@ -188,8 +188,7 @@ class MMDiT(nn.Module):
         rope = rope_table(ids, c)
         attended = batch.reference_segments if isolated else batch.group_segments
         everything = Segments((batch.reference_segments.total,))
-        guidance = None if batch.guidance is None else batch.guidance[:1]
-        time = self.time_guidance_embed(batch.sigma.new_zeros(1), guidance)  # (1, D)
+        time = self.time_guidance_embed(batch.sigma.new_zeros(1), None)  # (1, D)
         image_mod = self.double_stream_modulation_img(time)
         single_mod = self.single_stream_modulation(time)
         x = self.x_embedder(batch.references.to(self.dtype))  # (P, D)

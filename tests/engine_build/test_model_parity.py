@@ -1,5 +1,7 @@
 """The MMDiT against diffusers' Flux2Transformer2DModel, and its reference modes against masks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from tiny import TRANSFORMER, tiny_transformer
 from torch import Tensor
 
 from engine_build.config import PRESETS, ModelConfig, ReferenceAttention, parameter_count
+from engine_build.errors import CheckpointError
 from engine_build.model import MMDiT, rope_table
 from engine_build.packing import Reference, Sequence, grid_ids, pack, text_ids_of
 
@@ -79,6 +82,8 @@ def test_embedded_guidance_equals_diffusers() -> None:
         velocity = ours(theirs, "joint")(pack([guided]))
     assert relative(velocity, diffusers_joint(theirs, sequence, guidance=3.5)) < 1e-4
     assert relative(velocity, diffusers_joint(theirs, sequence)) > 1e-3
+    with pytest.raises(CheckpointError, match="not defined for a model with embedded guidance"):
+        ours(theirs, "shared")
 
 
 @pytest.mark.parametrize("references", [1, 2])
@@ -243,6 +248,19 @@ def test_the_arithmetic_counts_the_other_presets(preset: str) -> None:
     with torch.device("meta"):
         model = MMDiT(PRESETS[preset])
     assert sum(p.numel() for p in model.parameters()) == parameter_count(PRESETS[preset])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference_attention": "all"}, "reference_attention is 'all'"),
+        ({"axes_dims_rope": (8, 8, 8)}, "must be 4 numbers that sum to"),
+        ({"axes_dims_rope": (8, 8, 8, 16)}, "must be 4 numbers that sum to"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        replace(PRESETS["nano"], **change)
 
 
 def test_configuration_round_trips_through_diffusers() -> None:

@@ -184,6 +184,9 @@ def test_changeroom_json_round_trips_and_is_checked(folder: Path) -> None:
         ({"default_size": [768]}, r"default_size must be \[width, height\]"),
         ({"default_size": "768x1024"}, "default_size must be a list of integers"),
         ({"pad_text": "yes"}, "pad_text must be true or false"),
+        ({"text_layers": []}, "text_layers must name at least one"),
+        ({"garment_canvas": [0, 4]}, r"garment_canvas must be \[width, height\]"),
+        ({"note": 3}, "note must be text"),
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(CheckpointError, match=message):
