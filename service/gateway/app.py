@@ -28,8 +28,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 DESCRIPTION = (
-    "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with a "
-    "stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
+    "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with "
+    "a stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
 )
 
 

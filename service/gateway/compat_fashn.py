@@ -1,6 +1,6 @@
 """FASHN's shape: `POST /v1/run` with model_name tryon-v1.6 and `GET /v1/status/{id}`.
 
-Categories: tops stay tops, one-pieces become dresses and bottoms become pants, which is what most of them are;
+Categories: tops stay tops, one-pieces become dresses and bottoms become pants, which most of them are;
 the native API can say skirts. Pictures come as data: URLs or base64; this service does not fetch addresses.
 """
 
@@ -15,16 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from service.errors import UnsupportedMediaType
 from service.gateway import openapi, problems, views
-from service.gateway.intake import (
-    Draft,
-    GarmentDraft,
-    Options,
-    decode_image_text,
-    empty_image,
-    media_type,
-    read_json,
-    validate,
-)
+from service.gateway.bodies import decode_image_text, empty_image, media_type, read_json
+from service.gateway.draft import Draft, GarmentDraft, Options, validate
 from service.gateway.limits import release_upload
 from service.gateway.state import Parts, Who, asked_of
 from service.jobs.schemas import JobRecord
@@ -44,7 +36,7 @@ RETURN_BASE64 = "fashn_return_base64"
 
 
 class FashnInputs(BaseModel):
-    """Inputs of tryon-v1.6. mode, moderation_level, garment_photo_type and segmentation_free change nothing here."""
+    """Inputs of tryon-v1.6; mode, moderation_level, garment_photo_type, segmentation_free change nothing."""
 
     model_config = ConfigDict(extra="forbid")
 

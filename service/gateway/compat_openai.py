@@ -23,16 +23,8 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.gateway import openapi, views
-from service.gateway.intake import (
-    MAX_GARMENTS,
-    Draft,
-    GarmentDraft,
-    Options,
-    file_bytes,
-    form_of,
-    media_type,
-    validate,
-)
+from service.gateway.bodies import file_bytes, form_of, media_type
+from service.gateway.draft import MAX_GARMENTS, Draft, GarmentDraft, Options, validate
 from service.gateway.limits import release_upload
 from service.gateway.state import Parts, Who, asked_of
 from service.jobs.schemas import TERMINAL, JobRecord

@@ -1,4 +1,4 @@
-"""What every HTTP exchange gets: a request id, trace context, Server-Timing, safe headers and one log line."""
+"""What every exchange gets: a request id, trace context, Server-Timing, safe headers and one log line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Exchange:
         parent = headers.traceparent(given.get("traceparent"))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        state["timings"] = timings = {}
+        timings: dict[str, float] = {}
+        state["timings"] = timings
         started = time.perf_counter()
         status = 500
 

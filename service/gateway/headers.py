@@ -1,4 +1,4 @@
-"""The request headers that change what we do, parsed strictly: a value we cannot honour is a 400, not a guess."""
+"""The request headers that change what we do, read strictly: what we cannot honour is a 400."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def request_id(value: str | None) -> str:
 
 
 def traceparent(value: str | None) -> str | None:
-    """A well-formed W3C traceparent (version 00 shape), else None: a broken one is ignored, as the spec asks."""
+    """A well-formed W3C traceparent (version 00 shape), else None, as the spec asks."""
     if value and _TRACEPARENT.match(value) and not value.startswith("ff"):
         return value
     return None

@@ -1,7 +1,7 @@
 """API keys: 256 random bits each, kept only as SHA-256 digests, compared in constant time.
 
-A slow password hash would add nothing: the keys are random, not chosen by people, and 2^256 is out of reach of
-any dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
+A slow password hash would add nothing: the keys are random, not chosen by people, and out of reach of any
+dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
                "daily_quota": 100000}]}
@@ -121,7 +121,7 @@ class KeyRing:
         return found
 
     def caller(self, request: Request) -> Caller:
-        """The tenant behind a request and its limits: the key's own where it has them. Raises Unauthorized."""
+        """The tenant behind a request and its limits: the key's own where set. Raises Unauthorized."""
         entry = self.identify(request)
         if entry is None:
             return Caller(ANONYMOUS, self._limits)

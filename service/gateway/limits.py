@@ -1,9 +1,9 @@
 """Bounds on what a client may send and how slowly: a body limit, an upload budget, and a connection guard.
 
-uvicorn alone accepts bodies of any size and keeps silent or trickling connections for ever. `BodyLimit` refuses
-by Content-Length before the first byte and counts the bytes of chunked bodies; `guarded_protocol` closes
-connections whose headers do not arrive in time, whose bodies arrive below a floor rate, or whose reader has
-stopped reading.
+uvicorn alone accepts bodies of any size and keeps silent or trickling connections for ever. `BodyLimit`
+refuses by Content-Length before the first byte and counts the bytes of chunked bodies; `guarded_protocol`
+closes connections whose headers do not arrive in time, whose bodies arrive below a floor rate, or whose reader
+has stopped reading.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def release_upload(request: Request) -> None:
 
 
 class BodyLimit:
-    """ASGI middleware: bodies over `body_limit_bytes` are a 413, before they are read where that is possible."""
+    """ASGI middleware: bodies over `body_limit_bytes` are a 413, before they are read where possible."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -126,7 +126,7 @@ def guarded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
 
 class _GuardedProtocol(HttpToolsProtocol):
-    """One timer a connection: for its headers, its body window, its lingering upload or its stalled reader."""
+    """One timer a connection: for headers, body window or lingering upload; one for a stalled reader."""
 
     header_timeout_s: float
     body_timeout_s: float

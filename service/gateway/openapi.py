@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from service.gateway.intake import CATEGORIES, MAX_LAYER, MAX_PROMPT, SKU, JsonTryOn
+from service.gateway.draft import CATEGORIES, MAX_LAYER, MAX_PROMPT, SKU, JsonTryOn
 from service.gateway.views import Problem
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -31,7 +31,7 @@ _TRY_ON_FORM: dict[str, Any] = {
     "required": ["person"],
     "additionalProperties": False,
     "description": (
-        "Pictures in the order they are named in instructions: person is image 1, garments are images 2 to 7. "
+        "Pictures are numbered as in the instruction: person is image 1, garments are images 2 to 7. "
         "`categories` and `layers` are aligned with the garments, uploads first, then skus. "
         "`request` is the same as one JSON value and replaces every other text field."
     ),
@@ -206,7 +206,8 @@ def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
             )
             components = made.setdefault("components", {})
             schemas: dict[str, Any] = components.setdefault("schemas", {})
-            for model in (JsonTryOn, Problem, *bodies):
+            models: tuple[type[BaseModel], ...] = (JsonTryOn, Problem, *bodies)
+            for model in models:
                 schema = model.model_json_schema(ref_template=REF + "{model}")
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema

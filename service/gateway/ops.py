@@ -1,4 +1,4 @@
-"""What operators and clients ask of the service itself: liveness, readiness, metrics, models, the studio page."""
+"""What is asked of the service itself: liveness, readiness, metrics, models, the studio page."""
 
 from __future__ import annotations
 

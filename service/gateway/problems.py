@@ -108,7 +108,7 @@ def response(error: ServiceError, request: Request) -> Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="changeroom"'
     return Response(
-        json.dumps(document, ensure_ascii=False, separators=(",", ":")),
+        json.dumps(document, separators=(",", ":")),
         status_code=error.status,
         media_type=MEDIA_TYPE,
         headers=headers,
@@ -158,7 +158,7 @@ def install(app: FastAPI) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = {
-            404: "There is nothing at this path; see /docs for the paths that exist.",
+            404: "There is nothing at this path; see /openapi.json for the paths that exist.",
             405: "This path does not know that method; see the Allow header.",
         }.get(error.status_code, str(error.detail))
         answer = response(_HttpError(error.status_code, detail), request)

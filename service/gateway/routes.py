@@ -9,16 +9,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.gateway import exchange, headers, openapi, sse, views
+from service.gateway.bodies import file_bytes, form_of, media_type
+from service.gateway.draft import CATEGORIES, MAX_LAYER, SKU
 from service.gateway.garments import view as garment_view
-from service.gateway.intake import (
-    CATEGORIES,
-    MAX_LAYER,
-    SKU,
-    file_bytes,
-    form_of,
-    media_type,
-    read_draft,
-)
+from service.gateway.intake import read_draft
 from service.gateway.limits import release_upload
 from service.gateway.state import Gateway, Parts, Who, asked_of
 from service.gateway.tryons import Submitted
@@ -125,7 +119,7 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
     await parts.tryons.get(caller, id)
 
     def view(record: JobRecord) -> dict[str, Any]:
-        return cast(dict[str, Any], parts.tryons.view(record).model_dump())
+        return parts.tryons.view(record).model_dump()
 
     body = sse.stream(parts.queue.subscribe(id, last), lambda: parts.queue.get(id), view)
     return StreamingResponse(

@@ -25,7 +25,7 @@ async def stream(
     read: Callable[[], Awaitable[JobRecord | None]],
     view: Callable[[JobRecord], dict[str, Any]],
 ) -> AsyncIterator[bytes]:
-    """Bytes of the stream: every event, with the whole try-on in the last one, and comments while it is quiet.
+    """Bytes of the stream: every event, the whole try-on in the last one, comments while it is quiet.
 
     When the store goes, the stream just ends: an event source reconnects and resumes after the last id.
     """

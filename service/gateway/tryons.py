@@ -1,6 +1,6 @@
 """The use case: from a draft to a job, and what may be asked of a job afterwards.
 
-The order is admission first (one store call), then decoding and writing the instruction side by side, then the
+Admission comes first (one store call), then decoding and writing the instruction side by side, then the
 blobs, then one store call that turns the reservation into a job. Whatever fails in between releases the
 reservation, so that nothing is counted that does not exist.
 """
@@ -8,10 +8,10 @@ reservation, so that nothing is counted that does not exist.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from engine_build.instruction import GarmentPhrase
@@ -24,9 +24,9 @@ from service.errors import (
     UnprocessableRequest,
 )
 from service.gateway import views
+from service.gateway.draft import Draft
 from service.gateway.fleet import Fleet
 from service.gateway.garments import Garments
-from service.gateway.intake import Draft
 from service.gateway.keys import Caller
 from service.gateway.rewriter import Instruction, Rewriter
 from service.image_pool import ImagePool
@@ -169,7 +169,7 @@ class TryOns:
             raise first_of(errors) from errors
         refs = []
         for index, (garment, phrase) in enumerate(zip(draft.garments, phrases, strict=True)):
-            blob = uploads[index].result() if index in uploads else known[garment.sku].blob
+            blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
         return person.result(), tuple(refs), written.result()
 
@@ -183,18 +183,21 @@ class TryOns:
         return record
 
     async def wait(self, caller: Caller, job_id: str, seconds: float) -> JobRecord:
-        """The record once it is terminal, or as it is after `seconds`. Leaving the wait leaves the job alone."""
+        """The record once it is terminal, or as it is after `seconds`; leaving leaves the job alone."""
         record = await self.get(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
             return record
+        events = self._queue.subscribe(job_id)
         try:
             async with asyncio.timeout(seconds):
-                async with contextlib.aclosing(self._queue.subscribe(job_id)) as events:
-                    async for event in events:
-                        if event.type in TERMINAL:
-                            break
+                async for event in events:
+                    if event.type in TERMINAL:
+                        break
         except TimeoutError:
             log.debug("wait ended before the job did")
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
         return await self.get(caller, job_id)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:

@@ -30,7 +30,7 @@ class Problem(BaseModel):
                     "type": "urn:changeroom:problem:missing-garment",
                     "title": "The request cannot be carried out",
                     "status": 422,
-                    "detail": "Send 1 to 6 garment photos in parts named garment, or skus of catalogue garments.",
+                    "detail": "Send 1 to 6 garment photos in parts named garment.",
                     "code": "missing-garment",
                     "retryable": False,
                     "request_id": "req_uT0cN2m1pQ4rS5tU",

@@ -21,9 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="module")
-def launch(
-    store: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Live]]:
+def launch(store: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Live]]:
     """Start services with settings of choice; all end with the module."""
     started: list[Live] = []
 

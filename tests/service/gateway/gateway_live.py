@@ -1,7 +1,7 @@
 """A real gateway on a loopback port over a real Valkey, and a worker coroutine with a plain engine.
 
-Everything runs on one event loop in a thread of its own, so that synchronous clients (SDKs) and raw sockets can
-be used in tests. The worker claims through the real queue; only the picture it makes is trivial.
+Everything runs on one event loop in a thread of its own, so that synchronous clients (SDKs) and raw sockets
+can be used in tests. The worker claims through the real queue; only the picture it makes is trivial.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ INFO = WorkerInfo(
 )
 
 
-def picture(width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any) -> bytes:
+def picture(
+    width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any
+) -> bytes:
     """An encoded plain picture."""
     out = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(out, format, **save)

@@ -91,7 +91,10 @@ def test_the_request_field_and_json_say_the_same(http: httpx.Client) -> None:
     assert form.status_code == 202, form.text
     body = {
         "person": data_url(PERSON),
-        "garments": [{"image": data_url(SHIRT), "category": "hats"}, {"image": data_url(SHIRT), "category": "tops"}],
+        "garments": [
+            {"image": data_url(SHIRT), "category": "hats"},
+            {"image": data_url(SHIRT), "category": "tops"},
+        ],
         "seed": 5,
     }
     plain = http.post("/v1/try-ons", json=body)
@@ -118,7 +121,9 @@ def test_the_same_key_and_body_is_one_job_under_fifty_posts(live: Live) -> None:
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(post, range(50)))
-    assert {a.status_code for a in answers} <= {200, 202}, [a.text for a in answers if a.status_code > 202][:1]
+    assert {a.status_code for a in answers} <= {200, 202}, [a.text for a in answers if a.status_code > 202][
+        :1
+    ]
     assert len({a.json()["id"] for a in answers}) == 1
     assert sum(a.headers.get("idempotent-replayed") != "true" for a in answers) == 1
 
@@ -265,9 +270,7 @@ def test_catalogue_garments_are_worn_by_sku(live: Live, http: httpx.Client) -> N
 
 def test_every_answer_carries_its_request_id_and_trace(live: Live, http: httpx.Client) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    answer = http.post(
-        "/v1/try-ons", files=parts(), headers={"X-Request-Id": "mine-1", "traceparent": trace}
-    )
+    answer = http.post("/v1/try-ons", files=parts(), headers={"X-Request-Id": "mine-1", "traceparent": trace})
     assert answer.headers["x-request-id"] == "mine-1"
     assert "read;dur=" in answer.headers["server-timing"]
     record = live.call(live.queue.get(answer.json()["id"]))

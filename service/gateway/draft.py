@@ -1,0 +1,194 @@
+"""What a caller asked for: the models of a request, their limits, and the errors of a wrong shape."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from service.errors import InvalidRequest, ServiceError, UnprocessableRequest
+from service.jobs.schemas import Category, OutputFormat, Priority
+
+MAX_GARMENTS = 6
+MAX_PROMPT = 2000
+MAX_LAYER = 120
+CATEGORIES: tuple[str, ...] = get_args(Category)
+SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_SIZE = re.compile(r"^(\d{2,5})x(\d{2,5})$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class GarmentDraft:
+    """One garment: bytes of an upload, or the sku of a catalogue garment."""
+
+    data: bytes | None
+    sku: str | None = None
+    category: str = "auto"
+    layer: str | None = None
+
+
+class Options(BaseModel):
+    """What may be said beside the pictures; the same names in a form, in JSON and in the `request` field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field("", max_length=MAX_PROMPT, description="Your own words, in any language.")
+    size: str | None = Field(
+        None,
+        pattern=r"^[0-9]{2,5}x[0-9]{2,5}$",
+        description="Width x height in pixels.",
+        examples=["768x1024"],
+    )
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="Same seed, same inputs: same picture.")
+    steps: int | None = Field(None, ge=1, le=100, description="Denoising steps; the model has a default.")
+    output_format: OutputFormat = "jpeg"
+    quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality.")
+    priority: Priority = "normal"
+    metadata: dict[str, str] = Field(
+        default_factory=dict, description="Returned as given; at most 16 entries."
+    )
+    webhook_url: str | None = Field(None, max_length=2048)
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in value.items()):
+            raise ValueError("at most 16 entries, keys up to 64 and values up to 512 characters")
+        return value
+
+    @field_validator("prompt", "metadata", "webhook_url")
+    @classmethod
+    def _without_nul(cls, value: Any) -> Any:
+        texts = [*value.keys(), *value.values()] if isinstance(value, dict) else [value or ""]
+        if any("\x00" in text for text in texts):
+            raise ValueError("must not hold a NUL character")
+        return value
+
+    def pixels(self) -> tuple[int, int] | None:
+        """(width, height) in pixels, or None."""
+        found = _SIZE.match(self.size or "")
+        return (int(found[1]), int(found[2])) if found else None
+
+
+class JsonGarment(BaseModel):
+    """One garment of a JSON request: a picture or a sku, and what it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | None = Field(
+        None, min_length=1, description="data: URL or base64.", json_schema_extra={"format": "image"}
+    )
+    sku: str | None = Field(None, pattern=SKU, description="A garment put in the catalogue before.")
+    category: Category = "auto"
+    layer: str | None = Field(
+        None, max_length=MAX_LAYER, description="How it is worn, such as `open`, `tucked in`."
+    )
+
+
+class JsonTryOn(Options):
+    """The JSON form of a try-on request."""
+
+    person: str = Field(
+        min_length=1, description="data: URL or base64.", json_schema_extra={"format": "image"}
+    )
+    garments: list[JsonGarment] = Field(min_length=1, max_length=MAX_GARMENTS)
+
+    @field_validator("garments", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [{"image": item} if isinstance(item, str) else item for item in value]
+
+
+class RequestGarment(BaseModel):
+    """One garment of the `request` part: the name of its file part (default: the next `garment`) or a sku."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str | None = None
+    sku: str | None = Field(None, pattern=SKU)
+    category: Category = "auto"
+    layer: str | None = Field(None, max_length=MAX_LAYER)
+
+
+class RequestField(Options):
+    """The `request` part of a multipart request: everything in one JSON value."""
+
+    garments: list[RequestGarment] | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request read and checked for shape."""
+
+    person: bytes
+    garments: tuple[GarmentDraft, ...]
+    options: Options = field(default_factory=Options)
+
+    def digest(self) -> str:
+        """SHA-256 of the request's meaning: a retry with another multipart boundary matches."""
+        parts: dict[str, Any] = self.options.model_dump(mode="json")
+        parts["person"] = hashlib.sha256(self.person).hexdigest()
+        parts["garments"] = [
+            [g.sku or hashlib.sha256(g.data or b"").hexdigest(), g.category, g.layer] for g in self.garments
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def validate(model: type[Model], value: Any) -> Model:
+    """`value` as `model`. Raises InvalidRequest (wrong shape) or UnprocessableRequest (wrong value)."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise of_validation(error) from error
+
+
+def of_validation(error: ValidationError) -> ServiceError:
+    """The first thing wrong, as one sentence that names the field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = ".".join(str(part) for part in first["loc"]) or "body"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(f"There is no field {name!r}.", code="unknown-field", pointer=name)
+    if first["type"] == "missing" and name == "person":
+        return no_person()
+    if first["loc"] == ("garments",) and first["type"] in ("missing", "too_short"):
+        return no_garment()
+    if first["loc"] == ("garments",) and first["type"] == "too_long":
+        return too_many_garments()
+    if first["type"].endswith("_type") or first["type"] == "missing":
+        return InvalidRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
+    return UnprocessableRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
+
+
+def no_person() -> ServiceError:
+    """No picture of a person came."""
+    return UnprocessableRequest(
+        "Send one photo of a person in the part named person.", code="missing-person", pointer="person"
+    )
+
+
+def no_garment() -> ServiceError:
+    """Neither a picture nor a sku of a garment came."""
+    return UnprocessableRequest(
+        "Send 1 to 6 garment photos in parts named garment, or skus of catalogue garments.",
+        code="missing-garment",
+        pointer="garment",
+    )
+
+
+def too_many_garments() -> ServiceError:
+    """More garments than a try-on can wear."""
+    return UnprocessableRequest(
+        f"At most {MAX_GARMENTS} garments in one try-on; leave some out.",
+        code="too-many-garments",
+        pointer="garment",
+    )
