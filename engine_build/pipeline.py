@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.engine import ImageInput
-from engine_build.errors import EngineError, RequestError
+from engine_build.errors import CheckpointError, EngineError, RequestError
 from engine_build.ledger import Ledger
 from engine_build.model import MMDiT, ReferenceKV
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
@@ -84,12 +84,12 @@ class Pipeline:
     def __post_init__(self) -> None:
         config = self.model.config
         if config.in_channels != self.autoencoder.channels:
-            raise EngineError(
+            raise CheckpointError(
                 f"the transformer reads {config.in_channels} channels, "
                 f"the autoencoder makes {self.autoencoder.channels}"
             )
         if config.joint_attention_dim != self.text_encoder.width:
-            raise EngineError(
+            raise CheckpointError(
                 f"the transformer reads text of width {config.joint_attention_dim}, "
                 f"the text encoder makes {self.text_encoder.width}"
             )
