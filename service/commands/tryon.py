@@ -90,6 +90,7 @@ def _request(
     from engine_build.engine import TryOnRequest
     from engine_build.instruction import CATEGORIES, GarmentPhrase, compose
 
+    wanted = _size(size)
     pictures: list[ImageInput] = []
     for given in garments:
         said, equals, name = given.partition("=")
@@ -108,7 +109,7 @@ def _request(
         instruction=compose(phrases, prompt),
         seed=seed,
         steps=steps,
-        size=_size(size),
+        size=wanted,
     )
 
 
