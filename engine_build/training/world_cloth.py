@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .world_shapes import cover
+from .world_shapes import Cut, cover
 from .world_specs import LOGOS, PALETTE, PATTERNS, GarmentSpec
 
 _LOGO_AT = {
@@ -58,6 +58,19 @@ def pattern_mix(specs: list[GarmentSpec], u: Tensor, v: Tensor, scale: float | T
         sc = scale[index] if isinstance(scale, Tensor) else scale
         mix[index] = _PAINTERS[name](chosen, su, sv, sc).expand(len(rows), *shape[1:])
     return mix
+
+
+def cloth(
+    specs: list[GarmentSpec], shape: Cut, u: Tensor, v: Tensor, light: Tensor, scale: float | Tensor
+) -> Tensor:
+    """Colours (N, 3, h, w) of garments whose geometry is ``shape``."""
+    first, second, trim = (c[:, :, None, None] for c in base_colours(specs))
+    mix = pattern_mix(specs, u, v, scale).unsqueeze(1)
+    colour = first + (second - first) * mix
+    colour.mul_((shape.tone * light).unsqueeze(1))
+    if shape.trim is not None:
+        colour.add_((trim - colour).mul_(shape.trim.unsqueeze(1)))
+    return colour.clamp_(0.0, 1.0)
 
 
 def _column(values: list[float]) -> Tensor:

@@ -6,11 +6,21 @@ inside, in units of the picture's height; ``scale`` is pixels per unit.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+
+
+@dataclass(slots=True)
+class Cut:
+    """A garment's outline on N pictures, a factor for seams, the coverage of its trim; each (N, h, w)."""
+
+    distance: Tensor
+    tone: Tensor
+    trim: Tensor | None = None
 
 
 def columns(rows: Sequence[Sequence[float]], names: Iterable[str]) -> SimpleNamespace:
