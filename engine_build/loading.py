@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig, ReferenceAttention
 from engine_build.errors import BackendError, CheckpointError, RequestError
+from engine_build.lora import LoraSet, read_lora
 from engine_build.pipeline import Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.sampling import Schedule
@@ -26,18 +28,28 @@ def load_pipeline(
     dtype: torch.dtype,
     caches: Caches,
     reference_attention: ReferenceAttention | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Pipeline:
-    """All parts of a checkpoint folder. Raises CheckpointError for the first that does not fit."""
+    """All parts of a checkpoint folder, its weights changed by LoRA files with their strengths.
+
+    Raises CheckpointError for the first part or LoRA that does not fit.
+    """
     config = CheckpointConfig.load(folder)
+    model = load_model(
+        folder, device=device, dtype=dtype, reference_attention=reference_attention, kernels=kernels
+    )
+    adapters = LoraSet(model)
+    for i, (path, strength) in enumerate(loras):
+        adapters.add(f"{i}:{path.name}", read_lora(path), strength)
+    if loras:
+        adapters.merge()
     pipeline = Pipeline(
-        model=load_model(
-            folder, device=device, dtype=dtype, reference_attention=reference_attention, kernels=kernels
-        ),
+        model=model,
         autoencoder=Autoencoder.load(folder, device=device, dtype=dtype),
         text_encoder=TextEncoder.load(folder, config, device=device, dtype=dtype),
         schedule=Schedule.load(folder),
         caches=caches,
-        checkpoint_id=fingerprint(folder),
+        checkpoint_id=fingerprint(folder, loras),
     )
     side, canvas = pipeline.autoencoder.token_pixels, config.garment_canvas or (0, 0)
     if any(edge % side for edge in (*config.default_size, *canvas)):
@@ -45,7 +57,7 @@ def load_pipeline(
     return pipeline
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, loras: Sequence[tuple[Path, float]] = ()) -> str:
     """A name for a checkpoint's weights: its configurations, sizes and dates of its tensor files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -54,6 +66,8 @@ def fingerprint(folder: Path) -> str:
         elif path.suffix == ".safetensors":
             stat = path.stat()
             digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}".encode())
+    for path, strength in loras:
+        digest.update(f"{strength} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -39,11 +39,13 @@ class EngineOptions:
     """What an engine may be told beyond its checkpoint. None leaves a choice to the checkpoint or the device.
 
     `reference_attention` other than the checkpoint's own is an approximation and every outcome says so.
-    `overflow` decides what happens to garments beyond the checkpoint's places. Cache sizes are in bytes.
+    `overflow` decides what happens to garments beyond the checkpoint's places. `loras` are files and their
+    strengths, merged into the weights. Cache sizes are in bytes.
     """
 
     reference_attention: ReferenceAttention | None = None
     overflow: Overflow = "sheets"
+    loras: tuple[tuple[Path, float], ...] = ()
     garment_area: int | None = None
     token_budget: int | None = None
     previews: bool = True
@@ -287,6 +289,7 @@ def load(
             reference_bytes=options.reference_cache_bytes,
         ),
         reference_attention=options.reference_attention,
+        loras=options.loras,
     )
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
     engine = TorchEngine(name, pipeline, config, options)

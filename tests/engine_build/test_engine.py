@@ -254,6 +254,25 @@ def test_another_mode_is_marked_as_an_approximation(folders: dict[str, Path]) ->
     assert own.approximation is None
 
 
+def test_loras_change_the_picture_by_their_strength(folders: dict[str, Path], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = "transformer.transformer_blocks.0.ff.linear_out"
+    down, up = (torch.randn(shape, generator=generator) for shape in ((4, 384), (128, 4)))
+    path = tmp_path / "style.safetensors"
+    save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, path)
+    plain, none, twice, opposite = (
+        load(folders["isolated"], options=EngineOptions(loras=loras))
+        for loras in ((), ((path, 0.0),), ((path, 0.5), (path, 0.5)), ((path, 1.0), (path, -1.0)))
+    )
+    once = load(folders["isolated"], options=EngineOptions(loras=((path, 1.0),)))
+    pictures = [e.run([request("a")])[0].image for e in (plain, none, twice, opposite, once)]
+    assert apart(pictures[0], pictures[1]) == 0
+    assert apart(pictures[0], pictures[3]) <= 1
+    assert apart(pictures[2], pictures[4]) <= 1
+    assert apart(pictures[0], pictures[4]) > 2
+    assert len({e.pipeline.checkpoint_id for e in (plain, none, twice, opposite, once)}) == 5
+
+
 @pytest.mark.parametrize("garments", [4, 6])
 def test_garments_beyond_the_checkpoints_places(folders: dict[str, Path], garments: int) -> None:
     asked = request("many", garments)
