@@ -1,4 +1,4 @@
-"""A real store for every test that asks for one: the embedded server on a unix socket, emptied before each test."""
+"""A real store for every test that asks for one: the embedded server, emptied before each test."""
 
 from __future__ import annotations
 

@@ -9,13 +9,14 @@ connection. Blocking reads have their own connections.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -45,21 +46,15 @@ def script_text(name: str) -> str:
 
 
 def open_client(url: str, timeout_s: float) -> Redis:
-    """A client for short calls: `timeout_s` to connect and to answer, no retries.
-
-    Callers beyond `CONNECTIONS` wait for a free connection, within their own time.
-    """
-    pool = BlockingConnectionPool.from_url(
+    """A client for short calls: `timeout_s` to connect and to answer, no retries."""
+    return Redis.from_url(
         url,
-        max_connections=CONNECTIONS,
-        timeout=timeout_s,
         decode_responses=True,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
-    return Redis(connection_pool=pool)
 
 
 class Store:
@@ -76,6 +71,8 @@ class Store:
         arguments = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
         self.blocking = Redis(connection_pool=ConnectionPool(pool.connection_class, **arguments))
         self._scripts: dict[str, Any] = {}
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._silent_at = 0.0
 
     async def close(self) -> None:
         """Close every connection; a blocked read on another task ends with StoreUnavailable."""
@@ -92,23 +89,37 @@ class Store:
         return await self.call(lambda: script(keys=[], args=args), repeat=repeat)
 
     async def call(self, command: Callable[[], Awaitable[Any]], *, repeat: bool = True) -> Any:
-        """One command within `timeout_s`; tried twice in that time when it may be and a connection broke."""
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                try:
-                    return await command()
-                except exceptions.TimeoutError:
-                    raise
-                except (exceptions.ConnectionError, OSError):
-                    if not repeat:
-                        raise
-                    return await command()
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            raise unavailable(error) from error
-        except exceptions.ResponseError as error:
-            if _refused(error):
+        """One command within `timeout_s`; tried twice in that time when it may be and a connection broke.
+
+        At most `CONNECTIONS` run at once. Those that wait for their turn give up together as soon as one
+        finds the store silent.
+        """
+        asked = time.monotonic()
+        async with self._turns:
+            if self._silent_at > asked:
+                raise unavailable(TimeoutError())
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await self._try(command, repeat)
+            except (exceptions.TimeoutError, TimeoutError) as error:
+                self._silent_at = time.monotonic()
                 raise unavailable(error) from error
+            except (exceptions.ConnectionError, OSError) as error:
+                raise unavailable(error) from error
+            except exceptions.ResponseError as error:
+                if _refused(error):
+                    raise unavailable(error) from error
+                raise
+
+    async def _try(self, command: Callable[[], Awaitable[Any]], repeat: bool) -> Any:
+        try:
+            return await command()
+        except exceptions.TimeoutError:
             raise
+        except (exceptions.ConnectionError, OSError):
+            if not repeat:
+                raise
+            return await command()
 
     async def block(self, command: Callable[[Redis], Awaitable[Any]], block_s: float) -> Any:
         """One blocking read of at most `block_s`, on a connection of its own; a silent server is noticed."""

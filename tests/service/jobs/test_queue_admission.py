@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from queue_hand import RESULT, UNLIMITED, Hand, make_spec
 
 from service.errors import Conflict, IdempotencyMismatch, QueueFull, TooManyRequests
 from service.jobs import keys
@@ -12,7 +13,6 @@ from service.jobs import queue as queue_module
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Existing, Limits, Reserved
 from service.settings import load_settings
-from tests.service.jobs.conftest import RESULT, UNLIMITED, Hand, make_spec
 
 
 async def test_a_submitted_job_can_be_read_back_whole(queue: JobQueue, hand: Hand) -> None:
@@ -174,9 +174,7 @@ async def test_a_job_must_be_its_reservation_s(queue: JobQueue, hand: Hand) -> N
 
 
 async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path: object) -> None:
-    settings = load_settings(
-        redis_url=store_url, data_dir=tmp_path, max_in_flight=1, reservation_ttl_s=0.2
-    )
+    settings = load_settings(redis_url=store_url, data_dir=tmp_path, max_in_flight=1, reservation_ttl_s=0.2)
     queue = await JobQueue.connect(settings)
     try:
         hand = Hand(queue)

@@ -1,4 +1,4 @@
-"""Claims: grouping by token budget, priorities without starvation, tenants taking turns, waking up at once."""
+"""Claims: grouping by token budget, priorities without starvation, tenants taking turns, quick waking."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import resource
 import time
 
+from queue_hand import RESULT, Hand
+
 from service.jobs import keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, WorkerInfo
-from tests.service.jobs.conftest import RESULT, Hand
 
 
 def ids(claims: list[Claim]) -> list[str]:

@@ -1,0 +1,139 @@
+"""Events: everything in order, nothing lost over a reconnect, followers woken at once and few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+
+import pytest
+from queue_hand import RESULT, Hand
+
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Event
+
+
+async def collect(queue: JobQueue, job_id: str, last_id: str | None = None) -> list[Event]:
+    return [event async for event in queue.subscribe(job_id, last_id)]
+
+
+async def run_to_the_end(queue: JobQueue, hand: Hand, steps: int = 4) -> None:
+    claim = await hand.claim_one()
+    for step in range(1, steps + 1):
+        await queue.progress(claim, stage="denoise", step=step, steps=steps, preview=b"jpeg %d" % step)
+    await queue.finish(claim, status="succeeded", result=RESULT)
+
+
+async def test_a_follower_sees_the_whole_life_of_a_job(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    following = asyncio.create_task(collect(queue, job_id))
+    await asyncio.sleep(0.05)
+    await run_to_the_end(queue, hand)
+    events = await asyncio.wait_for(following, 2)
+    assert [event.type for event in events] == ["queued", "processing", *["progress"] * 4, "succeeded"]
+    assert events[0].data["position"] == 0
+    assert [event.data.get("step") for event in events[2:6]] == [1, 2, 3, 4]
+    assert base64.b64decode(str(events[3].data["preview"])) == b"jpeg 2"
+    assert events[-1].data["result"] == RESULT.model_dump()
+    assert [event.id for event in events] == sorted({event.id for event in events}, key=sort_key)
+
+
+def sort_key(event_id: str) -> tuple[int, int]:
+    first, _, second = event_id.partition("-")
+    return int(first), int(second)
+
+
+async def test_reconnecting_after_any_event_loses_and_repeats_nothing(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    await run_to_the_end(queue, hand)
+    whole = await collect(queue, job_id)
+    assert len(whole) == 7
+    for index, event in enumerate(whole):
+        assert await collect(queue, job_id, event.id) == whole[index + 1 :]
+
+
+async def test_a_follower_that_came_back_mid_run_gets_the_rest_live(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    await queue.progress(claim, stage="denoise", step=1, steps=2)
+    seen = []
+    async for event in queue.subscribe(job_id):
+        seen.append(event)
+        if event.type == "progress":
+            break
+    following = asyncio.create_task(collect(queue, job_id, seen[-1].id))
+    await asyncio.sleep(0.05)
+    await queue.progress(claim, stage="denoise", step=2, steps=2)
+    await queue.finish(claim, status="succeeded", result=RESULT)
+    rest = await asyncio.wait_for(following, 2)
+    assert [event.type for event in rest] == ["progress", "succeeded"]
+
+
+async def test_events_arrive_at_once(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    following = asyncio.create_task(collect(queue, job_id))
+    await asyncio.sleep(0.2)
+    finished = time.monotonic()
+    await queue.finish(claim, status="succeeded", result=RESULT)
+    await following
+    assert time.monotonic() - finished < 0.2
+
+
+async def test_a_waiting_follower_sees_its_place_change(queue: JobQueue, hand: Hand) -> None:
+    ahead = [await hand.post() for _ in range(2)]
+    job_id = await hand.post()
+    places: list[object] = []
+
+    async def watch() -> None:
+        async for event in queue.subscribe(job_id):
+            places.append(event.data.get("position"))
+            if event.type == "processing":
+                return
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.1)
+    await queue.cancel(ahead[0])
+    await asyncio.sleep(1.3)
+    await hand.claim_one()
+    await asyncio.sleep(1.3)
+    await hand.claim_one()
+    await asyncio.wait_for(watching, 3)
+    assert places == [2, 1, 0, None]
+
+
+async def test_three_hundred_followers_share_one_listener(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    followers = [asyncio.create_task(collect(queue, job_id)) for _ in range(300)]
+    await asyncio.sleep(1)
+    clients = await queue.store.client.client_list()
+    assert len(clients) < 40
+    await queue.finish(claim, status="succeeded", result=RESULT)
+    everyone = await asyncio.wait_for(asyncio.gather(*followers), 5)
+    assert all(events[-1].type == "succeeded" for events in everyone)
+
+
+async def test_following_ends_when_the_job_is_erased(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    following = asyncio.create_task(collect(queue, job_id))
+    await asyncio.sleep(0.2)
+    await queue.erase(job_id)
+    events = await asyncio.wait_for(following, 1)
+    assert [event.type for event in events] == ["queued"]
+
+
+async def test_following_what_is_not_there_ends_at_once(queue: JobQueue) -> None:
+    assert await asyncio.wait_for(collect(queue, "never"), 1) == []
+
+
+async def test_an_id_beyond_the_end_of_a_finished_job_ends_at_once(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    await run_to_the_end(queue, hand)
+    assert await asyncio.wait_for(collect(queue, job_id, "99999999999999-0"), 1) == []
+
+
+@pytest.mark.parametrize("bad", ["", "$", "abc", "1-2-3", "-1", "1 2", "\u0669-0"])
+async def test_malformed_ids_are_refused(queue: JobQueue, bad: str) -> None:
+    with pytest.raises(ValueError, match="event id"):
+        await collect(queue, "job", bad)

@@ -1,0 +1,208 @@
+"""A store that dies, freezes, forgets or is full: errors in time, no loss, no doubles, recovery unaided."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from queue_hand import RESULT, UNLIMITED, Hand, make_spec
+
+from service.errors import StoreUnavailable
+from service.jobs import keys
+from service.jobs.embedded import EmbeddedServer, start_server
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import Existing, JobResult
+from service.settings import load_settings
+
+
+@pytest.fixture
+async def queue(own_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[JobQueue]:
+    queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path, lease_s=1.0))
+    yield queue
+    await queue.close()
+
+
+async def refused_within_a_second(queue: JobQueue, hand: Hand) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught:
+        await hand.reserve()
+    assert time.monotonic() - started < 1
+    assert caught.value.retryable
+    assert "valkey" not in caught.value.detail
+
+
+async def test_everything_survives_a_killed_store(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    waiting = [await hand.post() for _ in range(20)]
+    running = await hand.claim_one()
+    done = await hand.claim_one()
+    await queue.finish(done, status="succeeded", result=RESULT)
+    own_server.kill()
+    await refused_within_a_second(queue, hand)
+    again = start_server(tmp_path / "own")
+    try:
+        assert await hand.status(done.spec.id) == "succeeded"
+        assert await queue.finish(running, status="succeeded", result=RESULT)
+        for job_id in waiting[2:]:
+            claim = await hand.claim_one()
+            assert claim.spec.id == job_id
+            assert await queue.finish(claim, status="succeeded", result=RESULT)
+        assert (await queue.totals())["requests|succeeded|"] == 20
+    finally:
+        again.kill()
+
+
+async def test_a_blocked_claim_notices_a_killed_store_and_works_after_its_return(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    blocked = asyncio.create_task(hand.claim(block_s=5))
+    await asyncio.sleep(0.2)
+    own_server.kill()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(blocked, 1)
+    again = start_server(tmp_path / "own")
+    try:
+        blocked = asyncio.create_task(hand.claim(block_s=5))
+        await asyncio.sleep(0.1)
+        job_id = await hand.post()
+        assert [claim.spec.id for claim in await asyncio.wait_for(blocked, 1)] == [job_id]
+    finally:
+        again.kill()
+
+
+async def test_a_frozen_store_is_refused_within_a_second(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer
+) -> None:
+    await hand.post()
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        await refused_within_a_second(queue, hand)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await hand.claim(block_s=5)
+        assert time.monotonic() - started < 1
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    await asyncio.sleep(0.1)
+    await hand.reserve()
+
+
+async def test_a_store_that_freezes_under_a_blocked_claim_is_noticed(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer
+) -> None:
+    started = time.monotonic()
+    blocked = asyncio.create_task(hand.claim(block_s=1))
+    await asyncio.sleep(0.2)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await blocked
+        assert time.monotonic() - started < 2.2
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+
+
+async def test_a_write_that_stalled_is_written_once(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer
+) -> None:
+    """The answer is lost but the write arrives later; the client's retry finds that one job."""
+    reservation = await hand.reserve(key="k")
+    spec = make_spec(reservation)
+    await queue.ping()
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await queue.submit(reservation, spec)
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    await asyncio.sleep(0.1)
+    await queue.submit(reservation, spec)
+    again = await queue.reserve(tenant="shop", idempotency_key="k", body_digest="body", limits=UNLIMITED)
+    assert again == Existing(job_id=reservation.id)
+    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+    assert len(await hand.claim(max_jobs=8)) == 1
+
+
+async def test_an_emptied_store_works_again_at_once(queue: JobQueue, hand: Hand) -> None:
+    await hand.post()
+    running = await hand.claim_one()
+    await queue.store.client.flushall()
+    assert await queue.heartbeat("w1", [running]) == {running.spec.id: "lost"}
+    assert not await queue.finish(running, status="succeeded", result=RESULT)
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    assert claim.spec.id == job_id
+    assert await queue.finish(claim, status="succeeded", result=RESULT)
+
+
+@pytest.mark.parametrize("loss", ["stream", "group"])
+async def test_a_lost_stream_or_group_loses_no_job(queue: JobQueue, hand: Hand, loss: str) -> None:
+    posted = [await hand.post() for _ in range(3)]
+    running = await hand.claim_one()
+    stream, client = keys.STREAM + "normal", queue.store.client
+    if loss == "stream":
+        await client.delete(stream)
+    else:
+        await client.xgroup_destroy(stream, keys.GROUP)
+    claimed = [await hand.claim_one() for _ in range(2)]
+    assert [claim.spec.id for claim in (running, *claimed)] == posted
+    for claim in (running, *claimed):
+        assert await queue.finish(claim, status="succeeded", result=RESULT)
+    assert await client.xlen(stream) == 0
+
+
+async def test_a_full_store_keeps_the_job_until_the_result_is_written(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    client = queue.store.client
+    await client.config_set("maxmemory", "1")
+    with pytest.raises(StoreUnavailable):
+        await queue.finish(claim, status="succeeded", result=JobResult(**RESULT.model_dump()))
+    with pytest.raises(StoreUnavailable):
+        await hand.reserve()
+    assert (await client.xpending(keys.STREAM + "normal", keys.GROUP))["pending"] == 1
+    assert await hand.status(job_id) == "processing"
+    await client.config_set("maxmemory", "0")
+    assert await queue.finish(claim, status="succeeded", result=RESULT)
+    record = await queue.get(job_id)
+    assert record is not None and record.result == RESULT
+
+
+async def test_following_ends_with_the_store_and_resumes_after(
+    queue: JobQueue, hand: Hand, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    job_id = await hand.post()
+    claim = await hand.claim_one()
+    seen = []
+
+    async def follow(last_id: str | None) -> None:
+        async for event in queue.subscribe(job_id, last_id):
+            seen.append(event)
+
+    following = asyncio.create_task(follow(None))
+    await asyncio.sleep(0.3)
+    own_server.kill()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(following, 2)
+    again = start_server(tmp_path / "own")
+    try:
+        following = asyncio.create_task(follow(seen[-1].id))
+        await asyncio.sleep(0.2)
+        await queue.finish(claim, status="succeeded", result=RESULT)
+        await asyncio.wait_for(following, 6)
+        assert [event.type for event in seen] == ["queued", "processing", "succeeded"]
+    finally:
+        again.kill()
+
+
+async def test_an_unreachable_address_is_refused_within_a_second(tmp_path: Path) -> None:
+    for url in ("redis://127.0.0.1:1/0", f"unix://{tmp_path}/nothing.sock", "redis://192.0.2.1:6379/0"):
+        queue = await JobQueue.connect(load_settings(redis_url=url, data_dir=tmp_path))
+        await refused_within_a_second(queue, Hand(queue))
+        await queue.close()
