@@ -87,7 +87,7 @@ def server(settings: Settings) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=max(1, round(settings.header_timeout_s)),
         timeout_graceful_shutdown=int(settings.drain_grace_s),
         backlog=1024,
     )

@@ -138,7 +138,12 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._arm(self.header_timeout_s, self._headers_late)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_message and self._is_idle() and not self.timeout_keep_alive_task:
+            self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -150,7 +155,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_message = True
-        self._arm(self.header_timeout_s, self._headers_late)
+        self._await_headers()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -168,7 +173,7 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._in_message and not self.transport.is_closing():
+        if self._in_message and self._is_idle() and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._arm(min(LINGER_S, self.body_timeout_s), self._close)
 
@@ -186,6 +191,14 @@ class _GuardedProtocol(HttpToolsProtocol):
     def _arm(self, seconds: float, action: Any) -> None:
         self._disarm()
         self._timer = self.loop.call_later(seconds, action)
+
+    def _await_headers(self) -> None:
+        """Bytes that do not make a request, such as empty lines, never move an armed deadline."""
+        if self._timer is None and not self.transport.is_closing():
+            self._arm(self.header_timeout_s, self._headers_late)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -207,7 +220,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, detail: str) -> None:
         if self.transport.is_closing():
             return
-        idle = self.cycle is None or self.cycle.response_complete
+        idle = self._is_idle()
         if (idle and self._in_message) or (not idle and not self.cycle.response_started):
             document = problems.of_error(problems.RequestTimeout(detail))
             body = json.dumps(document, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Every kind of bad input over HTTP: its exact status, its problem type, and a message that says what to do."""
+"""Every kind of bad input over HTTP: its exact status and problem type, and what the message says to do."""
 
 from __future__ import annotations
 

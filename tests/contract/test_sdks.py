@@ -1,0 +1,147 @@
+"""The openai and fashn packages, unmodified, against the running gateway."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+
+import fashn
+import httpx
+import openai
+import pytest
+from gateway_live import Live, data_url, picture
+from PIL import Image
+
+from service.jobs.schemas import JobError
+
+PERSON = picture(colour="bisque")
+SHIRT = picture(64, 64, "navy")
+COAT = picture(80, 64, "maroon")
+
+
+@pytest.fixture
+def images(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="unused", base_url=live.url + "/v1", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def predictions(live: Live) -> Iterator[fashn.Fashn]:
+    with fashn.Fashn(api_key="unused", base_url=live.url, max_retries=0) as client:
+        yield client
+
+
+def test_openai_edits_several_images(images: openai.OpenAI) -> None:
+    answer = images.images.edit(
+        model="changeroom",
+        image=[("person.jpg", PERSON), ("shirt.jpg", SHIRT), ("coat.jpg", COAT)],
+        prompt="keep the coat open",
+        size="512x512",
+        quality="high",
+        output_format="png",
+    )
+    assert answer.data and answer.data[0].b64_json
+    made = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert made.format == "PNG" and made.size == (512, 512)
+    assert answer.size == "512x512" and "image 3" in (answer.data[0].revised_prompt or "")
+
+
+def test_openai_url_answers_open_without_a_key(images: openai.OpenAI) -> None:
+    answer = images.images.edit(
+        image=[PERSON, SHIRT], prompt="", response_format="url", extra_headers={"Idempotency-Key": "url-1"}
+    )
+    assert answer.data and answer.data[0].url
+    assert httpx.get(answer.data[0].url).headers["content-type"] == "image/jpeg"
+
+
+def test_openai_errors_are_its_own_exceptions(live: Live, images: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as alone:
+        images.images.edit(image=PERSON, prompt="x")
+    assert alone.value.code == "missing-garment" and "garment" in str(alone.value)
+    with pytest.raises(openai.UnprocessableEntityError) as many:
+        images.images.edit(image=[PERSON, SHIRT], prompt="x", n=2)
+    assert many.value.param == "n"
+    with pytest.raises(openai.APIStatusError) as broken:
+        images.images.edit(image=[PERSON, b"nothing"], prompt="x")
+    assert broken.value.status_code == 415
+    live.worker.failing = JobError(code="engine-failed", message="The engine stopped.", retryable=True)
+    try:
+        with pytest.raises(openai.InternalServerError) as failed:
+            images.images.edit(image=[PERSON, SHIRT], prompt="x")
+    finally:
+        live.worker.failing = None
+    assert failed.value.code == "engine-failed"
+
+
+def test_openai_lists_models(images: openai.OpenAI) -> None:
+    assert [model.id for model in images.models.list()] == ["plain"]
+
+
+def test_fashn_runs_and_reads_a_status(predictions: fashn.Fashn) -> None:
+    started = predictions.predictions.run(
+        model_name="tryon-v1.6",
+        inputs={
+            "model_image": data_url(PERSON),
+            "garment_image": data_url(SHIRT),
+            "category": "tops",
+            "seed": 3,
+        },
+    )
+    assert started.id and started.error is None
+    status = predictions.predictions.status(started.id)
+    assert status.status in ("in_queue", "processing", "completed")
+
+
+def test_fashn_subscribes_to_a_result(live: Live, predictions: fashn.Fashn) -> None:
+    seen: list[str] = []
+    done = predictions.predictions.subscribe(
+        model_name="tryon-v1.6",
+        inputs={"model_image": data_url(PERSON), "garment_image": data_url(SHIRT), "category": "one-pieces"},
+        poll_interval=100,
+        on_queue_update=lambda status: seen.append(status.status),
+    )
+    assert done.status == "completed" and seen[-1] == "completed"
+    assert done.output and httpx.get(done.output[0]).headers["content-type"] == "image/png"
+    with live.client() as client:
+        native = client.get(f"/v1/try-ons/{done.id}").json()
+    assert native["garments"][0]["category"] == "dresses" and native["metadata"] == {}
+
+
+def test_fashn_returns_base64(predictions: fashn.Fashn) -> None:
+    done = predictions.predictions.subscribe(
+        model_name="tryon-v1.6",
+        inputs={
+            "model_image": data_url(PERSON),
+            "garment_image": data_url(SHIRT),
+            "output_format": "jpeg",
+            "return_base64": True,
+            "mode": "quality",
+            "garment_photo_type": "flat-lay",
+            "moderation_level": "permissive",
+            "num_samples": 1,
+        },
+        poll_interval=100,
+    )
+    assert done.output and done.output[0].startswith("data:image/jpeg;base64,")
+
+
+def test_fashn_errors_are_its_own(live: Live, predictions: fashn.Fashn) -> None:
+    with pytest.raises(fashn.UnprocessableEntityError) as address:
+        predictions.predictions.run(
+            model_name="tryon-v1.6",
+            inputs={"model_image": "https://example.com/a.jpg", "garment_image": data_url(SHIRT)},
+        )
+    assert "does not fetch" in str(address.value)
+    with pytest.raises(fashn.NotFoundError):
+        predictions.predictions.status("none")
+    live.worker.failing = JobError(code="engine-failed", message="The engine stopped.", retryable=True)
+    try:
+        failed = predictions.predictions.subscribe(
+            model_name="tryon-v1.6",
+            inputs={"model_image": data_url(PERSON), "garment_image": data_url(SHIRT)},
+            poll_interval=100,
+        )
+    finally:
+        live.worker.failing = None
+    assert failed.status == "failed" and failed.error and failed.error.name == "PipelineError"
