@@ -1,20 +1,24 @@
 // The studio: keeps what was chosen, starts and cancels one try-on at a time, and tells the stage.
 
-import { Problem, apiKey, freshKey, getJson, rememberKey } from "./api.js";
+import { Problem, apiKey, freshKey, rememberKey } from "./api.js";
 import { MOST, Rail } from "./garments.js";
-import { imageFiles, refusal, release, show } from "./pictures.js";
+import { takeFiles, takePasted } from "./intake.js";
+import { drawsSmall, showModel } from "./model.js";
+import { Person } from "./person.js";
+import { refusal } from "./pictures.js";
 import { manifest, outfitButton, sampleButton, sampleFile } from "./samples.js";
 import { Stage } from "./stage.js";
-import { cancel, failure, outcome, picture, read, submit } from "./tryon.js";
+import { cancel, erase, failure, outcome, picture, read, submit } from "./tryon.js";
 
 const at = (id) => document.getElementById(id);
 const stage = new Stage();
 const rail = new Rail(at("garments"), at("garment-row"), () => changed());
-let person = null; // {file, sample}
+const person = new Person(() => changed());
 let running = null; // {controller, id, canceling}
 let sendKey = null; // Idempotency-Key of a send that may be repeated unchanged
 let gallery = { people: [], garments: [], outfits: [] };
-let result = null; // {blob, name} of the picture on the stage
+let format = ""; // output_format to ask for
+let result = null; // {id, file} of the picture on the stage
 
 function changed() {
   sendKey = null;
@@ -23,14 +27,8 @@ function changed() {
   at("garment-drop").classList.toggle("full", rail.room < 1);
   for (const button of document.querySelectorAll(".sample")) {
     const name = button.dataset.sample;
-    button.setAttribute("aria-pressed", String(person?.sample === name || rail.has(name)));
+    button.setAttribute("aria-pressed", String(person.sample === name || rail.has(name)));
   }
-}
-
-function bold(text) {
-  const element = document.createElement("b");
-  element.textContent = text;
-  return element;
 }
 
 function complain(title, detail) {
@@ -41,26 +39,8 @@ function complain(title, detail) {
 function setPerson(file, sample = null) {
   const reason = refusal(file);
   if (reason) return complain("This picture cannot be used", reason);
-  person = { file, sample };
-  show(at("person-picture"), at("person-unseen"), file);
-  at("person-picture").alt = "The chosen person";
-  at("person-drop").classList.add("filled");
-  at("person-call").textContent = "Choose another";
-  at("person-remove").hidden = false;
+  person.set(file, sample);
   clearProblem();
-  changed();
-}
-
-function removePerson() {
-  person = null;
-  release(at("person-picture"));
-  at("person-picture").hidden = true;
-  at("person-unseen").hidden = true;
-  at("person-drop").classList.remove("filled");
-  at("person-call").replaceChildren(bold("Choose a photo"), " or drop one here");
-  at("person-remove").hidden = true;
-  at("person-input").focus();
-  changed();
 }
 
 function addGarments(files) {
@@ -109,12 +89,13 @@ function fields() {
     seed: at("seed").value.trim(),
     steps: at("steps").value,
     size: width ? `${width}x${height}` : "",
+    output_format: format,
   };
 }
 
 async function go() {
   if (running) return;
-  if (!person) {
+  if (!person.file) {
     complain("A person is missing", "Choose a photo of a person, drop one, or take one of the samples.");
     at("person-input").focus();
     return;
@@ -157,7 +138,8 @@ async function attempt(original, begin, elapsed) {
       stage.empty("Canceled. Nothing was made.");
     } else if (job.status === "succeeded") {
       const blob = await picture(job);
-      result = { blob, name: `try-on-${job.id}.${blob.type === "image/png" ? "png" : "jpg"}` };
+      const name = `try-on-${job.id}.${blob.type.split("/").pop()}`;
+      result = { id: job.id, file: new File([blob], name, { type: blob.type }) };
       await stage.done(job, blob, original, elapsed?.() ?? null);
     } else {
       throw failure(job);
@@ -198,6 +180,19 @@ async function stop() {
   }
 }
 
+async function forget() {
+  try {
+    await erase(result.id);
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  result = null;
+  history.replaceState(null, "", location.pathname);
+  stage.empty("Erased. The server keeps nothing of it.");
+  at("result").focus({ preventScroll: true });
+}
+
 async function wear(outfit) {
   const known = new Map(gallery.garments.map((garment) => [garment.file, garment]));
   const files = await Promise.all([outfit.person, ...outfit.garments.map(({ file }) => file)].map(sampleFile));
@@ -234,47 +229,6 @@ async function showGallery() {
   }
 }
 
-async function showModel() {
-  const tell = (state, words) => {
-    at("model").dataset.state = state;
-    at("model-name").textContent = words;
-  };
-  try {
-    const said = await getJson("/v1/models");
-    const model = (said.data ?? said.models ?? [])[0];
-    if (!model) {
-      tell("waiting", "No model is ready yet");
-      setTimeout(showModel, 5000);
-      return;
-    }
-    tell("ready", [model.id ?? model.model, model.device].filter(Boolean).join(" · "));
-    at("model-note").textContent = model.note ?? "";
-    at("model-note").hidden = !model.note;
-    if (model.max_steps) at("steps").max = String(model.max_steps);
-    if (model.default_steps) at("steps").placeholder = String(model.default_steps);
-    for (const id of ["width", "height"]) if (model.size_multiple) at(id).step = at(id).min = String(model.size_multiple);
-  } catch (error) {
-    tell("trouble", error.status === 401 ? "This server asks for an API key" : "The server does not answer");
-    if (error.status === 401) at("advanced").open = true;
-    else setTimeout(showModel, 5000);
-  }
-}
-
-function acceptDrops(zone, onFiles) {
-  let depth = 0;
-  const over = (on) => zone.classList.toggle("over", on);
-  zone.addEventListener("dragenter", () => over(++depth > 0));
-  zone.addEventListener("dragleave", () => over(--depth > 0));
-  zone.addEventListener("dragover", (event) => event.preventDefault());
-  zone.addEventListener("drop", (event) => {
-    event.preventDefault();
-    depth = 0;
-    over(false);
-    const files = imageFiles(event.dataTransfer);
-    if (files.length) onFiles(files);
-  });
-}
-
 function wire() {
   at("form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -288,35 +242,24 @@ function wire() {
     go();
   });
   at("wear-more").addEventListener("click", () => {
-    setPerson(new File([result.blob], result.name, { type: result.blob.type }));
+    setPerson(result.file);
     rail.clear();
     at("garment-input").focus();
   });
-  at("person-input").addEventListener("change", (event) => {
-    if (event.target.files.length) setPerson(event.target.files[0]);
-    event.target.value = "";
-  });
-  at("person-remove").addEventListener("click", removePerson);
-  at("garment-input").addEventListener("change", (event) => {
-    addGarments(Array.from(event.target.files));
-    event.target.value = "";
-  });
+  at("erase").addEventListener("click", forget);
   at("key").value = apiKey();
   at("key").addEventListener("change", (event) => {
     rememberKey(event.target.value);
     at("key-field").classList.remove("wanted");
-    showModel();
+    showModel(heed);
   });
-  acceptDrops(at("person-drop"), ([file]) => setPerson(file));
-  acceptDrops(at("garment-drop"), addGarments);
-  for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
-  addEventListener("paste", (event) => {
-    const files = imageFiles(event.clipboardData);
-    if (!files.length) return;
-    event.preventDefault();
-    if (person) addGarments(files);
-    else setPerson(files[0]);
-  });
+  takeFiles("person-input", "person-drop", ([file]) => setPerson(file));
+  takeFiles("garment-input", "garment-drop", addGarments);
+  takePasted((files) => (person.file ? addGarments(files) : setPerson(files[0])));
+}
+
+function heed(model) {
+  format = drawsSmall(model) ? "png" : "";
 }
 
 async function resume() {
@@ -334,6 +277,6 @@ async function resume() {
 
 wire();
 changed();
-showModel();
+showModel(heed);
 showGallery();
 resume();

@@ -13,8 +13,6 @@ export function refusal(file) {
   return null;
 }
 
-export const imageFiles = (transfer) => Array.from(transfer?.files ?? []);
-
 /** Show `file` in `img`; when the browser cannot draw its format (HEIC), say so in `unseen` instead. */
 export function show(img, unseen, file) {
   release(img);

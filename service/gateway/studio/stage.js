@@ -32,6 +32,7 @@ export class Stage {
 
   empty(message = "") {
     this.#enter("empty");
+    at("empty-title").textContent = message || "Nothing on the rail yet";
     this.say(message);
   }
 

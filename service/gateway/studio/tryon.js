@@ -36,6 +36,9 @@ export async function outcome(id, { onEvent, signal }) {
 
 export const cancel = async (id) => (await call(`${path(id)}/cancel`, { method: "POST" })).json();
 
+/** Erase record, inputs and picture on the server. */
+export const erase = (id) => call(path(id), { method: "DELETE" });
+
 /** The finished picture as a Blob. */
 export async function picture(job) {
   const reply = await call(job.result?.url ?? job.links?.image ?? `${path(job.id)}/image`);

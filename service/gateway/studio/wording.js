@@ -22,6 +22,7 @@ const STAGES = {
   upload: ["Sending", "Sending"],
   queue: ["In the queue", "In the queue"],
   fetch: ["Fetching the pictures", "Fetching"],
+  prepare: ["Reading the pictures", "Reading pictures"],
   decode: ["Reading the pictures", "Reading pictures"],
   text: ["Reading your words", "Reading words"],
   vae_encode: ["Looking at the clothes", "Seeing the clothes"],
@@ -43,6 +44,7 @@ export const stageNow = (stage) => STAGES[stage]?.[0] ?? (stage ? plain(stage) :
 export const stageName = (stage) => STAGES[stage]?.[1] ?? plain(stage);
 
 export function seconds(value) {
+  if (value < 0.0005) return "< 1 ms";
   if (value < 0.9995) return `${Math.round(value * 1000)} ms`;
   return `${value.toFixed(value < 9.995 ? 2 : 1)} s`;
 }
