@@ -94,14 +94,15 @@ def gateway(
 
     Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --port 8000
     """
-    from service.gateway import serve
     from service.settings import load_settings
-    from service.telemetry import configure_logging
 
     given: dict[str, Any] = _pairs(set_) | {
         "port": port, "host": host, "data_dir": data, "redis_url": redis_url,
     }  # fmt: skip
     settings = load_settings(**given)
+    from service.gateway import serve
+    from service.telemetry import configure_logging
+
     configure_logging(settings)
     serve(settings)
 
@@ -122,14 +123,15 @@ def worker(
     Example: REDIS_URL=redis://store:6379/0 changeroom worker --model nano --metrics-port 9101
     """
     from service.settings import load_settings
-    from service.telemetry import configure_logging
-    from service.worker.main import run_worker
 
     given: dict[str, Any] = _pairs(set_) | {
         "model": model, "backend": backend, "device": device, "dtype": dtype,
         "metrics_port": metrics_port, "data_dir": data, "redis_url": redis_url,
     }  # fmt: skip
     settings = load_settings(**given)
+    from service.telemetry import configure_logging
+    from service.worker.main import run_worker
+
     configure_logging(settings)
     raise typer.Exit(run_worker(settings))
 

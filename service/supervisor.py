@@ -31,9 +31,10 @@ def last_error(log: Path) -> str:
 class Child:
     """One `changeroom` subcommand in a session of its own, so that Ctrl-C reaches only the supervisor."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path, *, first_pause_s: float = 1.0) -> None:
         self.name = name
         self.log = log
+        self._first_pause_s = first_pause_s
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._failures: list[float] = []
@@ -69,7 +70,7 @@ class Child:
             self._failures = [at for at in self._failures if now - at < RESTART_WINDOW_S] + [now]
             if len(self._failures) > MAX_RESTARTS:
                 raise ChildFailed(f"{self.name} keeps failing: {last_error(self.log)}")
-            self._start_at = now + min(30.0, 0.5 * 2.0 ** len(self._failures))
+            self._start_at = now + min(30.0, self._first_pause_s * 2.0 ** (len(self._failures) - 1))
         if self._process is None and now >= self._start_at:
             self.start()
             return True

@@ -6,8 +6,11 @@ person's own picture after STEPS pretended steps of SECONDS each.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+
+from PIL import Image
 
 from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
 from service.errors import InvalidRequest
@@ -61,6 +64,15 @@ class NullEngine:
     def cost(self, width: int, height: int, garments: int) -> int:
         return 1
 
+    def _picture(self, request: TryOnRequest) -> Image.Image:
+        """The person at the size a real engine would answer with, by the cheapest resize there is."""
+        person = request.person.image
+        width, height = self.describe().default_size
+        scale = min(1.0, math.sqrt(width * height / (person.width * person.height)))
+        fitting = (max(1, round(person.width * scale)), max(1, round(person.height * scale)))
+        size = request.size or fitting
+        return person if size == person.size else person.resize(size, Image.Resampling.NEAREST)
+
     def run(self, requests: Sequence[TryOnRequest], on_step: OnStep | None = None) -> list[Outcome]:
         started = time.perf_counter()
         running = {request.id: request for request in requests}
@@ -75,7 +87,7 @@ class NullEngine:
                 break
         seconds = time.perf_counter() - started
         return [
-            Outcome(r.id, "succeeded", image=r.person.image, stages={"denoise": seconds}, nfe=self.steps)
+            Outcome(r.id, "succeeded", image=self._picture(r), stages={"denoise": seconds}, nfe=self.steps)
             if r.id in running
             else Outcome(r.id, "canceled")
             for r in requests

@@ -170,8 +170,12 @@ class Runner:
             return
         self._record_memory()
         for item, outcome in zip(batch, outcomes, strict=True):
-            queued = max(0.0, now - item.prepare_s - item.claim.spec.created_at)
-            before = {"queue": queued, "prepare": item.prepare_s}
+            submitted = _submitted_at(item.claim)
+            before = {
+                "intake": max(0.0, submitted - item.claim.spec.created_at),
+                "queue": max(0.0, now - item.prepare_s - submitted),
+                "prepare": item.prepare_s,
+            }
             self._spawn(self._finisher.settle(item.claim, outcome, before))
 
     async def _call_engine(self, batch: list[Prepared]) -> list[Outcome]:
@@ -210,3 +214,8 @@ class Runner:
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an end could not be written: %r", error, exc_info=error)
+
+
+def _submitted_at(claim: Claim) -> float:
+    """When the job entered the queue, Unix seconds: the store's clock, which its stream entry carries."""
+    return int(claim.entry.partition("-")[0]) / 1000

@@ -19,7 +19,7 @@ async def test_a_job_becomes_a_stored_picture(settings, queue, blobs, submit):
     assert record.status == "succeeded", record.error
     assert record.attempts == 1
     assert (record.result.width, record.result.height) == PERSON.size
-    assert {"queue", "prepare", "denoise", "encode", "store"} <= set(record.result.stages)
+    assert {"intake", "queue", "prepare", "denoise", "encode", "store"} <= set(record.result.stages)
     picture = Image.open(io.BytesIO(await blobs.get(record.result.blob)))
     assert ImageChops.difference(picture.convert("RGB"), PERSON).getbbox() is None
 

@@ -1,0 +1,182 @@
+"""`changeroom up` as a program: it starts, answers, survives a crash, stops in order, starts again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from PIL import Image
+
+from service.commands.failures import CommandFailed
+from service.first_try_on import dress_sample
+from service.jobs.embedded import socket_path_for
+from service.local import up
+from service.settings import load_settings
+from service.supervisor import Child, ChildFailed
+
+START_S = 60.0
+
+
+class Up:
+    """A running `changeroom up`; its output is read to the line that says it serves."""
+
+    def __init__(self, data: Path, *words: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        self.address = f"http://127.0.0.1:{port}"
+        command = [
+            sys.executable,
+            "-m",
+            "service.cli",
+            "up",
+            "--port",
+            str(port),
+            "--data",
+            str(data),
+            *words,
+        ]
+        env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        )
+        self.told: list[str] = []
+
+    def wait_for(self, word: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.told.append(line)
+            if word in line:
+                return line
+        raise AssertionError(f"{word!r} was never said: {''.join(self.told)}")
+
+    def children(self) -> dict[str, int]:
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        words = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listed}
+        return {
+            name: pid
+            for pid, said in words.items()
+            for name in ("gateway", "worker")
+            if name.encode() in said
+        }
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(how)
+        code = self.process.wait(30)
+        self.close()
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for name in ("person.png", "top.png"):
+        Image.effect_noise((120, 160), 50).convert("RGB").save(folder / name)
+    garments = [{"file": "top.png", "category": "tops", "layer": None}]
+    outfit = {"person": "person.png", "garments": garments, "prompt": "please"}
+    (folder / "manifest.json").write_text(json.dumps({"outfits": [outfit]}))
+    return folder
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Up]:
+    service = Up(tmp_path / "data", "--model", "null", "--set", "drain_grace_s=5", "--set", "lease_s=2")
+    yield service
+    service.close()
+
+
+def gone(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(
+    running: Up, samples: Path, tmp_path: Path
+):
+    running.wait_for("serving until Ctrl-C")
+    first = dress_sample(running.address, tmp_path / "first.jpg", 60, samples)
+    assert first is not None and first.path.is_absolute()
+    with Image.open(first.path) as picture:
+        assert picture.size == (120, 160)
+    assert {"intake", "queue", "prepare", "encode"} <= set(first.timings)
+
+    worker = running.children()["worker"]
+    os.kill(worker, signal.SIGKILL)
+    running.wait_for("worker 0 was restarted")
+    assert dress_sample(running.address, tmp_path / "second.jpg", 60, samples) is not None
+
+    children = running.children()
+    assert set(children) == {"gateway", "worker"} and children["worker"] != worker
+    store = store_pid(tmp_path / "data")
+    assert running.stop() == 0
+    assert all(gone(pid) for pid in (*children.values(), store))
+
+    started = time.monotonic()
+    again = Up(tmp_path / "data", "--model", "null")
+    try:
+        again.wait_for("serving until Ctrl-C")
+        assert time.monotonic() - started < START_S
+        jobs = httpx.get(f"{again.address}/metrics", trust_env=False).text
+        assert 'changeroom_requests_total{reason="",status="succeeded"}' in jobs
+    finally:
+        assert again.stop(signal.SIGTERM) == 0
+
+
+def store_pid(data: Path) -> int:
+    """The process id of the embedded store of a data folder."""
+    with redis.Redis(unix_socket_path=str(socket_path_for(data))) as client:
+        return int(client.info("server")["process_id"])
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandFailed, match=f"127.0.0.1:{port} .*--port"):
+            up(load_settings(port=port, data_dir=tmp_path, model="null"))
+
+
+def test_a_model_that_does_not_load_is_said_in_one_line(tmp_path: Path):
+    with pytest.raises(CommandFailed, match="worker 0 did not start: model 'null:x' is not"):
+        up(load_settings(port=0, data_dir=tmp_path, model="null:x"))
+
+
+def test_no_samples_are_no_failure(tmp_path: Path):
+    assert dress_sample("http://127.0.0.1:1", tmp_path / "x.jpg", 1, tmp_path) is None
+
+
+def test_a_refused_first_try_on_says_why(samples: Path, tmp_path: Path):
+    with pytest.raises(CommandFailed, match="the first try-on failed"):
+        dress_sample("http://127.0.0.1:1", tmp_path / "x.jpg", 1, samples)
+
+
+def test_a_child_that_keeps_failing_is_given_up_with_its_own_words(tmp_path: Path):
+    child = Child("worker 0", ["worker", "--set", "nonsense=1"], tmp_path / "log", first_pause_s=0.01)
+    restarts = 0
+    child.start()
+    with pytest.raises(ChildFailed, match="worker 0 keeps failing: unknown setting 'nonsense'"):
+        give_up_at = time.monotonic() + 120
+        while time.monotonic() < give_up_at:
+            restarts += child.tend()
+            time.sleep(0.02)
+    assert restarts == 5
