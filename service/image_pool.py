@@ -150,6 +150,7 @@ class ImagePool:
             stdout=asyncio.subprocess.PIPE,
             limit=_READ_AHEAD,
             env={"PYTHONPATH": _ROOT},
+            start_new_session=True,
         )
         decoder = _Decoder(process)
         self._decoders.add(decoder)

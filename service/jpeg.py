@@ -11,7 +11,8 @@ import re
 _SOI, _EOI, _SOS, _APP14 = 0xD8, 0xD9, 0xDA, 0xEE
 _PICTURE = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, _SOS})
 _DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE})
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _MAX_SCANS = 20
 
@@ -29,7 +30,7 @@ def strip(data: bytes) -> bytes | None:
     scans = 0
     position = 2
     while True:
-        found = _NEXT_MARKER.match(data, position)
+        found = _MARKER.match(data, position)
         if found is None:
             return None
         marker = data[found.end() - 1]
@@ -43,7 +44,7 @@ def strip(data: bytes) -> bytes | None:
             return None
         if marker == _SOS:
             scans += 1
-            following = _NEXT_MARKER.search(data, end)
+            following = _AFTER_SCAN.search(data, end)
             if following is None or scans > _MAX_SCANS:
                 return None
             end = following.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -145,3 +146,45 @@ async def test_many_at_once_and_a_caller_that_leaves(pool: ImagePool) -> None:
 async def test_a_pool_that_is_not_started_says_so() -> None:
     with pytest.raises(RuntimeError, match="not started"):
         await ImagePool().decode(encoded(picture(), "PNG"))
+
+
+async def test_ctrl_c_in_the_gateways_terminal_leaves_decoding_to_the_gateway(pool: ImagePool) -> None:
+    (process,) = pool.processes()
+    assert os.getpgid(process) != os.getpgrp()
+
+
+async def test_decoders_end_when_the_gateway_is_gone() -> None:
+    gateway = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", GATEWAY, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert gateway.stdout is not None
+    process = int(await gateway.stdout.readline())
+    os.kill(process, 0)
+    gateway.kill()
+    await gateway.wait()
+    for _ in range(100):
+        if _ended(process):
+            break
+        await asyncio.sleep(0.1)
+    assert _ended(process)
+
+
+def _ended(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+ROOT = Path(__file__).parents[2]
+GATEWAY = """
+import asyncio
+from service.image_pool import ImagePool
+
+async def main():
+    async with ImagePool(workers=1) as pool:
+        print(pool.processes()[0], flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
