@@ -55,7 +55,7 @@ function addGarments(files) {
 }
 
 function clearProblem() {
-  if (!running && at("result").dataset.state === "problem") stage.empty();
+  if (!running && at("result").dataset.state === "problem") stage.settle();
 }
 
 function reveal() {

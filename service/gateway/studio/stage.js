@@ -16,6 +16,7 @@ export class Stage {
   #compare = new Compare(document.querySelector("#compare .frame"), at("slider"));
   #spoken = "";
   #urls = [];
+  #finished = false;
 
   /** state: empty, working, problem or done */
   #enter(state) {
@@ -30,7 +31,14 @@ export class Stage {
     at("announce").textContent = text;
   }
 
+  /** Take a problem away: back to the finished picture, or to the empty stage. */
+  settle() {
+    if (this.#finished) this.#enter("done");
+    else this.empty();
+  }
+
   empty(message = "") {
+    this.#finished = false;
     this.#enter("empty");
     at("empty-title").textContent = message || "Nothing on the rail yet";
     this.say(message);
@@ -39,6 +47,7 @@ export class Stage {
   /** Begin a run, with the original (may be null) as the first thing to see. */
   begin(original) {
     this.#forget();
+    this.#finished = false;
     this.#enter("working");
     const preview = at("preview");
     preview.classList.add("waiting");
@@ -100,6 +109,7 @@ export class Stage {
   async done(job, blob, original, seenHere) {
     const after = at("after");
     const before = at("before");
+    this.#finished = true;
     this.#enter("done");
     const size = await load(after, this.#url(blob), ENLARGED_WIDTH);
     keepRatio(after);

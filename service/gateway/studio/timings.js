@@ -6,7 +6,11 @@ import { seconds, stageName } from "./wording.js";
 export function showTimings(tbody, timings, seenHere) {
   const stages = Object.entries(timings).filter(([stage, value]) => stage !== "total" && value > 0);
   const longest = Math.max(...stages.map(([, value]) => value), 1e-9);
-  const rows = stages.map(([stage, value]) => row(stageName(stage), value, value / longest));
+  const rows = stages.map(([stage, value]) => {
+    const line = row(stageName(stage), value, value / longest);
+    line.title = stage;
+    return line;
+  });
   if (timings.total) rows.push(row("On the server, in all", timings.total, null));
   if (seenHere) rows.push(row("Seen from this page", seenHere, null));
   tbody.replaceChildren(...rows);

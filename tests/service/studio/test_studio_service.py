@@ -190,10 +190,17 @@ def test_every_control_has_a_name(page: StudioPage, service_url: str, photos: Pa
     assert unnamed(page) == []
 
 
-def test_erase_removes_it_from_the_server(page: StudioPage, service_url: str, photos: Path) -> None:
+def test_a_result_outlives_a_complaint_and_erase_removes_it_from_the_server(
+    page: StudioPage, service_url: str, photos: Path
+) -> None:
     filled(page, service_url, photos)
     page.go()
     assert page.wait_for("done", "problem") == "done"
+    page.add_garments(photos / "not-a-picture.jpg", *[photos / "top.png"] * 6)
+    assert page.text("problem-title") == "The rail is full"
+    page.all("#sample-people .sample")[0].click()
+    page.until(lambda: page.state == "done")
+
     address = page.browser.current_url.replace("#try-on=", "v1/try-ons/")
     assert httpx.get(address, trust_env=False).status_code == 200
     page.at("erase").click()
