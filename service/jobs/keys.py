@@ -32,6 +32,7 @@ GONE = PREFIX + "gone:"
 WORKERS = PREFIX + "workers"
 WORKER_INFO = PREFIX + "worker_info"
 GARMENT = PREFIX + "garment:"
+WEBHOOKS = PREFIX + "webhooks"
 
 GROUP = "workers"
 

@@ -26,6 +26,7 @@
 --   DEAD             stream  job, reason, message: jobs given up
 --   GONE<id>         string  the id existed; outlives the record
 --   WORKERS          zset    worker by expiry; WORKER_INFO hash worker to JSON
+--   WEBHOOKS         zset    id by when to tell the client's server next: ended jobs that asked for it
 --   GARMENT<tenant>:<sku>  string  catalogue record, JSON
 
 local PRIORITIES = {'high', 'normal', 'low'}
@@ -154,6 +155,8 @@ local function terminate(id, status, err, result, ttl_s, now)
   count('requests|' .. status .. '|' .. (data.error and data.error.code or ''))
   if status == 'canceled' then count('canceled|' .. (job[5] == 'queued' and 'queued' or 'running')) end
   if status == 'expired' then count('deadline_exceeded') end
+  local spec = cjson.decode(redis.call('HGET', K.JOB .. id, 'spec') or '{}')
+  if spec.webhook_url and spec.webhook_url ~= cjson.null then redis.call('ZADD', K.WEBHOOKS, now, id) end
   redis.pcall('XACK', stream, K.GROUP, job[3])
   redis.pcall('XDEL', stream, job[3])
 end

@@ -346,6 +346,23 @@ class JobQueue:
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
         return self.event_log.subscribe(job_id, last_id)
 
+    async def due_webhooks(self, *, limit: int, hold_s: float) -> list[tuple[str, int]]:
+        """Ids of ended jobs whose webhook is due, with the number of this try from 1.
+
+        They are this caller's for `hold_s`; `settle_webhook` says what came of each.
+        """
+        due = await self.store.script("webhooks_due", limit, int(hold_s * 1000), repeat=False)
+        return [(job_id, int(tries)) for job_id, tries in due]
+
+    async def settle_webhook(self, job_id: str, *, retry_in_s: float | None = None) -> None:
+        """The webhook of a job is done with, or is tried again after `retry_in_s`."""
+        client = self.store.client
+        if retry_in_s is None:
+            await self.store.call(lambda: client.zrem(keys.WEBHOOKS, job_id))
+        else:
+            due = int((time.time() + retry_in_s) * 1000)
+            await self.store.call(lambda: client.zadd(keys.WEBHOOKS, {job_id: due}, xx=True))
+
     async def cancellations(self) -> AsyncIterator[str]:
         """Ids of running jobs as their cancellations come, for a worker to stop them at the next step.
 
