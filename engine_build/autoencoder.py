@@ -8,6 +8,7 @@ Letters: C channels of a token (4 times the latent channels), h, w token rows an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -67,12 +68,12 @@ class Autoencoder:
         return self._mean.device
 
     @torch.inference_mode()
-    def encode(self, image: Image.Image) -> Tensor:
-        """Normalised tokens `(C, h, w)`, float32, of an RGB picture with sides in whole tokens."""
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
-        x = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2.0 - 1.0
-        latents = self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist.mode()
-        return ((_patchify(latents).float() - self._mean) / self._std)[0]
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Normalised tokens `(N, C, h, w)`, float32, of N RGB pictures of one size in whole tokens."""
+        pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+        x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mode()
+        return (_patchify(latents).float() - self._mean) / self._std
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor) -> Image.Image:

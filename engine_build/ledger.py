@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -38,14 +38,27 @@ class Ledger:
     def add(self, stage: Stage, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-    def fetch(self, name: str, cache: ByteCache[Value], key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of the cache, or a fresh one that the cache then keeps."""
-        kept = cache.get(key)
-        self.events[name, "miss" if kept is None else "hit"] += 1
-        if kept is not None:
-            return kept
-        value = make()
-        evicted = cache.put(key, value)
-        if evicted:
-            self.events[name, "eviction"] += evicted
-        return value
+    def fetch(
+        self,
+        name: str,
+        cache: ByteCache[Value],
+        keys: Sequence[Hashable],
+        make: Callable[[list[int]], Sequence[Value]],
+    ) -> list[Value]:
+        """The values of `keys`; `make` gets the positions of those the cache lacks, all at once."""
+        found: dict[Hashable, Value] = {}
+        missing: dict[Hashable, int] = {}
+        for i, key in enumerate(keys):
+            if key not in found and key not in missing:
+                kept = cache.get(key)
+                if kept is None:
+                    missing[key] = i
+                else:
+                    found[key] = kept
+            self.events[name, "miss" if missing.get(key) == i else "hit"] += 1
+        for key, value in zip(missing, make(list(missing.values())) if missing else (), strict=True):
+            found[key] = value
+            evicted = cache.put(key, value)
+            if evicted:
+                self.events[name, "eviction"] += evicted
+        return [found[key] for key in keys]

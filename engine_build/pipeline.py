@@ -113,9 +113,7 @@ class Pipeline:
             return Conditioning(text)
         if mode == "isolated":
             return Conditioning(text, kv=self._isolated(pictures, ledger))
-        references = tuple(
-            self._reference(picture, SLOT * (i + 1), ledger) for i, picture in enumerate(pictures)
-        )
+        references = self._references(pictures, [SLOT * (i + 1) for i in range(len(pictures))], ledger)
         if mode == "joint":
             return Conditioning(text, references)
         with ledger.timed("denoise", self.device):
@@ -229,35 +227,46 @@ class Pipeline:
 
     def _isolated(self, pictures: Several[ImageInput], ledger: Ledger) -> ReferenceKV:
         """References kept at t = 0 under their content, turned into this request's slots."""
-        found = []
-        for picture in pictures:
 
-            def encode(picture: ImageInput = picture) -> ReferenceKV:
-                batch = self._alone((self._reference(picture, 0, ledger),))
-                with ledger.timed("denoise", self.device):
-                    return _compact(self.model.encode_references(batch, place=False))
+        def encode(missing: list[int]) -> list[ReferenceKV]:
+            references = self._references([pictures[i] for i in missing], [0] * len(missing), ledger)
+            with ledger.timed("denoise", self.device):
+                encoded = self.model.encode_references(self._alone(references), place=False)
+                return [_compact(kv) for kv in encoded.single()]
 
-            key = (self.checkpoint_id, picture.content_hash, picture.image.size)
-            found.append(ledger.fetch("reference_kv", self.caches.reference_kv, key, encode))
+        keys = [(self.checkpoint_id, picture.content_hash, picture.image.size) for picture in pictures]
+        found = ledger.fetch("reference_kv", self.caches.reference_kv, keys, encode)
         slots = torch.arange(1, len(found) + 1, device=self.device) * SLOT
         with ledger.timed("denoise", self.device):
             return self.model.place(ReferenceKV.join([found]), slots)
 
-    def _reference(self, picture: ImageInput, slot: int, ledger: Ledger) -> Reference:
-        """Tokens of a fitted picture, known again by content hash and size, at t = `slot`."""
-        key = (picture.content_hash, picture.image.size)
+    def _references(
+        self, pictures: Several[ImageInput], slots: Several[int], ledger: Ledger
+    ) -> tuple[Reference, ...]:
+        """Tokens of fitted pictures, known again by content hash and size, at t = their slot."""
+
+        def encode(missing: list[int]) -> list[Tensor]:
+            made: dict[int, Tensor] = {}
+            for size in {pictures[i].image.size for i in missing}:
+                alike = [i for i in missing if pictures[i].image.size == size]
+                encoded = self.autoencoder.encode([pictures[i].image for i in alike])
+                made.update((i, latents.clone()) for i, latents in zip(alike, encoded, strict=True))
+            return [made[i] for i in missing]
+
+        keys = [(picture.content_hash, picture.image.size) for picture in pictures]
         with ledger.timed("vae_encode", self.device):
-            encode = self.autoencoder.encode
-            latents = ledger.fetch(
-                "latents", self.caches.latents, key, lambda: encode(picture.image)
-            )  # (C, h, w)
-        tokens = latents.flatten(1).T.contiguous()  # (Lr, C)
-        return Reference(tokens, grid_ids(latents.shape[1], latents.shape[2], slot).to(tokens.device))
+            found = ledger.fetch("latents", self.caches.latents, keys, encode)  # (C, h, w) each
+        return tuple(
+            Reference(latents.flatten(1).T.contiguous(), grid_ids(*latents.shape[1:], slot).to(self.device))
+            for latents, slot in zip(found, slots, strict=True)
+        )
 
     def _text(self, instruction: str, ledger: Ledger) -> Tensor:
         with ledger.timed("text", self.device):
-            encode = self.text_encoder.encode
-            return ledger.fetch("text", self.caches.text, instruction, lambda: encode(instruction))
+            (text,) = ledger.fetch(
+                "text", self.caches.text, [instruction], lambda _: [self.text_encoder.encode(instruction)]
+            )
+            return text
 
     def _alone(self, references: tuple[Reference, ...]) -> PackedBatch:
         """A batch that holds only references; its text and target are never read."""

@@ -30,7 +30,7 @@ from engine_build.references import named_by_pixels
 from engine_build.weights import locate
 
 _log = logging.getLogger(__name__)
-CPU_TOKEN_BUDGET = 4_096
+CPU_TOKEN_BUDGET = 2_048
 GPU_TOKEN_BUDGET = 49_152
 
 

@@ -107,9 +107,24 @@ def test_the_bound_holds_and_the_last_value_is_the_one_found(bound: int, moves) 
 
 def test_a_ledger_counts_misses_hits_and_evictions() -> None:
     ledger, cache = Ledger(), ByteCache[str](3, len)
-    made = [ledger.fetch("text", cache, key, lambda key=key: key * 2) for key in "aaba"]
-    assert made == ["aa", "aa", "bb", "aa"]
-    assert ledger.events == {("text", "miss"): 3, ("text", "hit"): 1, ("text", "eviction"): 2}
+    asked: list[list[int]] = []
+
+    def fetch(keys: str) -> list[str]:
+        return ledger.fetch("text", cache, keys, lambda at: asked.append(at) or [keys[i] * 2 for i in at])
+
+    assert [fetch("a"), fetch("aa"), fetch("b"), fetch("a")] == [["aa"], ["aa", "aa"], ["bb"], ["aa"]]
+    assert ledger.events == {("text", "miss"): 3, ("text", "hit"): 2, ("text", "eviction"): 2}
+    assert asked == [[0], [0], [0]]
+
+
+def test_what_is_missing_is_made_once_and_together() -> None:
+    ledger, cache = Ledger(), ByteCache[str](99, len)
+    cache.put("b", "kept")
+    asked: list[list[int]] = []
+    made = ledger.fetch("text", cache, "abcac", lambda at: asked.append(at) or ["abcac"[i] for i in at])
+    assert made == ["a", "kept", "c", "a", "c"]
+    assert asked == [[0, 2]]
+    assert ledger.events == {("text", "miss"): 2, ("text", "hit"): 3}
 
 
 def test_same_picture_with_and_without_caches(folder: Path) -> None:
