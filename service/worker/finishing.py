@@ -1,4 +1,4 @@
-"""How a claimed job ends: one fenced write, its metrics, its webhook; patient with a store that is away."""
+"""How a claimed job ends: one fenced write and its metrics, patient with a store that is away."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from service.telemetry import span
 from service.worker.leases import Leases, Stop
 from service.worker.photos import Photos
 from service.worker.progress import Progress
-from service.worker.webhooks import WebhookSender, message
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ class Finisher:
         photos: Photos,
         progress: Progress,
         metrics: Metrics,
-        webhooks: WebhookSender | None,
         model: str,
     ) -> None:
         self._queue = queue
@@ -54,7 +52,6 @@ class Finisher:
         self._photos = photos
         self._progress = progress
         self._metrics = metrics
-        self._webhooks = webhooks
         self._model = model
 
     async def settle(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
@@ -122,9 +119,6 @@ class Finisher:
         if not written:
             log.warning("end discarded: the job was canceled or is not ours", extra={"job_id": claim.spec.id})
             return False
-        note = message(claim.spec, status, result, error) if self._webhooks else None
-        if note is not None and self._webhooks is not None:
-            self._webhooks.send(note)
         log.info("job %s", status, extra={"job_id": claim.spec.id, "attempt": claim.attempt})
         return True
 

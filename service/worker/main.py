@@ -36,7 +36,7 @@ from service.worker.null_engine import NullEngine, is_null
 from service.worker.photos import Photos
 from service.worker.progress import Progress
 from service.worker.runner import Runner
-from service.worker.webhooks import WebhookSender
+from service.worker.webhooks import WebhookDelivery, WebhookSender
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Worker:
         leases = Leases(queue, self.id, self._settings.lease_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
-        finisher = Finisher(queue, leases, photos, progress, self.metrics, webhooks, info.model)
+        finisher = Finisher(queue, leases, photos, progress, self.metrics, info.model)
         runner = Runner(engine, thread, queue, self.id, leases, photos, progress, finisher, self.metrics)
         background = [
             asyncio.create_task(work)
@@ -131,6 +131,9 @@ class Worker:
                 self._watch_engine(queue, thread),
             )
         ]
+        if webhooks is not None:
+            delivery = WebhookDelivery(queue, webhooks)
+            background.append(asyncio.create_task(delivery.run_forever()))
         claiming = asyncio.create_task(runner.claim_forever())
         running = asyncio.create_task(runner.run_forever())
         try:

@@ -66,7 +66,7 @@ class NullEngine:
 
     def _picture(self, request: TryOnRequest) -> Image.Image:
         """The person at the size a real engine would answer with, by the cheapest resize there is."""
-        person = request.person.image
+        person: Image.Image = request.person.image
         width, height = self.describe().default_size
         scale = min(1.0, math.sqrt(width * height / (person.width * person.height)))
         fitting = (max(1, round(person.width * scale)), max(1, round(person.height * scale)))

@@ -12,24 +12,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from step_engine import StepEngine, ended, working
 
 from service.errors import InvalidRequest
-from service.jobs.schemas import GarmentRef, JobError, JobResult, JobSpec
-from service.worker.webhooks import (
-    ForbiddenTarget,
-    Message,
-    VettedBackend,
-    WebhookSender,
-    check_url,
-    is_public,
-    message,
-    signature,
-    signing_key,
-)
+from service.jobs import keys
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import GarmentRef, JobError, JobRecord, JobResult, JobSpec
+from service.worker import webhooks
+from service.worker.egress import ForbiddenTarget, VettedBackend, check_url, is_public
+from service.worker.webhooks import Message, WebhookDelivery, WebhookSender, message, signature, signing_key
 
 KEY = b"0123456789abcdef0123456789abcdef"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
-QUICK = (0.01, 0.01, 0.01)
 
 
 class Receiver:
@@ -61,17 +55,17 @@ async def receiving(*answers: bytes) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-async def deliver(url: str, *, allow_private: bool = True, delays: tuple[float, ...] = QUICK) -> bool:
-    sender = WebhookSender(SECRET, allow_private=allow_private, delays=delays)
+async def send(url: str, *, allow_private: bool = True) -> str:
+    sender = WebhookSender(SECRET, allow_private=allow_private)
     try:
-        return await sender.deliver(Message("msg_1", url, b'{"a":1}'))
+        return await sender.send(Message("msg_1", url, b'{"a":1}'))
     finally:
         await sender.close()
 
 
 async def test_a_delivery_is_signed_as_standard_webhooks_says():
     async with receiving(b"204 No Content") as receiver:
-        assert await deliver(f"http://127.0.0.1:{receiver.port}/hook?x=1")
+        assert await send(f"http://127.0.0.1:{receiver.port}/hook?x=1") == "accepted"
     ((headers, body),) = receiver.received
     assert headers["host"] == f"127.0.0.1:{receiver.port}"
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -85,31 +79,95 @@ def test_the_signature_is_the_published_example():
     assert made == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-async def test_failures_are_retried_with_the_same_id_until_accepted():
-    async with receiving(b"500 Oops", b"429 Slow down", b"200 OK") as receiver:
-        assert await deliver(f"http://127.0.0.1:{receiver.port}/")
-    assert [headers["webhook-id"] for headers, _ in receiver.received] == ["msg_1"] * 3
-
-
-@pytest.mark.parametrize(("answer", "times"), [(b"500 Oops", 4), (b"410 Gone", 1)])
-async def test_a_delivery_is_given_up(answer: bytes, times: int):
+@pytest.mark.parametrize(
+    ("answer", "became"),
+    [(b"200 OK", "accepted"), (b"500 Oops", "failed"), (b"404 What", "failed"), (b"410 Gone", "refused")],
+)
+async def test_what_an_answer_means(answer: bytes, became: str):
     async with receiving(answer) as receiver:
-        assert not await deliver(f"http://127.0.0.1:{receiver.port}/")
-    assert len(receiver.received) == times
+        assert await send(f"http://127.0.0.1:{receiver.port}/") == became
+
+
+async def test_a_receiver_that_is_not_there_is_a_failure():
+    async with receiving(b"200 OK") as receiver:
+        pass
+    assert await send(f"http://127.0.0.1:{receiver.port}/") == "failed"
+
+
+@asynccontextmanager
+async def delivering(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Deliveries of what is due in the store, four quick tries each."""
+    monkeypatch.setattr(webhooks, "POLL_S", 0.02)
+    sender = WebhookSender(SECRET, allow_private=True)
+    delivery = WebhookDelivery(queue, sender, delays=(0.01, 0.01, 0.01))
+    running = asyncio.create_task(delivery.run_forever())
+    yield
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await sender.close()
+
+
+async def nothing_due(queue: JobQueue) -> None:
+    async with asyncio.timeout(10):
+        while await queue.store.client.zcard(keys.WEBHOOKS):  # noqa: ASYNC110 (the list lives in the store)
+            await asyncio.sleep(0.02)
+
+
+async def test_failures_are_retried_with_the_same_id_until_accepted(settings, queue, submit, monkeypatch):
+    async with receiving(b"500 Oops", b"429 Slow down", b"200 OK") as receiver:
+        job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
+        async with working(settings, StepEngine()):
+            await ended(queue, job_id)
+        async with delivering(queue, monkeypatch):
+            await nothing_due(queue)
+    assert [headers["webhook-id"] for headers, _ in receiver.received] == [f"msg_{job_id}"] * 3
+    assert {json.loads(body)["type"] for _, body in receiver.received} == {"try_on.succeeded"}
+
+
+async def test_a_delivery_is_given_up_after_the_last_try(queue, submit, monkeypatch):
+    async with receiving(b"500 Oops") as receiver:
+        job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
+        await queue.cancel(job_id)
+        async with delivering(queue, monkeypatch):
+            await nothing_due(queue)
+    assert len(receiver.received) == 4
+    assert json.loads(receiver.received[0][1])["type"] == "try_on.canceled"
+
+
+async def test_an_erased_job_tells_nobody(queue, submit, monkeypatch):
+    async with receiving(b"200 OK") as receiver:
+        await queue.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
+        async with delivering(queue, monkeypatch):
+            await nothing_due(queue)
+    assert receiver.received == []
+
+
+async def test_a_job_without_a_webhook_leaves_nothing_due(queue, submit):
+    await queue.cancel(await submit())
+    assert await queue.store.client.zcard(keys.WEBHOOKS) == 0
+
+
+async def test_a_worker_that_dies_while_delivering_leaves_it_to_the_next(queue, submit):
+    job_id = await submit(webhook_url="https://example.com/")
+    await queue.cancel(job_id)
+    assert await queue.due_webhooks(limit=5, hold_s=0.05) == [(job_id, 1)]
+    assert await queue.due_webhooks(limit=5, hold_s=0.05) == []
+    await asyncio.sleep(0.1)
+    assert await queue.due_webhooks(limit=5, hold_s=0.05) == [(job_id, 2)]
 
 
 async def test_a_redirect_is_not_followed():
     async with receiving(b"200 OK") as inside:
         redirect = f"302 Found\r\nlocation: http://127.0.0.1:{inside.port}/".encode()
         async with receiving(redirect) as receiver:
-            assert not await deliver(f"http://127.0.0.1:{receiver.port}/", delays=())
+            assert await send(f"http://127.0.0.1:{receiver.port}/") == "failed"
     assert inside.received == []
 
 
 async def test_a_private_receiver_is_never_connected_to():
     async with receiving(b"200 OK") as receiver:
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433"):
-            assert not await deliver(f"https://{host}:{receiver.port}/", allow_private=False)
+            assert await send(f"https://{host}:{receiver.port}/", allow_private=False) == "refused"
     assert receiver.received == []
 
 
@@ -182,13 +240,16 @@ def test_the_message_says_how_the_job_ended_and_nothing_personal():
         webhook_url="https://example.com/", metadata={"order": "7"},
     )  # fmt: skip
     result = JobResult(blob="result/z", content_type="image/png", width=3, height=4, model="nano", nfe=4)
-    told = message(spec, "succeeded", result, None)
+    told = message(JobRecord(spec=spec, status="succeeded", result=result, finished_at=1.0))
     assert told is not None
     body = json.loads(told.body)
-    assert body["type"] == "try_on.succeeded"
+    assert (body["type"], body["timestamp"]) == ("try_on.succeeded", "1970-01-01T00:00:01+00:00")
     assert body["data"]["metadata"] == {"order": "7"}
     assert body["data"]["links"]["image"] == "/v1/try-ons/j1/image"
     assert b"secret wish" not in told.body and b"result/z" not in told.body
-    failed = message(spec, "failed", None, JobError(code="engine-failed", message="x"))
+    error = JobError(code="engine-failed", message="x")
+    failed = message(JobRecord(spec=spec, status="failed", error=error))
     assert failed is not None and json.loads(failed.body)["data"]["error"]["code"] == "engine-failed"
-    assert message(spec.model_copy(update={"webhook_url": None}), "failed", None, None) is None
+    assert message(JobRecord(spec=spec, status="processing")) is None
+    silent = spec.model_copy(update={"webhook_url": None})
+    assert message(JobRecord(spec=silent, status="failed", error=error)) is None
