@@ -46,7 +46,6 @@ if quota > 0 then
 end
 
 redis.call('HSET', K.JOB .. id, 'status', 'reserved', 'tenant', tenant, 'idem', idem_key, 'quota', quota_key)
-redis.call('EXPIRE', K.JOB .. id, math.ceil(reservation_ms / 1000) + 3600)
 redis.call('ZADD', K.IN_FLIGHT, now, id)
 redis.call('SADD', K.TENANT .. tenant, id)
 redis.call('ZADD', K.RESERVATIONS, now + reservation_ms, id)

@@ -10,7 +10,6 @@ local turns = K.TURNS .. priority .. ':' .. job[2]
 local gap = math.max(100, math.min(10000, seconds_per_job() * 1000))
 local order = string.format('%.0f', now + redis.call('SCARD', turns) * gap)
 redis.call('SADD', turns, id)
-redis.call('PERSIST', K.JOB .. id)
 redis.call('ZREM', K.RESERVATIONS, id)
 redis.call('HSET', K.JOB .. id, 'status', 'queued', 'spec', spec, 'priority', priority, 'tokens', tokens,
   'deadline', deadline, 'queued', now, 'order', order, 'attempts', 0, 'fence', 0, 'cancel', '0', 'solo', '0')

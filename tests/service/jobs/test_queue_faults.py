@@ -93,6 +93,46 @@ async def test_a_frozen_store_is_refused_within_a_second(
     await hand.reserve()
 
 
+async def test_two_hundred_callers_of_a_frozen_store_give_up_together(
+    queue: JobQueue, own_server: EmbeddedServer
+) -> None:
+    await queue.ping()
+    os.kill(own_server.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        answers = await asyncio.gather(*(queue.get("x") for _ in range(200)), return_exceptions=True)
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert time.monotonic() - started < 1.5
+    assert {type(answer) for answer in answers} == {StoreUnavailable}
+    assert await queue.get("x") is None
+
+
+async def test_reservations_outlive_a_long_silence_of_everyone(queue: JobQueue, hand: Hand) -> None:
+    """What a dead gateway reserved is given back by the next sweep, however late that comes."""
+    reservation = await hand.reserve(key="k")
+    client = queue.store.client
+    assert await client.ttl(keys.JOB + reservation.id) == -1
+    await client.zadd(keys.RESERVATIONS, {reservation.id: 1})
+    await queue.sweep()
+    assert (await queue.backlog()).in_flight == 0
+    left = {key async for key in client.scan_iter()}
+    assert left == set()
+
+
+async def test_a_record_deleted_by_hand_does_not_stop_the_sweep(queue: JobQueue, hand: Hand) -> None:
+    deleted, other = await hand.post(), await hand.post()
+    await hand.claim(max_jobs=2)
+    await queue.store.client.delete(keys.JOB + deleted)
+    for job_id in (deleted, other):
+        await hand.lose_lease(job_id)
+    assert (await queue.sweep()).requeued == (other,)
+    await queue.store.client.zadd(keys.DEADLINES, {"ghost": 1})
+    await queue.sweep()
+    assert await queue.store.client.zscore(keys.DEADLINES, "ghost") is None
+    assert (await queue.backlog()).in_flight == 1
+
+
 async def test_a_store_that_freezes_under_a_blocked_claim_is_noticed(
     queue: JobQueue, hand: Hand, own_server: EmbeddedServer
 ) -> None:
