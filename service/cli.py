@@ -167,24 +167,29 @@ def weights_check(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="The training stage, for example flow.")],
-    config: Annotated[Path, typer.Option(help="The stage's configuration file.")],
+    stage: Annotated[str, typer.Argument(help="What to train: nano.")],
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration file; default: the bundled checkpoint's own.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
 ) -> None:
-    """Train one stage of a model on the procedural world.
+    """Train a checkpoint on the procedural world; progress, losses and sample grids go to the run's folder.
 
-    Example: changeroom train flow --config configs/nano.json --resume
+    Example: changeroom train nano --config engine_build/training/configs/nano.toml --resume
     """
     from engine_build.training.train import main
 
-    main(stage, config, resume)
+    typer.echo(str(main(stage, config, resume).absolute()))
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     samples: Annotated[int, typer.Option(min=1, help="How many try-ons to judge.")] = 64,
-    garments: Annotated[int | None, typer.Option(min=1, max=6, help="Only outfits of this many.")] = None,
+    garments: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Only outfits of this many; default: 1 to 6 in turn.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps a picture; default: the model's.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
 ) -> None:
     """Judge a model against the truth of the procedural world.
@@ -193,7 +198,7 @@ def evaluate(
     """
     from engine_build.training.evaluate import main
 
-    main(model, samples=samples, garments=garments, json_file=json_file)
+    main(model, samples, garments, json_file, steps, typer.echo)
 
 
 if __name__ == "__main__":

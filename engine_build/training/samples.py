@@ -27,7 +27,7 @@ def picture(x: Tensor) -> Image.Image:
 
 
 def write_samples(folder: Path, seed: int = 0, garments: int = 3, height: int = 96) -> Path:
-    """Write one scene; returns the path of its request.json. Raises ValueError for garments outside 1 to 6."""
+    """Write one scene; returns the path of its request.json. Raises ValueError unless garments are 1 to 6."""
     if not 1 <= garments <= 6:
         raise ValueError(f"garments must be 1 to 6, not {garments}")
     folder.mkdir(parents=True, exist_ok=True)

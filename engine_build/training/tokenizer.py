@@ -1,12 +1,10 @@
 """A small byte-level BPE for a nano checkpoint, trained on the instruction grammar.
 
-Phrases of the grammar ("the coat of image 3") are kept whole before merging, so an instruction for six garments
-takes about twenty tokens; any other text still works, byte by byte.
+Phrases of the grammar ("the coat of image 3") are kept whole before merging, so an instruction for six
+garments takes about twenty tokens; any other text still works, byte by byte.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -24,7 +22,10 @@ def train(samples: int = 4000, vocabulary: int = 1024) -> PreTrainedTokenizerFas
     pieces = Regex(rf"{PREFIX.strip()}| the (?:{nouns}) of image \d| ?\w+|[^\w\s]|\s+")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -33,10 +34,6 @@ def train(samples: int = 4000, vocabulary: int = 1024) -> PreTrainedTokenizerFas
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((instruction_of(sample_scene(seed, 1 + seed % 6)) for seed in range(samples)), trainer)
+    told = (instruction_of(sample_scene(seed, 1 + seed % 6)) for seed in range(samples))
+    tokenizer.train_from_iterator(told, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512)
-
-
-def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write `folder/tokenizer`."""
-    tokenizer.save_pretrained(folder / "tokenizer")
