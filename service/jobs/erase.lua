@@ -1,7 +1,9 @@
--- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop.
+-- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop. Answers
+-- the record as it was last, so that no result written just before is forgotten; false when there is none.
 local id, ttl_s = ARGV[1], tonumber(ARGV[2])
 local job = job_fields(id, 'status', 'idem')
-if not job[1] or job[1] == 'reserved' then return 0 end
+if not job[1] or job[1] == 'reserved' then return false end
+local last = redis.call('HGETALL', K.JOB .. id)
 if job[1] == 'queued' or job[1] == 'processing' then
   terminate(id, 'canceled', CANCELED, '', ttl_s, now_ms())
   if job[1] == 'processing' then redis.call('XADD', K.CANCELS, 'MAXLEN', '~', 256, '*', 'job', id) end
@@ -10,4 +12,4 @@ redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
 if job[2] ~= '' then redis.call('DEL', job[2]) end
 redis.call('PUBLISH', K.NOTICES, id)
 redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
-return 1
+return last

@@ -21,16 +21,14 @@ from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound
 from service.jobs import keys
-from service.jobs.catalogue import Catalogue
 from service.jobs.events import EventLog
-from service.jobs.records import record_from_fields
+from service.jobs.records import record_from_hash
 from service.jobs.refusals import refusal
 from service.jobs.schemas import (
     Backlog,
     Claim,
     Event,
     Existing,
-    GarmentRecord,
     JobError,
     JobRecord,
     JobResult,
@@ -66,7 +64,6 @@ class JobQueue:
         self.metrics = metrics
         self.store = Store(client, settings.store_timeout_s)
         self.event_log = EventLog(self.store)
-        self.catalogue = Catalogue(self.store)
         self._totals = TotalsCopy()
 
     @classmethod
@@ -152,9 +149,7 @@ class JobQueue:
         answer = await self.store.script("read", job_id)
         if not answer:
             return None
-        names_and_values, position = answer
-        fields = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
-        return record_from_fields(fields, position)
+        return record_from_hash(*answer)
 
     async def existed(self, job_id: str) -> bool:
         """Whether a job of this id was here and has ended, been erased or run out (the difference of
@@ -178,10 +173,8 @@ class JobQueue:
 
         Returns the record before, so that its blobs can be erased (`storage.blobs_of`), or None.
         """
-        record = await self.get(job_id)
-        if record is not None:
-            await self.store.script("erase", job_id, self.settings.result_ttl_s)
-        return record
+        last = await self.store.script("erase", job_id, self.settings.result_ttl_s)
+        return record_from_hash(last, None) if last else None
 
     async def claim(self, worker_id: str, *, max_jobs: int, token_budget: int, block_s: float) -> list[Claim]:
         """Lease up to `max_jobs` waiting jobs, the first always, more while their tokens fit the budget
@@ -227,15 +220,11 @@ class JobQueue:
         answers = await self.store.script("heartbeat", int(self.settings.lease_s * 1000), *pairs)
         return {claim.spec.id: cast(Heartbeat, answer) for claim, answer in zip(claims, answers, strict=True)}
 
-    async def progress(
-        self, claim: Claim, *, stage: str, step: int, steps: int, preview: bytes | None = None
-    ) -> bool:
+    async def progress(self, claim: Claim, *, stage: str, step: int, steps: int, preview: bytes | None = None) -> bool:
         """Note and publish a step; `preview` is a small JPEG. False when the lease was lost."""
         shown = base64.b64encode(preview).decode() if preview else ""
         return bool(
-            await self.store.script(
-                "progress", claim.spec.id, claim.fence, stage, step, steps, shown, repeat=False
-            )
+            await self.store.script("progress", claim.spec.id, claim.fence, stage, step, steps, shown, repeat=False)
         )
 
     async def finish(
@@ -262,18 +251,14 @@ class JobQueue:
         )
         if visible and status == "succeeded" and self.metrics is not None:
             garments = str(len(claim.spec.garments))
-            self.metrics.request_latency.labels(garments).observe(
-                max(0.0, time.time() - claim.spec.created_at)
-            )
+            self.metrics.request_latency.labels(garments).observe(max(0.0, time.time() - claim.spec.created_at))
         return bool(visible)
 
     async def hand_back(self, claim: Claim) -> bool:
         """Return a claimed job to its place in the line; the attempt does not count. False when it was
         lost.
         """
-        return bool(
-            await self.store.script("hand_back", claim.spec.id, claim.fence, self.settings.result_ttl_s)
-        )
+        return bool(await self.store.script("hand_back", claim.spec.id, claim.fence, self.settings.result_ttl_s))
 
     async def fail_attempt(self, claim: Claim, error: JobError) -> Settled:
         """Say that this attempt failed: the job is tried again, alone, or given up after `max_attempts`."""
@@ -329,18 +314,6 @@ class JobQueue:
     async def workers(self) -> list[WorkerInfo]:
         """The workers that are ready now."""
         return [WorkerInfo.model_validate_json(text) for text in await self.store.script("workers")]
-
-    async def put_garment(self, tenant: str, sku: str, garment: GarmentRecord) -> GarmentRecord | None:
-        """Write a catalogue garment under `sku`; returns the one it replaces, whose blob may be deleted."""
-        return await self.catalogue.put(tenant, garment.model_copy(update={"sku": sku}))
-
-    async def get_garment(self, tenant: str, sku: str) -> GarmentRecord | None:
-        """The tenant's garment of this sku, or None."""
-        return await self.catalogue.get(tenant, sku)
-
-    async def delete_garment(self, tenant: str, sku: str) -> GarmentRecord | None:
-        """Remove a garment; returns what was there, whose blob may be deleted."""
-        return await self.catalogue.delete(tenant, sku)
 
     def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from service.jobs.schemas import JobRecord
 
 
-def record_from_fields(fields: Mapping[str, str], position: int | None) -> JobRecord | None:
-    """The record, or None for a reservation that is no job yet. Times in the hash are milliseconds."""
+def record_from_hash(names_and_values: Sequence[str], position: int | None) -> JobRecord | None:
+    """The record, or None for a reservation that is no job yet.
+
+    `names_and_values` is the hash as scripts answer it, flat; its times are milliseconds.
+    """
+    fields = dict(zip(names_and_values[::2], names_and_values[1::2], strict=True))
     if fields["status"] == "reserved":
         return None
     document: dict[str, Any] = {

@@ -44,9 +44,7 @@ SWEEP_PAGE = 500
 class BlobStore:
     """Blobs by key, and the signatures of addresses that show one."""
 
-    def __init__(
-        self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s}
         self._key = settings.signing_key()
@@ -70,9 +68,7 @@ class BlobStore:
                 store = from_url(address, client_options={"timeout": "8s"})
         except (BaseError, OSError, ValueError) as error:
             scheme = address.split(":", 1)[0]
-            raise StoreUnavailable(
-                f"The blob store ({scheme}) cannot be opened: {type(error).__name__}."
-            ) from error
+            raise StoreUnavailable(f"The blob store ({scheme}) cannot be opened: {type(error).__name__}.") from error
         return cls(store, settings)
 
     async def put(self, data: bytes, *, kind: Kind, content_type: str) -> str:
@@ -116,9 +112,7 @@ class BlobStore:
                 continue
             whole_hour = hour + HOUR_S <= cutoff
             for page in obstore.list(self._store, prefix=prefix):
-                due += [
-                    meta["path"] for meta in page if whole_hour or meta["last_modified"].timestamp() <= cutoff
-                ]
+                due += [meta["path"] for meta in page if whole_hour or meta["last_modified"].timestamp() <= cutoff]
         return due
 
     async def _call(self, operation: Callable[[], T]) -> T:

@@ -39,9 +39,7 @@ class Hand:
     async def reserve(
         self, tenant: str = "shop", key: str | None = None, digest: str = "body", limits: Limits = UNLIMITED
     ) -> Reserved:
-        answer = await self.queue.reserve(
-            tenant=tenant, idempotency_key=key, body_digest=digest, limits=limits
-        )
+        answer = await self.queue.reserve(tenant=tenant, idempotency_key=key, body_digest=digest, limits=limits)
         assert isinstance(answer, Reserved)
         return answer
 

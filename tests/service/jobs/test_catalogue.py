@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from service.jobs.catalogue import Catalogue
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRecord
 
@@ -17,25 +20,24 @@ COAT = GarmentRecord(
 )
 
 
-async def test_a_garment_is_put_read_replaced_and_deleted(queue: JobQueue) -> None:
-    assert await queue.put_garment("shop", "coat-1", COAT) is None
-    assert await queue.get_garment("shop", "coat-1") == COAT
+@pytest.fixture
+def catalogue(queue: JobQueue) -> Catalogue:
+    return Catalogue(queue.store)
+
+
+async def test_a_garment_is_put_read_replaced_and_deleted(catalogue: Catalogue) -> None:
+    assert await catalogue.put("shop", COAT) is None
+    assert await catalogue.get("shop", "coat-1") == COAT
     newer = COAT.model_copy(update={"blob": "garment/b"})
-    assert await queue.put_garment("shop", "coat-1", newer) == COAT
-    assert await queue.delete_garment("shop", "coat-1") == newer
-    assert await queue.get_garment("shop", "coat-1") is None
-    assert await queue.delete_garment("shop", "coat-1") is None
+    assert await catalogue.put("shop", newer) == COAT
+    assert await catalogue.delete("shop", "coat-1") == newer
+    assert await catalogue.get("shop", "coat-1") is None
+    assert await catalogue.delete("shop", "coat-1") is None
 
 
-async def test_the_sku_asked_for_is_the_sku_kept(queue: JobQueue) -> None:
-    await queue.put_garment("shop", "other", COAT)
-    found = await queue.get_garment("shop", "other")
-    assert found is not None and found.sku == "other"
-
-
-async def test_tenants_do_not_see_each_other_s_garments(queue: JobQueue) -> None:
-    await queue.put_garment("a:b", "c", COAT)
-    assert await queue.get_garment("a", "b:c") is None
-    assert await queue.get_garment("other", "c") is None
-    assert await queue.delete_garment("other", "c") is None
-    assert await queue.get_garment("a:b", "c") is not None
+async def test_tenants_do_not_see_each_other_s_garments(catalogue: Catalogue) -> None:
+    await catalogue.put("a:b", COAT.model_copy(update={"sku": "c"}))
+    assert await catalogue.get("a", "b:c") is None
+    assert await catalogue.get("other", "c") is None
+    assert await catalogue.delete("other", "c") is None
+    assert await catalogue.get("a:b", "c") is not None

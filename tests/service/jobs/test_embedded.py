@@ -47,9 +47,7 @@ def test_it_keeps_what_it_answered_over_a_kill(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_what_it_wrote_is_flushed_to_disk_within_the_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_it_wrote_is_flushed_to_disk_within_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (flushed.append(os.fstat(file).st_size), fsync(file)))
@@ -109,9 +107,7 @@ def test_starting_at_the_same_time_makes_one_server(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_frozen_server_is_not_joined_by_a_second_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_server_is_not_joined_by_a_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start_server(tmp_path)
     monkeypatch.setattr(embedded, "START_TIMEOUT_S", 1.5)
     os.kill(server.pid, signal.SIGSTOP)
@@ -165,9 +161,7 @@ def test_a_server_that_will_not_start_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_machine_without_the_program_hears_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_the_program_hears_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(EmbeddedServerError, match="REDIS_URL"):
         start_server(tmp_path)

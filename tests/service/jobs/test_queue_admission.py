@@ -42,9 +42,7 @@ async def test_fifty_parallel_posts_with_one_key_make_one_job(queue: JobQueue, h
     assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
 
 
-async def test_the_same_key_with_another_body_is_refused_even_after_the_end(
-    queue: JobQueue, hand: Hand
-) -> None:
+async def test_the_same_key_with_another_body_is_refused_even_after_the_end(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve(key="k", digest="one")
     await queue.submit(reservation, make_spec(reservation))
     with pytest.raises(IdempotencyMismatch):

@@ -148,9 +148,7 @@ async def test_a_store_that_freezes_under_a_blocked_claim_is_noticed(
         os.kill(own_server.pid, signal.SIGCONT)
 
 
-async def test_a_write_that_stalled_is_written_once(
-    queue: JobQueue, hand: Hand, own_server: EmbeddedServer
-) -> None:
+async def test_a_write_that_stalled_is_written_once(queue: JobQueue, hand: Hand, own_server: EmbeddedServer) -> None:
     """The answer is lost but the write arrives later; the client's retry finds that one job."""
     reservation = await hand.reserve(key="k")
     spec = make_spec(reservation)

@@ -27,9 +27,7 @@ async def test_a_lease_that_ran_out_is_requeued_at_the_head(queue: JobQueue, han
     assert (await queue.totals())["lease_lost"] == 1
 
 
-async def test_a_job_longer_than_its_lease_runs_once_while_heartbeats_flow(
-    queue: JobQueue, hand: Hand
-) -> None:
+async def test_a_job_longer_than_its_lease_runs_once_while_heartbeats_flow(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     claim = await hand.claim_one()
     for _ in range(8):
