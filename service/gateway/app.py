@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ from service.image_pool import ImagePool
 from service.jobs.catalogue import Catalogue
 from service.jobs.queue import JobQueue
 from service.jobs.storage import BlobStore
+from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -53,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
             tryons = TryOns(
                 settings, queue, blobs, pool=pool, rewriter=rewriter, garments=garments, fleet=fleet
             )
+            upkeep = asyncio.create_task(keep_house(queue, blobs), name="upkeep")
+            stack.push_async_callback(_stopped, upkeep)
             app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)
             yield
 
@@ -65,10 +69,11 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    problems.install(app)
-    for router in (routes.router, compat_openai.router, compat_fashn.router, ops.router):
-        app.include_router(router)
     ops.mount_studio(app)
+    routers = (routes.router, compat_openai.router, compat_fashn.router, ops.router)
+    problems.install(app, [*app.routes, *(route for router in routers for route in router.routes)])
+    for router in routers:
+        app.include_router(router)
     openapi.install(app, compat_fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Exchange)
@@ -99,6 +104,11 @@ def serve(settings: Settings) -> None:
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
     server(settings).run()
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _version() -> str:

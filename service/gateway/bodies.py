@@ -87,11 +87,11 @@ async def read_json(request: Request) -> Any:
 
 
 def json_text(text: str, name: str) -> Any:
-    """The JSON value of a form field. Raises InvalidRequest."""
+    """The JSON value of a form field. Raises UnprocessableRequest."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(
+        raise UnprocessableRequest(
             f"{name}: not valid JSON: {error}.", code="invalid-json", pointer=name
         ) from error
 

@@ -101,7 +101,7 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
     "/status/{id}",
     summary="FASHN: status of a prediction",
     response_model=views.FashnStatus,
-    responses=views.responses(401, 404, 410, 503),
+    responses=views.responses(400, 401, 404, 410, 503),
 )
 async def prediction_status(
     id: Annotated[str, Path(min_length=1, max_length=64)], request: Request, parts: Parts, caller: Who

@@ -164,7 +164,7 @@ def of_validation(error: ValidationError) -> ServiceError:
         return no_garment()
     if first["loc"] == ("garments",) and first["type"] == "too_long":
         return too_many_garments()
-    if first["type"].endswith("_type") or first["type"] == "missing":
+    if first["type"] == "missing" or not first["loc"]:
         return InvalidRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
     return UnprocessableRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
 

@@ -157,7 +157,12 @@ async def _from_plain_fields(
 async def _from_request_field(
     texts: dict[str, list[str]], files: dict[str, list[UploadFile]], settings: Settings
 ) -> Draft:
-    _only(texts, ("request",))
+    if len(texts) > 1:
+        raise UnprocessableRequest(
+            "request: it replaces every other text field; put all of them into it, or leave it out.",
+            code="conflicting-fields",
+            pointer="request",
+        )
     body = validate(RequestField, json_text(_single(texts["request"], "request"), "request"))
     named = {name: uploads for name, uploads in files.items() if name != "person"}
     for name, uploads in named.items():

@@ -2,14 +2,15 @@
 
 uvicorn alone accepts bodies of any size and keeps silent or trickling connections for ever. `BodyLimit`
 refuses by Content-Length before the first byte and counts the bytes of chunked bodies; `guarded_protocol`
-closes connections whose headers do not arrive in time, whose bodies arrive below a floor rate, or whose reader
-has stopped reading.
+closes connections whose headers are late, whose bodies arrive below a floor rate, or whose reader has stopped
+reading.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
@@ -217,20 +218,29 @@ class _GuardedProtocol(HttpToolsProtocol):
             return
         self._refuse("The request body arrived too slowly.")
 
+    def send_400_response(self, msg: str) -> None:
+        self._say(InvalidRequest(f"This is not HTTP/1.1: {msg}", code="invalid-http"))
+        self._close()
+
     def _refuse(self, detail: str) -> None:
         if self.transport.is_closing():
             return
         idle = self._is_idle()
         if (idle and self._in_message) or (not idle and not self.cycle.response_started):
-            document = problems.of_error(problems.RequestTimeout(detail))
-            body = json.dumps(document, separators=(",", ":")).encode()
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\n"
-                b"content-type: " + problems.MEDIA_TYPE.encode() + b"\r\n"
-                b"content-length: " + str(len(body)).encode() + b"\r\n"
-                b"connection: close\r\n\r\n" + body
-            )
+            self._say(problems.RequestTimeout(detail))
         self._close()
+
+    def _say(self, error: ServiceError) -> None:
+        """A problem for a request that never reached the application."""
+        body = json.dumps(problems.of_error(error), separators=(",", ":")).encode()
+        phrase = HTTPStatus(error.status).phrase
+        self.transport.write(
+            f"HTTP/1.1 {error.status} {phrase}\r\n"
+            f"content-type: {problems.MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n".encode()
+            + body
+        )
 
     def _close(self) -> None:
         if not self.transport.is_closing():

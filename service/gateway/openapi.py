@@ -11,7 +11,10 @@ from pydantic import BaseModel
 from service.gateway.draft import CATEGORIES, MAX_LAYER, MAX_PROMPT, SKU, JsonTryOn
 from service.gateway.views import Problem
 
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
+SAMPLE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAAGElEQVR42mM8"
+    "wYAfMDGMKhhVMKpghCoAAMCFAQivNpqkAAAAAElFTkSuQmCC"
+)
 REF = "#/components/schemas/"
 
 _PICTURE = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
@@ -49,8 +52,11 @@ _TRY_ON_FORM: dict[str, Any] = {
         },
         "request": {
             "type": "string",
-            "description": "A JSON object.",
-            "example": '{"garments": [{"category": "tops"}]}',
+            "description": (
+                "All of the above in one JSON object, with "
+                '`"garments": [{"file": "<part name>" or "sku": ..., "category": ..., "layer": ...}]`; '
+                "then no other text field."
+            ),
         },
     },
 }
@@ -93,9 +99,9 @@ TRY_ON_BODY: dict[str, Any] = {
             "application/json": {
                 "schema": {"$ref": REF + "JsonTryOn"},
                 "example": {
-                    "person": PIXEL,
+                    "person": SAMPLE,
                     "garments": [
-                        {"image": PIXEL, "category": "tops", "layer": "tucked in"},
+                        {"image": SAMPLE, "category": "tops", "layer": "tucked in"},
                         {"sku": "COAT-7"},
                     ],
                     "prompt": "keep the coat open",
@@ -137,6 +143,7 @@ OPENAI_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["image[]"],
+                    "additionalProperties": False,
                     "properties": {
                         "image[]": {"type": "array", "items": _PICTURE, "minItems": 2, "maxItems": 7},
                         "prompt": {"type": "string", "maxLength": MAX_PROMPT},
@@ -145,6 +152,11 @@ OPENAI_BODY: dict[str, Any] = {
                         "size": {"type": "string", "enum": ["auto", "512x512", "768x1024"]},
                         "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"]},
                         "response_format": {"type": "string", "enum": ["b64_json", "url"]},
+                        "quality": {"type": "string", "enum": ["low", "medium", "high", "auto"]},
+                        "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
+                        "background": {"type": "string", "enum": ["auto", "opaque"]},
+                        "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+                        "user": {"type": "string"},
                     },
                 }
             }
@@ -161,7 +173,7 @@ FASHN_BODY: dict[str, Any] = {
                 "schema": {"$ref": REF + "FashnRequest"},
                 "example": {
                     "model_name": "tryon-v1.6",
-                    "inputs": {"model_image": PIXEL, "garment_image": PIXEL, "category": "tops"},
+                    "inputs": {"model_image": SAMPLE, "garment_image": SAMPLE, "category": "tops"},
                 },
             }
         },
@@ -174,10 +186,25 @@ LAST_EVENT_ID: dict[str, Any] = {
             "name": "Last-Event-ID",
             "in": "header",
             "description": "The id of the last event seen; everything after it is sent again.",
-            "schema": {"type": "string", "pattern": "^[0-9]{1,13}-[0-9]{1,6}$"},
+            "schema": {"type": "string", "pattern": "^([0-9]{1,13}-[0-9]{1,6})?$"},
             "example": "1795287600000-0",
         }
     ]
+}
+
+EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "One event; `data` is JSON, in the last event with the whole try-on as `try_on`.",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {
+            "type": "string",
+            "enum": ["queued", "processing", "progress", "succeeded", "failed", "canceled", "expired"],
+        },
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
 }
 
 EVENTS_EXAMPLE = (

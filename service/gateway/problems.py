@@ -11,6 +11,7 @@ import http
 import json
 import logging
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from service.errors import ServiceError, StoreUnavailable
 from service.jobs.schemas import JobError
@@ -146,7 +148,17 @@ class RequestTimeout(ServiceError):
     status, code, title, retryable = 408, "request-timeout", "The request took too long to arrive", True
 
 
-def install(app: FastAPI) -> None:
+def allowed_methods(routes: Iterable[BaseRoute], request: Request) -> list[str]:
+    """Every method of this path: the framework's own Allow names only the first matching route."""
+    methods: set[str] = set()
+    for route in routes:
+        found, _ = route.matches(request.scope)
+        if found is not Match.NONE:
+            methods |= set(getattr(route, "methods", None) or ())
+    return sorted(methods)
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Register the handlers; no other module of the gateway writes an error response."""
 
     async def service_error(request: Request, error: Exception) -> Response:
@@ -162,8 +174,8 @@ def install(app: FastAPI) -> None:
             405: "This path does not know that method; see the Allow header.",
         }.get(error.status_code, str(error.detail))
         answer = response(_HttpError(error.status_code, detail), request)
-        for name, value in (error.headers or {}).items():
-            answer.headers[name] = value
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(allowed_methods(routes, request))
         return answer
 
     async def validation_error(request: Request, error: Exception) -> Response:

@@ -84,7 +84,7 @@ def stages(request: Request, record: JobRecord) -> None:
     tags=["try-ons"],
     summary="Read a try-on",
     response_model=views.TryOnView,
-    responses=views.responses(400, 401, 404, 503),
+    responses=views.responses(400, 401, 404, 410, 503),
 )
 async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) -> Response:
     """The state of a try-on; with `Prefer: wait=N` the answer comes when it has ended, or after N seconds."""
@@ -106,10 +106,10 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
         200: {
             "description": "Server-Sent Events: queued, processing, progress, then one terminal event.",
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}, "example": openapi.EVENTS_EXAMPLE}
+                "text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}
             },
         },
-        **views.responses(400, 401, 404, 503),
+        **views.responses(400, 401, 404, 410, 503),
     },
     openapi_extra=openapi.LAST_EVENT_ID,
 )
@@ -167,7 +167,7 @@ async def read_image(
     tags=["try-ons"],
     summary="Cancel a try-on",
     response_model=views.TryOnView,
-    responses=views.responses(401, 404, 409, 503),
+    responses=views.responses(400, 401, 404, 410, 503),
 )
 async def cancel_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     """A queued job ends at once, a running one at its next step. Canceling twice is the same as once."""
@@ -181,7 +181,7 @@ async def cancel_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     summary="Erase a try-on",
     status_code=204,
     response_class=Response,
-    responses=views.responses(401, 404, 503),
+    responses=views.responses(400, 401, 404, 410, 503),
 )
 async def erase_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     """Cancel it where it runs and erase its record, inputs and picture at once."""

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from service.errors import Gone
 from service.gateway.app import server
 from service.images import encode_result, open_photo, preview_jpeg
 from service.jobs.queue import JobQueue
@@ -68,7 +69,10 @@ class PlainWorker:
             await self._queue.announce(INFO, 30)
             await self.open.wait()
             for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
-                await self._serve(claim)
+                try:
+                    await self._serve(claim)
+                except Gone:
+                    await self._queue.fail_attempt(claim, JobError(code="inputs-gone", message="Erased."))
 
     async def _serve(self, claim: Claim) -> None:
         if self.failing is not None:
@@ -187,4 +191,5 @@ class Live:
 def settings_in(folder: Path, store_url: str, **overrides: Any) -> Settings:
     """Settings of a test service: its own folder, any free port, the given store."""
     values: dict[str, Any] = {"data_dir": folder, "port": 0, "redis_url": store_url, "rate_per_minute": 0}
+    values["store_timeout_s"] = 5.0
     return Settings(**(values | overrides))

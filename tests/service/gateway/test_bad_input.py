@@ -166,13 +166,14 @@ FIELDS = [
     ("quality", {"quality": "101"}, 422, "invalid-field", "quality"),
     ("prompt", {"prompt": "x" * 2001}, 422, "invalid-field", "2000"),
     ("nul", {"prompt": "a\x00b"}, 422, "invalid-field", "NUL"),
-    ("metadata", {"metadata": "{"}, 400, "invalid-json", "metadata"),
-    ("metadata list", {"metadata": "[]"}, 400, "invalid-field", "metadata"),
+    ("metadata", {"metadata": "{"}, 422, "invalid-json", "metadata"),
+    ("metadata list", {"metadata": "[]"}, 422, "invalid-field", "metadata"),
     ("webhook", {"webhook_url": "https://example.com/x"}, 422, "webhooks-disabled", "webhooks are off"),
     ("twice", {"seed": ["1", "2"]}, 400, "invalid-field", "2 times"),
-    ("request json", {"request": "nonsense"}, 400, "invalid-json", "request"),
+    ("request json", {"request": "nonsense"}, 422, "invalid-json", "request"),
     ("request file", {"request": '{"garments": [{"file": "x"}]}'}, 422, "missing-garment", "'x'"),
     ("request more", {"request": '{"garments": [{"sku": "A"}]}'}, 400, "invalid-field", "more garment files"),
+    ("request and more", {"request": "{}", "seed": "1"}, 422, "conflicting-fields", "every other"),
     ("huge field", {"prompt": "x" * 300_000}, 413, "field-too-large", "256 kB"),
 ]
 
@@ -274,6 +275,7 @@ def test_unknown_things_are_404_and_wrong_methods_405(http: httpx.Client) -> Non
     wrong = http.put("/v1/try-ons")
     check(wrong, 405, "method-not-allowed", "Allow")
     assert wrong.headers["allow"] == "POST"
+    assert http.post("/v1/try-ons/none").headers["allow"] == "DELETE, GET"
     check(
         http.get("/v1/try-ons/none/events", headers={"Last-Event-ID": "x"}),
         400,

@@ -64,6 +64,13 @@ def test_trickled_headers_are_closed_with_408(strict: Live) -> None:
     assert said.startswith(b"HTTP/1.1 408") and b"urn:changeroom:problem:request-timeout" in said
 
 
+def test_what_is_not_http_is_told_so(strict: Live) -> None:
+    with connected(strict) as raw:
+        raw.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        _, said = closed_after(raw)
+    assert said.startswith(b"HTTP/1.1 400") and b"urn:changeroom:problem:invalid-http" in said
+
+
 def test_empty_lines_do_not_keep_a_connection(strict: Live) -> None:
     with connected(strict) as raw:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
