@@ -66,18 +66,14 @@ def plan(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, ove
     return Dressing(size, steps, fitted_person(request.person, size, config, token_pixels), passes)
 
 
-def fitted_person(
-    person: ImageInput, size: tuple[int, int], config: CheckpointConfig, token_pixels: int
-) -> ImageInput:
+def fitted_person(person: ImageInput, size: tuple[int, int], config: CheckpointConfig, token_pixels: int) -> ImageInput:
     """The person's photo as the model reads it for an output of `size`."""
     on_canvas = config.garment_canvas is not None
     fitted = fit_person(person.image.convert("RGB"), size, token_pixels, on_canvas=on_canvas)
     return replace(person, image=fitted, content_hash=f"{person.content_hash}:person")
 
 
-def fitted_garment(
-    garment: ImageInput, count: int, config: CheckpointConfig, token_pixels: int
-) -> ImageInput:
+def fitted_garment(garment: ImageInput, count: int, config: CheckpointConfig, token_pixels: int) -> ImageInput:
     """A garment's photo, or a contact sheet of `count` of them, as the model reads it."""
     image = garment.image.convert("RGB")
     if config.garment_canvas is not None:
@@ -85,9 +81,7 @@ def fitted_garment(
     return replace(garment, image=fit_area(image, min(STOCK_AREA, config.garment_area * count), token_pixels))
 
 
-def reference_tokens(
-    size: tuple[int, int], garments: int, config: CheckpointConfig, token_pixels: int
-) -> int:
+def reference_tokens(size: tuple[int, int], garments: int, config: CheckpointConfig, token_pixels: int) -> int:
     """The most reference tokens a request of `garments` garments can bring, the person included."""
     person = size[0] * size[1]
     places = min(garments, max(1, config.max_references - 1))
@@ -104,9 +98,7 @@ def _size(request: TryOnRequest, config: CheckpointConfig, multiple: int) -> tup
     width, height = request.size
     least = MIN_TOKENS * multiple
     if width < least or height < least or width % multiple or height % multiple:
-        raise RequestError(
-            f"size {width}x{height} must be in multiples of {multiple} and at least {least} a side"
-        )
+        raise RequestError(f"size {width}x{height} must be in multiples of {multiple} and at least {least} a side")
     if width * height > config.max_pixels:
         raise RequestError(f"size {width}x{height} is more than this checkpoint's {config.max_pixels} pixels")
     return width, height
@@ -117,13 +109,9 @@ def _pass(instruction: str, placed: Sequence[Placed], config: CheckpointConfig, 
     return Pass(instruction, garments)
 
 
-def _sequential(
-    request: TryOnRequest, config: CheckpointConfig, token_pixels: int, places: int
-) -> list[Pass]:
+def _sequential(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, places: int) -> list[Pass]:
     """Groups of at most `places` garments, what is worn outside last, each told of its own garments only."""
-    ordered = sorted(
-        request.garments, key=lambda g: _OUTERMOST.index(g.category) if g.category in _OUTERMOST else -1
-    )
+    ordered = sorted(request.garments, key=lambda g: _OUTERMOST.index(g.category) if g.category in _OUTERMOST else -1)
     words = request.instruction.partition(TAIL)[2].removesuffix('"')
     passes = []
     for start in range(0, len(ordered), places):

@@ -110,11 +110,19 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(model: str, *, backend: str = "torch", device: str = "auto", dtype: str = "auto") -> Engine:
-    """Load the engine for `model` ('nano', a folder or a hub id).
+def load_engine(
+    model: str,
+    *,
+    backend: str = "torch",
+    device: str = "auto",
+    dtype: str = "auto",
+    reference_cache_bytes: int = 1 << 30,
+) -> Engine:
+    """Load the engine for `model` ('nano', a folder or a hub id), keeping K/V of garments up to a size in bytes.
 
     Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here.
     """
-    from engine_build.torch_engine import load
+    from engine_build.torch_engine import EngineOptions, load
 
-    return load(model, backend=backend, device=device, dtype=dtype)
+    options = EngineOptions(reference_cache_bytes=reference_cache_bytes)
+    return load(model, backend=backend, device=device, dtype=dtype, options=options)

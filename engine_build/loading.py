@@ -35,9 +35,7 @@ def load_pipeline(
     Raises CheckpointError for the first part or LoRA that does not fit.
     """
     config = CheckpointConfig.load(folder)
-    model = load_model(
-        folder, device=device, dtype=dtype, reference_attention=reference_attention, kernels=kernels
-    )
+    model = load_model(folder, device=device, dtype=dtype, reference_attention=reference_attention, kernels=kernels)
     adapters = LoraSet(model)
     for i, (path, strength) in enumerate(loras):
         adapters.add(f"{i}:{path.name}", read_lora(path), strength)

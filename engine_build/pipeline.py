@@ -99,9 +99,7 @@ class Pipeline:
         return self.model.device
 
     @torch.inference_mode()
-    def condition(
-        self, instruction: str, pictures: Several[ImageInput], ledger: Ledger | None = None
-    ) -> Conditioning:
+    def condition(self, instruction: str, pictures: Several[ImageInput], ledger: Ledger | None = None) -> Conditioning:
         """Text and fitted reference pictures, in the order of their slots, ready for drafts.
 
         `isolated` references come from the cache where they can; `shared` ones are encoded once, together.
@@ -143,9 +141,7 @@ class Pipeline:
         elif start.shape == (channels, rows, columns):
             x = start.float().flatten(1).T.contiguous()
         else:
-            raise RequestError(
-                f"noise {tuple(start.shape)} must be {(channels, rows, columns)} for {width}x{height}"
-            )
+            raise RequestError(f"noise {tuple(start.shape)} must be {(channels, rows, columns)} for {width}x{height}")
         device = self.device
         sigmas = self.schedule.sigmas(rows * columns, steps).tolist()
         ids = grid_ids(rows, columns).to(device)
@@ -240,14 +236,12 @@ class Pipeline:
         with ledger.timed("denoise", self.device):
             return self.model.place(ReferenceKV.join([found]), slots)
 
-    def _references(
-        self, pictures: Several[ImageInput], slots: Several[int], ledger: Ledger
-    ) -> tuple[Reference, ...]:
+    def _references(self, pictures: Several[ImageInput], slots: Several[int], ledger: Ledger) -> tuple[Reference, ...]:
         """Tokens of fitted pictures, known again by content hash and size, at t = their slot."""
 
         def encode(missing: list[int]) -> list[Tensor]:
             made: dict[int, Tensor] = {}
-            for size in {pictures[i].image.size for i in missing}:
+            for size in dict.fromkeys(pictures[i].image.size for i in missing):
                 alike = [i for i in missing if pictures[i].image.size == size]
                 encoded = self.autoencoder.encode([pictures[i].image for i in alike])
                 made.update((i, latents.clone()) for i, latents in zip(alike, encoded, strict=True))

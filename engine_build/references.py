@@ -70,8 +70,7 @@ def fit_area(image: Image.Image, area: int, multiple: int) -> Image.Image:
     width, height = image.size
     if min(width, height) < MIN_TOKENS * multiple:
         raise RequestError(
-            f"a picture of {width}x{height} is too small: "
-            f"both sides must be at least {MIN_TOKENS * multiple} pixels"
+            f"a picture of {width}x{height} is too small: both sides must be at least {MIN_TOKENS * multiple} pixels"
         )
     if width * height > area:
         scale = math.sqrt(area / (width * height))

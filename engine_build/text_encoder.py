@@ -32,9 +32,7 @@ class TextEncoder:
         self.config = config
 
     @classmethod
-    def load(
-        cls, folder: Path, config: CheckpointConfig, *, device: torch.device, dtype: torch.dtype
-    ) -> Self:
+    def load(cls, folder: Path, config: CheckpointConfig, *, device: torch.device, dtype: torch.dtype) -> Self:
         """From `text_encoder/` and `tokenizer/`. Raises CheckpointError for missing or misshapen tensors."""
         home = folder / "text_encoder"
         model = _load_model(home, max(config.text_layers), dtype)
@@ -64,9 +62,7 @@ class TextEncoder:
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
-        stacked = torch.stack(
-            [states[layer][0] for layer in self.config.text_layers], dim=1
-        )  # (Lt, layers, hidden)
+        stacked = torch.stack([states[layer][0] for layer in self.config.text_layers], dim=1)  # (Lt, layers, hidden)
         return stacked.flatten(1)  # (Lt, Dt)
 
     def count(self, instruction: str) -> int:
@@ -82,14 +78,10 @@ class TextEncoder:
                     message, tokenize=False, add_generation_prompt=True, enable_thinking=False
                 )
             except (TemplateError, ValueError) as error:
-                raise CheckpointError(
-                    f"the tokenizer's chat template does not work: {_one_line(error)}"
-                ) from error
+                raise CheckpointError(f"the tokenizer's chat template does not work: {_one_line(error)}") from error
         limit = self.config.max_text_tokens
         padding = "max_length" if self.config.pad_text else "do_not_pad"
-        encoded = self.tokenizer(
-            text, return_tensors="pt", padding=padding, truncation=True, max_length=limit
-        )
+        encoded = self.tokenizer(text, return_tensors="pt", padding=padding, truncation=True, max_length=limit)
         if not encoded["input_ids"].shape[1]:
             raise RequestError("the instruction is empty")
         return encoded["input_ids"], encoded["attention_mask"]
@@ -104,9 +96,7 @@ def _load_model(home: Path, layers: int, dtype: torch.dtype) -> Qwen3Model:
         raise CheckpointError(f"{home}: model type {config.model_type!r} is not supported, only qwen3")
     whole = config.num_hidden_layers
     if layers > whole:
-        raise CheckpointError(
-            f"{home} has {whole} layers, text_layers asks for the hidden state of layer {layers}"
-        )
+        raise CheckpointError(f"{home} has {whole} layers, text_layers asks for the hidden state of layer {layers}")
     config.num_hidden_layers = layers
     if config.layer_types is not None:
         config.layer_types = config.layer_types[:layers]

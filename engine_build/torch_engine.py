@@ -104,6 +104,7 @@ class TorchEngine:
         self.config = config
         self.options = options
         self._lock = threading.Lock()
+        self._text_cost: dict[int, int] = {}
         trained, used = config.reference_attention, pipeline.model.config.reference_attention
         self.approximation = None if trained == used else f"references attend as {used}, trained as {trained}"
 
@@ -147,8 +148,11 @@ class TorchEngine:
         side = self.pipeline.autoencoder.token_pixels
         target = width * height // side**2
         shown = max(1, min(garments, MAX_GARMENTS))
-        text = self.pipeline.text_encoder.count(compose([GarmentPhrase("auto")] * shown))
-        return target + reference_tokens((width, height), shown, self.config, side) + text
+        if shown not in self._text_cost:
+            told = compose([GarmentPhrase("auto")] * shown)
+            self._text_cost[shown] = self.pipeline.text_encoder.count(told)
+        references = reference_tokens((width, height), shown, self.config, side)
+        return target + references + self._text_cost[shown]
 
     def run(self, requests: Sequence[TryOnRequest], on_step: OnStep | None = None) -> list[Outcome]:
         """One outcome a request, in order. Whatever goes wrong with one request stays with it.
@@ -168,9 +172,7 @@ class TorchEngine:
             return [job.outcome for job in jobs if job.outcome is not None]
 
     def _begin(self, job: _Job) -> None:
-        job.dressing = plan(
-            job.request, self.config, self.pipeline.autoencoder.token_pixels, self.options.overflow
-        )
+        job.dressing = plan(job.request, self.config, self.pipeline.autoencoder.token_pixels, self.options.overflow)
         self._begin_pass(job, job.dressing, job.dressing.person)
 
     def _begin_pass(self, job: _Job, dressing: Dressing, person: ImageInput) -> None:

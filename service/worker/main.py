@@ -68,7 +68,13 @@ def load(settings: Settings) -> Engine:
 
     if settings.device == "cpu" or not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
-    return load_engine(settings.model, backend=settings.backend, device=settings.device, dtype=settings.dtype)
+    return load_engine(
+        settings.model,
+        backend=settings.backend,
+        device=settings.device,
+        dtype=settings.dtype,
+        reference_cache_bytes=settings.reference_cache_bytes,
+    )
 
 
 class Worker:

@@ -138,6 +138,15 @@ def test_the_preview_approaches_the_picture(engine: TorchEngine) -> None:
     assert near < far
 
 
+def test_a_preview_of_a_large_picture_is_small(engine: TorchEngine) -> None:
+    autoencoder = engine.pipeline.autoencoder
+    picture = photo(3, 160, 320).image
+    (tokens,) = autoencoder.encode([picture])
+    preview = autoencoder.preview(tokens, longest=64)
+    assert preview.size == (32, 64)
+    assert autoencoder.preview(tokens, longest=320).size == (160, 320)
+
+
 def test_canceling_one_at_a_step_stops_it_there_and_nobody_else(engine: TorchEngine) -> None:
     seen: dict[str, int] = {}
 
@@ -334,9 +343,7 @@ def test_what_is_not_here_is_named(folders: dict[str, Path], tmp_path: Path) -> 
         (lambda f: dataclasses.replace(NANO_LIKE, default_size=(50, 64)).save(f), "multiples of 8"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_clear_error(
-    folders: dict[str, Path], tmp_path: Path, damage, said: str
-) -> None:
+def test_a_damaged_checkpoint_is_one_clear_error(folders: dict[str, Path], tmp_path: Path, damage, said: str) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(folders["isolated"], folder)
     damage(folder)

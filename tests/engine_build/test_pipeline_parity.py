@@ -133,9 +133,7 @@ def test_noise_of_a_seed_is_diffusers_noise(joint) -> None:
 def test_prompts_beyond_the_limit_are_cut_as_diffusers_cuts_them(joint) -> None:
     theirs, mine = joint
     long = WORDS * 10
-    expected, _ = theirs.encode_prompt(
-        long, max_sequence_length=TEXT_TOKENS, text_encoder_out_layers=TEXT_LAYERS
-    )
+    expected, _ = theirs.encode_prompt(long, max_sequence_length=TEXT_TOKENS, text_encoder_out_layers=TEXT_LAYERS)
     text = mine.text_encoder.encode(long)
     assert text.shape == (TEXT_TOKENS, 48)
     torch.testing.assert_close(text, expected[0], rtol=1e-4, atol=1e-5)
@@ -153,7 +151,5 @@ def test_the_last_hidden_state_is_normalised_as_in_transformers(joint, tmp_path:
     CheckpointConfig("joint", text_layers=(1, 2, 4), max_text_tokens=TEXT_TOKENS).save(tmp_path)
     config = CheckpointConfig.load(tmp_path)
     encoder = TextEncoder.load(tmp_path, config, device=torch.device("cpu"), dtype=torch.float32)
-    expected, _ = theirs.encode_prompt(
-        WORDS, max_sequence_length=TEXT_TOKENS, text_encoder_out_layers=(1, 2, 4)
-    )
+    expected, _ = theirs.encode_prompt(WORDS, max_sequence_length=TEXT_TOKENS, text_encoder_out_layers=(1, 2, 4))
     torch.testing.assert_close(encoder.encode(WORDS), expected[0], rtol=1e-4, atol=1e-5)

@@ -198,9 +198,7 @@ def test_the_instruction_names_the_picture_and_place_of_every_garment(count: int
     placed = arrange([garment(i) for i in range(count)], places)
     retold = retell(told, placed)
     where = {
-        n: (slot, p.places[i] if p.places else None)
-        for slot, p in enumerate(placed, 2)
-        for i, n in enumerate(p.images)
+        n: (slot, p.places[i] if p.places else None) for slot, p in enumerate(placed, 2) for i, n in enumerate(p.images)
     }
     before, after = assignments(told), assignments(retold)
     assert len(before) == len(after) == count
