@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kernels import reference
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "triton")
 
 
 class BackendUnavailable(RuntimeError):
@@ -39,4 +40,26 @@ def select(name: str) -> Kernels:
             gated_residual=reference.gated_residual,
             swiglu=reference.swiglu,
         )
+    if name == "triton":
+        return _triton()
     raise BackendUnavailable(f"no kernels named {name!r}; available: {', '.join(BACKENDS)}")
+
+
+def _triton() -> Kernels:
+    try:
+        from kernels import adaln, attention, gated_mlp, launch, qk_norm_rope
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise BackendUnavailable("the triton kernels need the triton package: install changeroom[gpu]") from None
+    if not torch.cuda.is_available() and not launch.INTERPRETED:
+        raise BackendUnavailable("the triton kernels need a CUDA device")
+    return Kernels(
+        name="triton",
+        attention=attention.attention,
+        qk_norm_rope=qk_norm_rope.qk_norm_rope,
+        rope=qk_norm_rope.rope,
+        adaln=adaln.adaln,
+        gated_residual=gated_mlp.gated_residual,
+        swiglu=gated_mlp.swiglu,
+    )

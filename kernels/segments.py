@@ -17,7 +17,7 @@ class Segments:
     """Lengths (tokens) of N packed sequences; zero lengths are allowed."""
 
     lengths: tuple[int, ...]
-    _on_device: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _on_device: dict[object, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,6 +45,18 @@ class Segments:
         if device not in self._on_device:
             self._on_device[device] = torch.tensor(self.offsets, dtype=torch.int32, device=device)
         return self._on_device[device]
+
+    def tiles(self, size: int, device: torch.device) -> Tensor:
+        """Every block of up to `size` tokens as (sequence, block in it): `(G, 2)` int32 on the device.
+
+        Longest sequences first, so that the last programs of a grid are the short ones.
+        """
+        key = (size, device)
+        if key not in self._on_device:
+            order = sorted(range(len(self)), key=lambda i: -self.lengths[i])
+            table = [(i, block) for i in order for block in range(-(-self.lengths[i] // size))]
+            self._on_device[key] = torch.tensor(table, dtype=torch.int32, device=device).view(-1, 2)
+        return self._on_device[key]
 
     def per_token(self, rows: Tensor) -> Tensor:
         """`(N, ...)` rows repeated to `(total, ...)`."""

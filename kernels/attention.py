@@ -1,0 +1,278 @@
+"""Packed attention in Triton: many requests in one launch, keys and values read from two places.
+
+FlashAttention-2's online softmax (Dao 2023, arXiv:2307.08691) over packed sequences. The keys of a
+sequence are those of its prefix (cached references) and then its own, read where they lie. Which tokens
+see which is a matter of segments alone: `joint` is one segment a request without a prefix, `shared` one
+segment of references a request, `isolated` one a reference, each a prefix of the main pass.
+
+The grid is a table, made on the host, of the query tiles that exist: padding costs nothing.
+Letters as in `kernels.reference`: T tokens, P prefix tokens, N sequences, H heads, E head size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from kernels import reference
+from kernels.launch import INTERPRETED, row_stride, takes_kernel
+from kernels.segments import Segments
+
+HEAD_DIMS = (32, 64, 128)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of a tile and of the program that works on it; every field is a compile-time choice."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def tile_for(head_dim: int, dtype: torch.dtype) -> Tile:
+    """The tile for a head size. Two warp groups of 64 query rows each; more keys would spill registers."""
+    if dtype == torch.float32:
+        return Tile(queries=64, keys=32, warps=4, stages=1)
+    return Tile(queries=128, keys=64 if head_dim == 128 else 128, warps=8, stages=3)
+
+
+@triton.jit
+def _dot(b_a, b_b, b_acc, WIDE: tl.constexpr):
+    """b_a @ b_b + b_acc in float32. Triton's interpreter multiplies bfloat16 as raw bits, hence WIDE."""
+    if WIDE:
+        b_a, b_b = b_a.to(tl.float32), b_b.to(tl.float32)
+    return tl.dot(b_a, b_b, b_acc, input_precision="ieee")
+
+
+@triton.jit
+def _fold(b_q, b_k, b_v, m_n, b_acc, b_max, b_sum, scale, MASKED: tl.constexpr, WIDE: tl.constexpr):
+    """Adds one block of keys and values to the running softmax."""
+    # [BLOCK_M, BLOCK_N]
+    b_s = _dot(b_q, b_k, tl.zeros([b_q.shape[0], b_k.shape[1]], tl.float32), WIDE) * scale
+    if MASKED:
+        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
+    # [BLOCK_M]
+    b_new = tl.maximum(b_max, tl.max(b_s, 1))
+    b_decay = tl.exp2(b_max - b_new)
+    # [BLOCK_M, BLOCK_N]
+    b_p = tl.exp2(b_s - b_new[:, None])
+    b_sum = b_sum * b_decay + tl.sum(b_p, 1)
+    # [BLOCK_M, E]
+    b_acc = _dot(b_p.to(b_v.dtype), b_v, b_acc * b_decay[:, None], WIDE)
+    return b_acc, b_new, b_sum
+
+
+@triton.jit
+def _attend(
+    b_q, b_acc, b_max, b_sum, p_k, p_v, length, stride_k, stride_v, scale,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Adds all keys and values of one segment, which start at p_k and p_v."""
+    o_n = tl.arange(0, BLOCK_N)
+    o_e = tl.arange(0, E)
+    o_k = o_n[None, :] * stride_k + o_e[:, None]
+    o_v = o_n[:, None] * stride_v + o_e[None, :]
+    for _ in range(length // BLOCK_N):
+        # [E, BLOCK_N]
+        b_k = tl.load(p_k + o_k)
+        # [BLOCK_N, E]
+        b_v = tl.load(p_v + o_v)
+        b_acc, b_max, b_sum = _fold(b_q, b_k, b_v, o_n >= 0, b_acc, b_max, b_sum, scale, False, WIDE)
+        p_k += BLOCK_N * stride_k
+        p_v += BLOCK_N * stride_v
+    left = length % BLOCK_N
+    if left > 0:
+        m_n = o_n < left
+        # [E, BLOCK_N]
+        b_k = tl.load(p_k + o_k, mask=m_n[None, :], other=0.0)
+        # [BLOCK_N, E]
+        b_v = tl.load(p_v + o_v, mask=m_n[:, None], other=0.0)
+        b_acc, b_max, b_sum = _fold(b_q, b_k, b_v, m_n, b_acc, b_max, b_sum, scale, True, WIDE)
+    return b_acc, b_max, b_sum
+
+
+@triton.jit
+def attention_kernel(
+    p_q, p_k, p_v, p_o, p_prefix_k, p_prefix_v, p_cu, p_cu_prefix, p_tiles,
+    stride_q, stride_k, stride_v, stride_prefix_k, stride_prefix_v, draws, scale,
+    H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PREFIX: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """One program: one tile of queries of one sequence, one head. scale is log2(e) / sqrt(E)."""
+    i_t, i_h = tl.program_id(0), tl.program_id(1)
+    i_s, i_m = tl.load(p_tiles + 2 * i_t), tl.load(p_tiles + 2 * i_t + 1)
+    start = tl.load(p_cu + i_s).to(tl.int64)
+    length = (tl.load(p_cu + i_s + 1) - start).to(tl.int32)
+
+    o_m = i_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_e = tl.arange(0, E)
+    m_m = o_m < length
+    p_q += start * stride_q + i_h * E
+    # [BLOCK_M, E]
+    b_q = tl.load(p_q + o_m[:, None] * stride_q + o_e[None, :], mask=m_m[:, None], other=0.0)
+    b_acc = tl.zeros([BLOCK_M, E], tl.float32)
+    # [BLOCK_M]
+    b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+
+    if PREFIX:
+        i_p = i_s // draws
+        start_p = tl.load(p_cu_prefix + i_p).to(tl.int64)
+        length_p = (tl.load(p_cu_prefix + i_p + 1) - start_p).to(tl.int32)
+        b_acc, b_max, b_sum = _attend(
+            b_q, b_acc, b_max, b_sum,
+            p_prefix_k + start_p * stride_prefix_k + i_h * E, p_prefix_v + start_p * stride_prefix_v + i_h * E,
+            length_p, stride_prefix_k, stride_prefix_v, scale, E, BLOCK_N, WIDE,
+        )  # fmt: skip
+    b_acc, b_max, b_sum = _attend(
+        b_q, b_acc, b_max, b_sum, p_k + start * stride_k + i_h * E, p_v + start * stride_v + i_h * E,
+        length, stride_k, stride_v, scale, E, BLOCK_N, WIDE,
+    )  # fmt: skip
+
+    # [BLOCK_M, E]
+    b_o = (b_acc / b_sum[:, None]).to(p_o.dtype.element_ty)
+    p_o += start * (H * E) + i_h * E
+    tl.store(p_o + o_m[:, None] * (H * E) + o_e[None, :], b_o, mask=m_m[:, None])
+
+
+@triton_op("changeroom::attention", mutates_args=())
+def attention_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: list[int],
+    cu_seqlens: Tensor,
+    tiles: Tensor,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    prefix_lengths: list[int],
+    prefix_cu_seqlens: Tensor | None,
+    draws: int,
+) -> Tensor:
+    """`attention` on tensors alone: lengths for the host, boundaries and the tile table for the device."""
+    if not takes_kernel(q):
+        return reference.attention(
+            q, k, v, Segments(tuple(lengths)),
+            prefix_k=prefix_k, prefix_v=prefix_v,
+            prefix_segments=Segments(tuple(prefix_lengths)) if prefix_lengths else None, draws=draws,
+        )  # fmt: skip
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    _launch(
+        out, q, k, v, cu_seqlens, tiles, prefix_k, prefix_v, prefix_cu_seqlens, draws,
+        tile_for(q.shape[-1], q.dtype),
+    )  # fmt: skip
+    return out
+
+
+@attention_op.register_fake
+def _(q, k, v, lengths, cu, tiles, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws):  # type: ignore[no-untyped-def]
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    *,
+    prefix_k: Tensor | None = None,
+    prefix_v: Tensor | None = None,
+    prefix_segments: Segments | None = None,
+    draws: int = 1,
+    out: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """`kernels.reference.attention`: `(T, H, E)` in and out, scale 1/sqrt(E), no mask.
+
+    bf16, fp16, or (slowly, for checks) fp32; float32 inside. Rows may be any distance apart, so views into
+    a wider projection need no copy. With `out`, or a `tile` of one's own, the kernel is launched directly
+    rather than as an operator. Raises ValueError for a head size other than 32, 64 or 128, another dtype,
+    tensors that disagree, rows that are not contiguous, or segments that do not fit.
+    """
+    if prefix_k is None or prefix_v is None or prefix_segments is None or prefix_segments.total == 0:
+        prefix_k = prefix_v = prefix_segments = None
+    _check(q, k, v, segments, prefix_k, prefix_v, prefix_segments, draws)
+    chosen = tile or tile_for(q.shape[-1], q.dtype)
+    cu, tiles = segments.cu_seqlens(q.device), segments.tiles(chosen.queries, q.device)
+    prefix_cu = prefix_segments.cu_seqlens(q.device) if prefix_segments else None
+    if out is None and tile is None:
+        prefix_lengths = list(prefix_segments.lengths) if prefix_segments else []
+        return attention_op(
+            q, k, v, list(segments.lengths), cu, tiles, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws
+        )
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    if out.shape != q.shape or not out.is_contiguous():
+        raise ValueError(f"out must be a contiguous {tuple(q.shape)}")
+    _launch(out, q, k, v, cu, tiles, prefix_k, prefix_v, prefix_cu, draws, chosen)
+    return out
+
+
+def _launch(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu: Tensor,
+    tiles: Tensor,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    prefix_cu: Tensor | None,
+    draws: int,
+    tile: Tile,
+) -> None:
+    """Fills out `(T, H, E)`; an absent prefix hands the kernel tensors it never reads."""
+    _, heads, size = q.shape
+    if tiles.shape[0] == 0:
+        return
+    given = prefix_k is not None and prefix_v is not None and prefix_cu is not None
+    pk, pv, pcu = (prefix_k, prefix_v, prefix_cu) if given else (k, v, cu)
+    wrap_triton(attention_kernel)[(tiles.shape[0], heads)](
+        q, k, v, out, pk, pv, cu, pcu, tiles,
+        q.stride(0), k.stride(0), v.stride(0), pk.stride(0), pv.stride(0), draws,
+        math.log2(math.e) / math.sqrt(size),
+        H=heads, E=size, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=given, WIDE=INTERPRETED,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    prefix_segments: Segments | None,
+    draws: int,
+) -> None:
+    if q.ndim != 3 or q.shape[-1] not in HEAD_DIMS:
+        raise ValueError(f"q is {tuple(q.shape)}, not (T, H, E) with E one of {HEAD_DIMS}")
+    if q.dtype not in DTYPES:
+        raise ValueError(f"attention in {q.dtype} does not exist")
+    if k.shape != q.shape or v.shape != q.shape:
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} differ")
+    if q.shape[0] != segments.total:
+        raise ValueError(f"q has {q.shape[0]} tokens, its segments {segments.total}")
+    named = {"q": q, "k": k, "v": v}
+    if prefix_k is not None and prefix_v is not None and prefix_segments is not None:
+        named |= {"prefix_k": prefix_k, "prefix_v": prefix_v}
+        if prefix_k.shape != (prefix_segments.total, *q.shape[1:]) or prefix_v.shape != prefix_k.shape:
+            raise ValueError(
+                f"prefix_k {tuple(prefix_k.shape)} and prefix_v {tuple(prefix_v.shape)} must be "
+                f"{(prefix_segments.total, *q.shape[1:])}"
+            )
+        if len(segments) != len(prefix_segments) * draws:
+            raise ValueError(
+                f"{len(segments)} sequences cannot share {len(prefix_segments)} prefixes in {draws} draws each"
+            )
+    for name, x in named.items():
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name} is {x.dtype} on {x.device}, q {q.dtype} on {q.device}")
+        row_stride(x, name)

@@ -1,0 +1,226 @@
+"""QK-RMSNorm and RoPE in one pass, written where attention reads.
+
+Float32 from load to store, so one rounding where the plain form has two. `qk_norm_rope_into` writes each
+token to a row of one's choosing: the packed joint tensors (no `torch.cat` of text and image afterwards) or
+the reference cache. RMSNorm: Zhang and Sennrich 2019 (arXiv:1910.07467); RoPE: Su et al. 2021
+(arXiv:2104.09864), on interleaved pairs as in FLUX.
+Letters as in `kernels.reference`: T tokens, H heads, E head size.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from kernels import reference
+from kernels.launch import row_stride, takes_kernel
+
+TOKENS_PER_PROGRAM = 16
+
+
+@triton.jit
+def norm_rope_kernel(
+    p_q, p_k, p_v, p_out_q, p_out_k, p_out_v, p_q_weight, p_k_weight, p_cos, p_sin, p_rows,
+    tokens, stride_q, stride_k, stride_v, stride_out_q, stride_out_k, stride_out_v, head, eps,
+    E: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_T tokens of one head of q, k or v (program_id 2); v is only copied.
+
+    `head` is the distance between heads of the input; those of the output are E apart.
+    """
+    i_t, i_h, i_x = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if i_x == 0:
+        p_x, p_o, p_w, stride_x, stride_o = p_q, p_out_q, p_q_weight, stride_q, stride_out_q
+    elif i_x == 1:
+        p_x, p_o, p_w, stride_x, stride_o = p_k, p_out_k, p_k_weight, stride_k, stride_out_k
+    else:
+        p_x, p_o, p_w, stride_x, stride_o = p_v, p_out_v, p_k_weight, stride_v, stride_out_v
+
+    o_t = i_t * BLOCK_T + tl.arange(0, BLOCK_T)
+    o_e = tl.arange(0, BLOCK_E)
+    m_t = o_t < tokens
+    m_x = m_t[:, None] & (o_e < E)[None, :]
+    o_x = o_t.to(tl.int64)[:, None] * stride_x + i_h * head + o_e[None, :]
+    # [BLOCK_T, BLOCK_E]
+    b_x = tl.load(p_x + o_x, mask=m_x, other=0.0)
+    if i_x < 2:
+        o_p = tl.arange(0, BLOCK_E // 2)
+        m_p = m_t[:, None] & (o_p < E // 2)[None, :]
+        o_r = o_t[:, None] * (E // 2) + o_p[None, :]
+        b_y = b_x.to(tl.float32)
+        if NORM:
+            # [BLOCK_E]
+            b_w = tl.load(p_w + o_e, mask=o_e < E, other=0.0).to(tl.float32)
+            # [BLOCK_T]
+            b_r = tl.rsqrt(tl.sum(b_y * b_y, 1) / E + eps)
+            b_y = b_y * b_r[:, None] * b_w[None, :]
+        # [BLOCK_T, BLOCK_E / 2]
+        b_even, b_odd = tl.split(tl.reshape(b_y, [BLOCK_T, BLOCK_E // 2, 2]))
+        b_cos = tl.load(p_cos + o_r, mask=m_p, other=0.0)
+        b_sin = tl.load(p_sin + o_r, mask=m_p, other=0.0)
+        b_turned = tl.join(b_even * b_cos - b_odd * b_sin, b_even * b_sin + b_odd * b_cos)
+        # [BLOCK_T, BLOCK_E]
+        b_x = tl.reshape(b_turned, [BLOCK_T, BLOCK_E]).to(b_x.dtype)
+    # [BLOCK_T]
+    b_row = o_t
+    if ROWS:
+        b_row = tl.load(p_rows + o_t, mask=m_t, other=0)
+    o_o = b_row.to(tl.int64)[:, None] * stride_o + i_h * E + o_e[None, :]
+    tl.store(p_o + o_o, b_x, mask=m_x)
+
+
+@triton_op("changeroom::qk_norm_rope", mutates_args=())
+def qk_norm_rope_op(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`qk_norm_rope` as an operator."""
+    if not takes_kernel(q):
+        return reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps)
+    out_q, out_k = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+    _launch((q, k, None), (out_q, out_k, None), (q_weight, k_weight), cos, sin, eps, None)
+    return out_q, out_k
+
+
+@qk_norm_rope_op.register_fake
+def _(q, k, q_weight, k_weight, cos, sin, eps):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+
+
+@triton_op("changeroom::qk_norm_rope_into", mutates_args={"out_q", "out_k", "out_v"})
+def qk_norm_rope_into_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    rows: Tensor,
+    out_q: Tensor,
+    out_k: Tensor,
+    out_v: Tensor,
+) -> None:
+    """`qk_norm_rope_into` as an operator."""
+    if takes_kernel(q):
+        _launch((q, k, v), (out_q, out_k, out_v), (q_weight, k_weight), cos, sin, eps, rows)
+        return
+    turned = reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps)
+    for out, x in zip((out_q, out_k, out_v), (*turned, v), strict=True):
+        out.index_copy_(0, rows.long(), x)
+
+
+@qk_norm_rope_into_op.register_fake
+def _(q, k, v, q_weight, k_weight, cos, sin, eps, rows, out_q, out_k, out_v):  # type: ignore[no-untyped-def]
+    return None
+
+
+@triton_op("changeroom::rope", mutates_args=())
+def rope_op(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rope` as an operator."""
+    if not takes_kernel(x):
+        return reference.rope(x, cos, sin)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _launch((x, None, None), (out, None, None), None, cos, sin, 0.0, None)
+    return out
+
+
+@rope_op.register_fake
+def _(x, cos, sin):  # type: ignore[no-untyped-def]
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def qk_norm_rope(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """RMSNorm over E then RoPE. q, k `(T, H, E)`, weights `(E,)`, cos and sin `(T, E/2)` float32.
+
+    Returns contiguous tensors in the dtype of q. Raises ValueError when shapes or layouts do not fit.
+    """
+    _check(q, cos, sin, {"q": q, "k": k}, {"q_weight": q_weight, "k_weight": k_weight})
+    return qk_norm_rope_op(q, k, q_weight, k_weight, cos.contiguous(), sin.contiguous(), eps)
+
+
+def qk_norm_rope_into(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    *,
+    rows: Tensor,
+    out_q: Tensor,
+    out_k: Tensor,
+    out_v: Tensor,
+) -> None:
+    """`qk_norm_rope` of q and k, and v as it is, written to rows `(T,)` int32 of outputs `(R, H, E)`.
+
+    Rows must be distinct and below R: they are not checked, since that would wait for the device.
+    Raises ValueError when shapes or layouts do not fit.
+    """
+    _check(q, cos, sin, {"q": q, "k": k, "v": v}, {"q_weight": q_weight, "k_weight": k_weight})
+    if rows.shape != q.shape[:1] or rows.dtype != torch.int32:
+        raise ValueError(f"rows is {rows.dtype} {tuple(rows.shape)}, not int32 {tuple(q.shape[:1])}")
+    for name, out in (("out_q", out_q), ("out_k", out_k), ("out_v", out_v)):
+        if out.shape[1:] != q.shape[1:] or out.dtype != q.dtype:
+            raise ValueError(f"{name} is {out.dtype} {tuple(out.shape)}, not {q.dtype} (R, H, E) like q")
+        row_stride(out, name)
+    cos, sin = cos.contiguous(), sin.contiguous()
+    qk_norm_rope_into_op(q, k, v, q_weight, k_weight, cos, sin, eps, rows, out_q, out_k, out_v)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the interleaved pairs of x `(T, H, E)` by cos, sin `(T, E/2)` float32.
+
+    x may be a slice of wider heads. Raises ValueError when shapes do not fit.
+    """
+    _check(x, cos, sin, {}, {})
+    if x.stride(-1) != 1:
+        raise ValueError(f"x has strides {x.stride()}; each head must be contiguous")
+    return rope_op(x, cos.contiguous(), sin.contiguous())
+
+
+def _launch(
+    inputs: tuple[Tensor, Tensor | None, Tensor | None],
+    outputs: tuple[Tensor, Tensor | None, Tensor | None],
+    weights: tuple[Tensor, Tensor] | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    rows: Tensor | None,
+) -> None:
+    """As many of q, k, v as are given; the kernel never reads what stands in for the others."""
+    first, target = inputs[0], outputs[0]
+    tokens, heads, size = first.shape
+    if tokens == 0:
+        return
+    xs = [first if x is None else x for x in inputs]
+    outs = [target if x is None else x for x in outputs]
+    grid = (triton.cdiv(tokens, TOKENS_PER_PROGRAM), heads, sum(x is not None for x in inputs))
+    wrap_triton(norm_rope_kernel)[grid](
+        *xs, *outs, *(weights or (cos, cos)), cos, sin, cos if rows is None else rows,
+        tokens, *(x.stride(0) for x in xs), *(x.stride(0) for x in outs), first.stride(1), eps,
+        E=size, BLOCK_T=TOKENS_PER_PROGRAM, BLOCK_E=triton.next_power_of_2(size),
+        NORM=weights is not None, ROWS=rows is not None, num_warps=4,
+    )  # fmt: skip
+
+
+def _check(
+    q: Tensor, cos: Tensor, sin: Tensor, packed: dict[str, Tensor], weights: dict[str, Tensor]
+) -> None:
+    if q.ndim != 3 or q.shape[-1] % 2:
+        raise ValueError(f"{tuple(q.shape)} is not (T, H, E) with an even E")
+    for name, x in packed.items():
+        if x.shape != q.shape or x.dtype != q.dtype:
+            raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}, q {q.dtype} {tuple(q.shape)}")
+        row_stride(x, name)
+    for name, x in weights.items():
+        if x.shape != q.shape[-1:] or not x.is_contiguous():
+            raise ValueError(f"{name} is {tuple(x.shape)}, not a contiguous {tuple(q.shape[-1:])}")
+    for name, x in (("cos", cos), ("sin", sin)):
+        if x.shape != (q.shape[0], q.shape[-1] // 2) or x.dtype != torch.float32:
+            raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}, not float32 (T, E/2) of {tuple(q.shape)}")
