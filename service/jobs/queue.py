@@ -7,11 +7,8 @@ answer. Calls are safe to repeat except `claim`, whose lost answer costs the job
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -19,22 +16,19 @@ from typing import Any, Literal, cast
 
 from redis.asyncio import Redis
 
-from service.errors import Conflict, NotFound
+from service.errors import NotFound
 from service.jobs import keys
+from service.jobs.admission import Admission
 from service.jobs.events import EventLog
 from service.jobs.records import record_from_hash
-from service.jobs.refusals import refusal
 from service.jobs.schemas import (
     Backlog,
     Claim,
     Event,
-    Existing,
     JobError,
     JobRecord,
     JobResult,
     JobSpec,
-    Limits,
-    Reserved,
     SweepReport,
     WorkerInfo,
 )
@@ -47,12 +41,11 @@ Heartbeat = Literal["ok", "lost", "canceled", "expired"]
 Settled = Literal["requeued", "failed", "canceled", "expired", "lost"]
 Finish = Literal["succeeded", "failed", "canceled", "expired"]
 
-PENDING_WAIT_S = 10.0
 DEADLINE_GRACE_S = 2.5
 MAX_BLOCK_S = 5.0
 
 
-class JobQueue:
+class JobQueue(Admission):
     """All operations on jobs; one instance a process, on one event loop.
 
     With `metrics`, the queue counts what it causes or sees: refusals, queue time, latency; `observe`
@@ -60,9 +53,7 @@ class JobQueue:
     """
 
     def __init__(self, client: Redis, settings: Settings, metrics: Metrics | None = None) -> None:
-        self.settings = settings
-        self.metrics = metrics
-        self.store = Store(client, settings.store_timeout_s)
+        super().__init__(Store(client, settings.store_timeout_s), settings, metrics)
         self.event_log = EventLog(self.store)
         self._totals = TotalsCopy()
 
@@ -79,70 +70,6 @@ class JobQueue:
     async def ping(self) -> None:
         """Raises StoreUnavailable when the store does not answer."""
         await self.store.call(self.store.client.ping)
-
-    async def reserve(
-        self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
-    ) -> Reserved | Existing:
-        """Admission, before any work: room for a job, or the job the same key and body made before.
-
-        A twin request that is still being read makes this wait up to 10 s. Raises QueueFull, TooManyRequests
-        (code rate-limited, concurrency-limited or quota-exceeded), IdempotencyMismatch, Conflict (the twin is
-        still not a job; try again), StoreUnavailable.
-        """
-        digest = hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key is not None else ""
-        patience = time.monotonic() + PENDING_WAIT_S
-        pause = 0.02
-        while True:
-            job_id = secrets.token_hex(16)
-            answer = await self.store.script(
-                "reserve",
-                job_id,
-                tenant,
-                digest,
-                body_digest,
-                self.settings.max_in_flight,
-                limits.concurrency,
-                limits.rate_per_minute,
-                limits.daily_quota,
-                int(self.settings.reservation_ttl_s * 1000),
-                self.settings.result_ttl_s + int(self.settings.deadline_max_s),
-            )
-            match answer[0]:
-                case "reserved":
-                    return Reserved(id=job_id, tenant=tenant)
-                case "existing":
-                    return Existing(job_id=answer[1])
-                case "pending" if time.monotonic() < patience:
-                    await asyncio.sleep(pause)
-                    pause = min(0.25, pause * 1.5)
-                case _:
-                    error = refusal(answer)
-                    if self.metrics is not None:
-                        self.metrics.admission_rejected.labels(error.code).inc()
-                    raise error
-
-    async def submit(self, reservation: Reserved, spec: JobSpec) -> None:
-        """Turn a reservation into a queued job; once it returns, the job is written.
-
-        `spec.id` must be the reservation's. Raises ValueError when it is not, Conflict when the
-        reservation was released or ran out meanwhile.
-        """
-        if spec.id != reservation.id or spec.tenant != reservation.tenant:
-            raise ValueError("the job's id and tenant must be those of its reservation")
-        done = await self.store.script(
-            "submit",
-            reservation.id,
-            spec.model_dump_json(),
-            spec.priority,
-            spec.tokens,
-            int(spec.deadline_at * 1000),
-        )
-        if not done:
-            raise Conflict("The request took too long to read and lost its place; send it again.")
-
-    async def release(self, reservation: Reserved) -> None:
-        """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
-        await self.store.script("release", reservation.id)
 
     async def get(self, job_id: str) -> JobRecord | None:
         """The job as it stands, with its place in the queue (0 is next), or None."""

@@ -8,8 +8,7 @@ import pytest
 from queue_hand import RESULT, UNLIMITED, Hand, make_spec
 
 from service.errors import Conflict, IdempotencyMismatch, QueueFull, TooManyRequests
-from service.jobs import keys
-from service.jobs import queue as queue_module
+from service.jobs import admission, keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Existing, Limits, Reserved
 from service.settings import load_settings
@@ -63,7 +62,7 @@ async def test_keys_of_different_tenants_do_not_meet(hand: Hand) -> None:
 async def test_a_twin_still_being_read_is_a_retryable_conflict(
     queue: JobQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_module, "PENDING_WAIT_S", 0.1)
+    monkeypatch.setattr(admission, "PENDING_WAIT_S", 0.1)
     await hand.reserve(key="k")
     with pytest.raises(Conflict) as caught:
         await hand.reserve(key="k")

@@ -1,0 +1,90 @@
+"""The way in: one atomic decision before any work, then a reservation that becomes a job or is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+
+from service.errors import Conflict
+from service.jobs.refusals import refusal
+from service.jobs.schemas import Existing, JobSpec, Limits, Reserved
+from service.jobs.store import Store
+from service.metrics import Metrics
+from service.settings import Settings
+
+PENDING_WAIT_S = 10.0
+
+
+class Admission:
+    """The part of `JobQueue` that a gateway uses to take a request in."""
+
+    def __init__(self, store: Store, settings: Settings, metrics: Metrics | None) -> None:
+        self.store = store
+        self.settings = settings
+        self.metrics = metrics
+
+    async def reserve(
+        self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
+    ) -> Reserved | Existing:
+        """Admission, before any work: room for a job, or the job the same key and body made before.
+
+        A twin request that is still being read makes this wait up to 10 s. Raises QueueFull, TooManyRequests
+        (code rate-limited, concurrency-limited or quota-exceeded), IdempotencyMismatch, Conflict (the twin is
+        still not a job; try again), StoreUnavailable.
+        """
+        digest = hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key is not None else ""
+        patience = time.monotonic() + PENDING_WAIT_S
+        pause = 0.02
+        while True:
+            job_id = secrets.token_hex(16)
+            answer = await self.store.script(
+                "reserve",
+                job_id,
+                tenant,
+                digest,
+                body_digest,
+                self.settings.max_in_flight,
+                limits.concurrency,
+                limits.rate_per_minute,
+                limits.daily_quota,
+                int(self.settings.reservation_ttl_s * 1000),
+                self.settings.result_ttl_s + int(self.settings.deadline_max_s),
+            )
+            match answer[0]:
+                case "reserved":
+                    return Reserved(id=job_id, tenant=tenant)
+                case "existing":
+                    return Existing(job_id=answer[1])
+                case "pending" if time.monotonic() < patience:
+                    await asyncio.sleep(pause)
+                    pause = min(0.25, pause * 1.5)
+                case _:
+                    error = refusal(answer)
+                    if self.metrics is not None:
+                        self.metrics.admission_rejected.labels(error.code).inc()
+                    raise error
+
+    async def submit(self, reservation: Reserved, spec: JobSpec) -> None:
+        """Turn a reservation into a queued job; once it returns, the job is written.
+
+        `spec.id` must be the reservation's. Raises ValueError when it is not, Conflict when the
+        reservation was released or ran out meanwhile.
+        """
+        if spec.id != reservation.id or spec.tenant != reservation.tenant:
+            raise ValueError("the job's id and tenant must be those of its reservation")
+        done = await self.store.script(
+            "submit",
+            reservation.id,
+            spec.model_dump_json(),
+            spec.priority,
+            spec.tokens,
+            int(spec.deadline_at * 1000),
+        )
+        if not done:
+            raise Conflict("The request took too long to read and lost its place; send it again.")
+
+    async def release(self, reservation: Reserved) -> None:
+        """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
+        await self.store.script("release", reservation.id)
