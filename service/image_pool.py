@@ -99,12 +99,18 @@ class ImagePool:
             raise RuntimeError("the image pool is not started")
         task = asyncio.create_task(self._decode(data))
         self._decoding.add(task)
-        task.add_done_callback(self._decoding.discard)
+        task.add_done_callback(self._settled)
         try:
             return await asyncio.shield(task)
         except ServiceError as error:
             error.pointer = pointer
             raise
+
+    def _settled(self, task: asyncio.Task[Photo]) -> None:
+        """Nobody may be waiting any more; an error nobody sees is not one to report."""
+        self._decoding.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _decode(self, data: bytes) -> Photo:
         sniff(data, self._limits)
