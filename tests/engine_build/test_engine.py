@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,48 @@ def test_a_failing_forward_is_retried_alone(engine: TorchEngine, monkeypatch: py
     assert (broken.status, str(broken.error)) == ("failed", "no forward with this size")
     for name, outcome in outcomes.items():
         assert apart(outcome.image, expected[name].image) <= 1
+
+
+def test_a_lack_of_memory_is_not_the_end_of_the_engine(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = engine.pipeline.advance
+
+    def crowded(drafts):
+        if len(drafts) > 1:
+            raise torch.OutOfMemoryError("too many at once")
+        return advance(drafts)
+
+    monkeypatch.setattr(engine.pipeline, "advance", crowded)
+    assert {o.status for o in engine.run(MIXED)} == {"succeeded"}
+
+
+def test_a_lost_device_is_the_end_of_the_engine(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(drafts):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine.pipeline, "advance", lost)
+    with pytest.raises(EngineError, match="loaded again"):
+        engine.run([request("a")])
+
+
+def test_threads_take_turns(engine: TorchEngine) -> None:
+    expected = [engine.run([asked])[0].image for asked in MIXED]
+    engine.pipeline.caches.clear()
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda asked: engine.run([asked])[0], MIXED))
+    for outcome, picture in zip(outcomes, expected, strict=True):
+        assert apart(outcome.image, picture) <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["isolated", "shared", "joint"])
+def test_a_gpu_draws_the_same_picture(engines: dict[str, TorchEngine], folders: dict[str, Path], mode: str) -> None:
+    precise = load(folders[mode], device="cuda", dtype="float32")
+    usual = load(folders[mode], device="cuda")
+    for asked, exact, quick in zip(MIXED, precise.run(MIXED), usual.run(MIXED), strict=True):
+        (here,) = engines[mode].run([asked])
+        assert apart(exact.image, here.image) <= 3
+        assert quick.status == "succeeded"
 
 
 def test_numbers_that_are_not_finite_are_an_error_and_no_picture(folders: dict[str, Path]) -> None:
