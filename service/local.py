@@ -72,6 +72,8 @@ def _serve(
     started = time.monotonic()
     for child in children:
         child.start()
+    if not console.is_terminal:
+        console.print(f"starting: loading {settings.model}")
     with console.status(f"starting: loading {settings.model}"):
         _wait_until_ready(address, children)
     console.print(f"ready after {time.monotonic() - started:.1f} s")

@@ -80,7 +80,9 @@ def tryon(
 
 def _engine(model: str, backend: str, device: str, dtype: str) -> Engine:
     from engine_build.engine import load_engine
+    from service.settings import let_threads_sleep
 
+    let_threads_sleep()
     return load_engine(model, backend=backend, device=device, dtype=dtype)
 
 

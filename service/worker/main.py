@@ -15,6 +15,7 @@ import random
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from service.jobs.queue import JobQueue
 from service.jobs.schemas import WorkerInfo
 from service.jobs.storage import BlobStore
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, let_threads_sleep
 from service.telemetry import configure_tracing
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
@@ -64,10 +65,11 @@ def load(settings: Settings) -> Engine:
     """The engine that `settings` name, with CPU threads shared fairly between the workers of this machine."""
     if is_null(settings.model):
         return NullEngine.parse(settings.model)
+    let_threads_sleep()
     import torch
 
     if settings.device == "cpu" or not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+        torch.set_num_threads(max(1, _cores() // settings.workers))
     return load_engine(
         settings.model,
         backend=settings.backend,
@@ -75,6 +77,10 @@ def load(settings: Settings) -> Engine:
         dtype=settings.dtype,
         reference_cache_bytes=settings.reference_cache_bytes,
     )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Worker:
