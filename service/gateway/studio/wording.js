@@ -22,6 +22,7 @@ const STAGES = {
   upload: ["Sending", "Sending"],
   queue: ["In the queue", "In the queue"],
   fetch: ["Fetching the pictures", "Fetching"],
+  intake: ["Checking the pictures", "Checking pictures"],
   prepare: ["Reading the pictures", "Reading pictures"],
   decode: ["Reading the pictures", "Reading pictures"],
   text: ["Reading your words", "Reading words"],

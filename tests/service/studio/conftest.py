@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from stand_in import StandIn
 from studio_page import StudioPage
+
+from service.jobs.embedded import start_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -35,7 +38,7 @@ FLAGS = (
     "--window-size=1280,900",
 )
 ROOT = Path(__file__).parents[3]
-READY_S = 60.0
+READY_S = 120.0
 
 
 def missing(what: str) -> None:
@@ -46,23 +49,30 @@ def missing(what: str) -> None:
     pytest.skip(message)
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """One browser with a new, empty profile."""
+@contextmanager
+def launch(profile: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium on the empty folder `profile`."""
     binary = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
-    if binary is None:
-        missing("Chromium")
-    if driver is None:
-        missing("chromedriver")
+    if binary is None or driver is None:
+        missing("Chromium" if binary is None else "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(binary)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(str(driver)))
-    yield browser
-    browser.quit()
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One browser for all tests."""
+    with launch(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def free_port() -> int:
@@ -91,9 +101,7 @@ def stand_in() -> Iterator[StandIn]:
     """The scripted stand-in, served on `stand_in.url`."""
     script = StandIn()
     port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(script.app(), port=port, log_level="error", ws="none", lifespan="off")
-    )
+    server = uvicorn.Server(uvicorn.Config(script.app(), port=port, log_level="error", ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     script.url = f"http://127.0.0.1:{port}/"
@@ -103,21 +111,14 @@ def stand_in() -> Iterator[StandIn]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The real gateway, the real queue and a real worker whose engine only pretends, as child processes."""
-    from service.jobs.embedded import start_server
-
-    data = tmp_path_factory.mktemp("service")
+@contextmanager
+def running(data: Path, model: str) -> Iterator[str]:
+    """The address of a real gateway with a real queue and a real worker, each its own process."""
     port = free_port()
     store = start_server(data)
     common = ["--redis-url", store.url, "--data", str(data)]
-    commands = (
-        ["gateway", *common, "--port", str(port)],
-        ["worker", *common, "--model", "null:6:0.4"],
-    )
     children = []
-    for given in commands:
+    for given in (["gateway", *common, "--port", str(port)], ["worker", *common, "--model", model]):
         with (data / f"{given[0]}.log").open("wb") as log:
             command = [sys.executable, "-m", "service.cli", *given]
             children.append(subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log))
@@ -130,6 +131,20 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for child in children:
             child.wait(timeout=40)
         store.stop()
+
+
+@pytest.fixture(scope="session")
+def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service on an engine that only pretends: six steps of 0.4 s, then the person's own picture."""
+    with running(tmp_path_factory.mktemp("service"), "null:6:0.4") as address:
+        yield address
+
+
+@pytest.fixture
+def nano_url(tmp_path: Path) -> Iterator[str]:
+    """The service on the bundled nano model."""
+    with running(tmp_path, "nano") as address:
+        yield address
 
 
 @pytest.fixture

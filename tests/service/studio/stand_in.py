@@ -157,9 +157,7 @@ class StandIn:
 
     async def read(self, request: Request) -> Response:
         job = self.jobs.get(request.path_params["id"])
-        return (
-            JSONResponse(job) if job else JSONResponse({"title": "No such try-on", "code": "not-found"}, 404)
-        )
+        return JSONResponse(job) if job else JSONResponse({"title": "No such try-on", "code": "not-found"}, 404)
 
     async def image(self, request: Request) -> Response:
         return Response(draw_person("#c0563b", "#8a7a5c"), media_type="image/png")
@@ -171,9 +169,7 @@ class StandIn:
     async def events(self, request: Request) -> Response:
         self.last_event_ids.append(request.headers.get("last-event-id"))
         first = int(request.headers.get("last-event-id", "0")) + 1
-        return StreamingResponse(
-            self.stream(request.path_params["id"], first), media_type="text/event-stream"
-        )
+        return StreamingResponse(self.stream(request.path_params["id"], first), media_type="text/event-stream")
 
     async def stream(self, job_id: str, first: int) -> AsyncIterator[bytes]:
         job = self.jobs[job_id]

@@ -109,7 +109,5 @@ class StudioPage:
     def complaints(self) -> list[str]:
         """Errors and warnings of the browser's console since the last call."""
         return [
-            entry["message"]
-            for entry in self.browser.get_log("browser")
-            if entry["level"] in ("SEVERE", "WARNING")
+            entry["message"] for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
         ]

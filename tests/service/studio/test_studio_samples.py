@@ -76,6 +76,24 @@ def test_one_click_dresses_a_whole_look(page: StudioPage, service_url: str) -> N
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(300)
+def test_nano_dresses_a_sample_with_previews(page: StudioPage, nano_url: str) -> None:
+    page.open(nano_url)
+    page.until(lambda: page.text("model-name").startswith("nano"))
+    assert "illustrated" in page.text("model-note")
+    page.until(lambda: page.all(".outfit"))
+    page.record()
+    page.all(".outfit")[0].click()
+    assert page.wait_for("done", "problem") == "done"
+    assert any(line.startswith("Painting step") for line, _ in page.heard())
+    assert str(page.at("preview").get_attribute("src")).startswith("data:image/")
+    assert page.text("caption").endswith("pixels, shown enlarged")
+    assert page.at("download").get_attribute("download").endswith(".png")
+    rows = {row.get_attribute("title") for row in page.all("#timings tr")}
+    assert {"queue", "denoise", "vae_decode"} <= rows
+
+
+@pytest.mark.browser
 def test_sample_garments_are_hung_and_taken_off(page: StudioPage, service_url: str) -> None:
     page.open(service_url)
     page.until(lambda: page.all("#sample-garments .sample"))

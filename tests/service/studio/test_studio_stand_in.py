@@ -27,9 +27,7 @@ def filled(page: StudioPage, url: str, photos: Path) -> None:
     page.add_garments(photos / "top.png")
 
 
-def test_a_dropped_stream_is_taken_up_after_the_last_event(
-    page: StudioPage, stand_in: StandIn, photos: Path
-) -> None:
+def test_a_dropped_stream_is_taken_up_after_the_last_event(page: StudioPage, stand_in: StandIn, photos: Path) -> None:
     stand_in.drop_after = 3
     filled(page, stand_in.url, photos)
     page.go()
@@ -113,11 +111,7 @@ def test_a_server_that_is_gone_is_told_in_words(page: StudioPage, stand_in: Stan
 
 def test_the_event_parser_reads_a_stream_cut_anywhere(page: StudioPage, stand_in: StandIn) -> None:
     page.open(stand_in.url)
-    stream = (
-        ": hi\n\nretry: 1000\n\n"
-        'id: 1\r\nevent: queued\r\ndata: {"a":\r\ndata: 1}\r\n\r\n'
-        "id:2\ndata:x\n\ndata: cut"
-    )
+    stream = ': hi\n\nretry: 1000\n\nid: 1\r\nevent: queued\r\ndata: {"a":\r\ndata: 1}\r\n\r\nid:2\ndata:x\n\ndata: cut'
     seen = page.browser.execute_async_script(
         """
         const [stream, done] = arguments;
