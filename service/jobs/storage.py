@@ -20,10 +20,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import obstore
 from obstore.exceptions import BaseError
@@ -33,12 +33,18 @@ from service.errors import Gone, StoreUnavailable
 from service.jobs.schemas import JobRecord
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 T = TypeVar("T")
 Kind = Literal["input", "result", "garment"]
 
 BLOB_TIMEOUT_S = 10.0
 HOUR_S = 3600
 SWEEP_PAGE = 500
+# Plain http only ever happens when the operator names such an endpoint.
+CLIENT: ClientConfig = {"timeout": "4s", "connect_timeout": "2s", "allow_http": True}
+RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=8)}
 
 
 class BlobStore:
@@ -65,7 +71,7 @@ class BlobStore:
             elif address.startswith("memory://"):
                 store = MemoryStore()
             else:
-                store = from_url(address, client_options={"timeout": "8s"})
+                store = from_url(address, client_options=CLIENT, retry_config=RETRIES)
         except (BaseError, OSError, ValueError) as error:
             scheme = address.split(":", 1)[0]
             raise StoreUnavailable(f"The blob store ({scheme}) cannot be opened: {type(error).__name__}.") from error
@@ -77,7 +83,10 @@ class BlobStore:
         key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
         # Local folders and memory keep no attributes; records carry the content type anyway.
         attributes = None if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
-        await self._call(lambda: obstore.put(self._store, key, data, attributes=attributes))
+        try:
+            await self._call(lambda: obstore.put(self._store, key, data, attributes=attributes))
+        except FileNotFoundError as error:
+            raise StoreUnavailable("The picture store has no such bucket or folder.") from error
         return key
 
     async def get(self, key: str) -> bytes:
