@@ -104,9 +104,7 @@ async def ended(queue: JobQueue, job_id: str, seconds: float = 15) -> JobRecord:
     return await until(queue, job_id, lambda record: record.status in TERMINAL, seconds)
 
 
-async def until(
-    queue: JobQueue, job_id: str, true: Callable[[JobRecord], bool], seconds: float = 15
-) -> JobRecord:
+async def until(queue: JobQueue, job_id: str, true: Callable[[JobRecord], bool], seconds: float = 15) -> JobRecord:
     async with asyncio.timeout(seconds):
         while True:
             record = await queue.get(job_id)
