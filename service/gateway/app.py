@@ -52,9 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(rewriter.close)
             garments = Garments(Catalogue(queue.store), blobs, pool)
             fleet = Fleet(queue)
-            tryons = TryOns(
-                settings, queue, blobs, pool=pool, rewriter=rewriter, garments=garments, fleet=fleet
-            )
+            tryons = TryOns(settings, queue, blobs, pool=pool, rewriter=rewriter, garments=garments, fleet=fleet)
             upkeep = asyncio.create_task(keep_house(queue, blobs), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
             app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)

@@ -91,9 +91,7 @@ def json_text(text: str, name: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise UnprocessableRequest(
-            f"{name}: not valid JSON: {error}.", code="invalid-json", pointer=name
-        ) from error
+        raise UnprocessableRequest(f"{name}: not valid JSON: {error}.", code="invalid-json", pointer=name) from error
 
 
 def _refuse_constant(name: str) -> None:

@@ -113,21 +113,15 @@ async def _draft(form: FormData, settings: Settings) -> tuple[Draft, bool]:
                 "mask: try-on needs no mask; leave it out.", code="unsupported-parameter", pointer="mask"
             )
         else:
-            raise InvalidRequest(
-                f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64]
-            )
+            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
     for name in texts:
         if name in ("image", "image[]"):
             raise InvalidRequest("image must be a file.", code="invalid-field", pointer="image")
         if name not in KNOWN:
-            raise InvalidRequest(
-                f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64]
-            )
+            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
     _refuse_other(texts)
     if not images:
-        raise UnprocessableRequest(
-            "Send the person as the first image.", code="missing-person", pointer="image"
-        )
+        raise UnprocessableRequest("Send the person as the first image.", code="missing-person", pointer="image")
     if len(images) == 1:
         raise UnprocessableRequest(
             "Send at least one garment image after the person.", code="missing-garment", pointer="image"
@@ -181,8 +175,6 @@ def _options(texts: dict[str, str]) -> Options:
     for name, field in (("output_compression", "quality"), ("seed", "seed")):
         if name in texts:
             if not re.fullmatch(r"\d{1,10}", texts[name], re.ASCII):
-                raise UnprocessableRequest(
-                    f"{name}: must be a whole number.", code="invalid-field", pointer=name
-                )
+                raise UnprocessableRequest(f"{name}: must be a whole number.", code="invalid-field", pointer=name)
             values[field] = max(1, int(texts[name])) if field == "quality" else int(texts[name])
     return validate(Options, values)

@@ -51,9 +51,7 @@ class Options(BaseModel):
     output_format: OutputFormat = "jpeg"
     quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality.")
     priority: Priority = "normal"
-    metadata: dict[str, str] = Field(
-        default_factory=dict, description="Returned as given; at most 16 entries."
-    )
+    metadata: dict[str, str] = Field(default_factory=dict, description="Returned as given; at most 16 entries.")
     webhook_url: str | None = Field(None, max_length=2048)
 
     @field_validator("metadata")
@@ -87,17 +85,13 @@ class JsonGarment(BaseModel):
     )
     sku: str | None = Field(None, pattern=SKU, description="A garment put in the catalogue before.")
     category: Category = "auto"
-    layer: str | None = Field(
-        None, max_length=MAX_LAYER, description="How it is worn, such as `open`, `tucked in`."
-    )
+    layer: str | None = Field(None, max_length=MAX_LAYER, description="How it is worn, such as `open`, `tucked in`.")
 
 
 class JsonTryOn(Options):
     """The JSON form of a try-on request."""
 
-    person: str = Field(
-        min_length=1, description="data: URL or base64.", json_schema_extra={"format": "image"}
-    )
+    person: str = Field(min_length=1, description="data: URL or base64.", json_schema_extra={"format": "image"})
     garments: list[JsonGarment] = Field(min_length=1, max_length=MAX_GARMENTS)
 
     @field_validator("garments", mode="before")

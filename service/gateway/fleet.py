@@ -50,9 +50,7 @@ class Fleet:
                     pointer="size",
                 )
         if steps is not None and steps > most_steps:
-            raise UnprocessableRequest(
-                f"steps: at most {most_steps} here.", code="unsupported-steps", pointer="steps"
-            )
+            raise UnprocessableRequest(f"steps: at most {most_steps} here.", code="unsupported-steps", pointer="steps")
 
     async def tokens(self, size: tuple[int, int] | None, garments: int) -> int:
         """The packed length of a request, for admission: text, target, person and garments."""

@@ -70,9 +70,7 @@ class Garments:
 
 
 def _unknown() -> NotFound:
-    return NotFound(
-        "There is no garment with this sku; put it with PUT /v1/garments/{sku}.", code="unknown-sku"
-    )
+    return NotFound("There is no garment with this sku; put it with PUT /v1/garments/{sku}.", code="unknown-sku")
 
 
 def view(record: GarmentRecord) -> views.CatalogueView:

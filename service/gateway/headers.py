@@ -9,7 +9,7 @@ from service.errors import InvalidRequest
 
 MAX_WAIT_S = 60.0
 
-_WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.ASCII)
+_WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"^(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?$", re.ASCII)
 _KEY = re.compile(r"^[\x21-\x7e]{1,255}$", re.ASCII)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$", re.ASCII)

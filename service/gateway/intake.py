@@ -64,9 +64,7 @@ def _from_json(body: JsonTryOn, settings: Settings) -> Draft:
     for index, item in enumerate(body.garments):
         name = f"garments.{index}"
         if (item.image is None) == (item.sku is None):
-            raise UnprocessableRequest(
-                f"{name}: give either image or sku.", code="invalid-field", pointer=name
-            )
+            raise UnprocessableRequest(f"{name}: give either image or sku.", code="invalid-field", pointer=name)
         data = None
         if item.image is not None:
             data = decode_image_text(item.image, name, settings)
@@ -143,9 +141,7 @@ async def _from_plain_fields(
         sources.append((await file_bytes(upload, f"garment.{index}", settings), None))
     for sku in skus:
         if not re.fullmatch(SKU, sku):
-            raise UnprocessableRequest(
-                f"skus: {sku[:40]!r} is not a sku.", code="invalid-field", pointer="skus"
-            )
+            raise UnprocessableRequest(f"skus: {sku[:40]!r} is not a sku.", code="invalid-field", pointer="skus")
         sources.append((None, sku))
     garments = tuple(
         GarmentDraft(data, sku, category, layer or None)
@@ -182,9 +178,7 @@ async def _from_request_field(
     for index, item in enumerate(wanted):
         name = f"garments.{index}"
         if item.sku is not None and item.file is not None:
-            raise UnprocessableRequest(
-                f"{name}: give either file or sku.", code="invalid-field", pointer=name
-            )
+            raise UnprocessableRequest(f"{name}: give either file or sku.", code="invalid-field", pointer=name)
         data = None
         if item.sku is None:
             found = named.pop(item.file, None) if item.file is not None else None
@@ -220,9 +214,7 @@ async def _person(files: dict[str, list[UploadFile]], settings: Settings) -> byt
 def _only(given: Iterable[str], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
-            raise InvalidRequest(
-                f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64]
-            )
+            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
 
 
 def _single(values: list[str], name: str) -> str:

@@ -45,9 +45,7 @@ class Upload:
     def add(self, count: int) -> None:
         """Raises QueueFull when all uploads together are over the budget."""
         if self._budget.held + count > self._budget.limit:
-            raise QueueFull(
-                "Too many uploads at the same time; try again shortly.", code="uploads-full", retry_after=2
-            )
+            raise QueueFull("Too many uploads at the same time; try again shortly.", code="uploads-full", retry_after=2)
         self._budget.held += count
         self.received += count
 

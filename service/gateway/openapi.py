@@ -92,9 +92,7 @@ TRY_ON_BODY: dict[str, Any] = {
         "content": {
             "multipart/form-data": {
                 "schema": _TRY_ON_FORM,
-                "encoding": {
-                    name: {"style": "form", "explode": True} for name in ("skus", "categories", "layers")
-                },
+                "encoding": {name: {"style": "form", "explode": True} for name in ("skus", "categories", "layers")},
             },
             "application/json": {
                 "schema": {"$ref": REF + "JsonTryOn"},
@@ -228,9 +226,7 @@ def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             components = made.setdefault("components", {})
             schemas: dict[str, Any] = components.setdefault("schemas", {})
             models: tuple[type[BaseModel], ...] = (JsonTryOn, Problem, *bodies)
@@ -257,8 +253,6 @@ def _default_validation_errors(made: dict[str, Any]) -> None:
     for operations in made["paths"].values():
         for operation in operations.values():
             answer = operation.get("responses", {}).get("422", {})
-            reference = (
-                answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
-            )
+            reference = answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
             if reference.endswith("HTTPValidationError"):
                 del operation["responses"]["422"]

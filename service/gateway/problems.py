@@ -189,9 +189,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     async def store_error(request: Request, error: Exception) -> Response:
         log.warning("store unavailable", extra={"error": type(error).__name__})
-        return response(
-            StoreUnavailable("The store does not answer; try again shortly.", retry_after=2), request
-        )
+        return response(StoreUnavailable("The store does not answer; try again shortly.", retry_after=2), request)
 
     async def disconnected(request: Request, error: Exception) -> Response:
         return response(RequestTimeout("The body did not arrive."), request)

@@ -46,10 +46,9 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
 async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response:
     """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`."""
     asked = asked_of(request, parts, caller)
-    with exchange.timed(request, "read"):
+    with exchange.timed(asked.timings, "read"):
         draft = await read_draft(request, parts.settings)
-    with exchange.timed(request, "admit"):
-        submitted = await parts.tryons.submit(draft, asked)
+    submitted = await parts.tryons.submit(draft, asked)
     del draft
     release_upload(request)
     return await answer(request, parts, caller, submitted)
@@ -58,7 +57,7 @@ async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response
 async def answer(request: Request, parts: Gateway, caller: Who, submitted: Submitted) -> Response:
     """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait."""
     wait = headers.prefer_wait(request.headers.get("prefer"))
-    with exchange.timed(request, "wait"):
+    with exchange.timed(request.state.timings, "wait"):
         record = await parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
     ended = record.status in TERMINAL
     out = {"Location": f"/v1/try-ons/{submitted.job_id}"}
@@ -105,9 +104,7 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
     responses={
         200: {
             "description": "Server-Sent Events: queued, processing, progress, then one terminal event.",
-            "content": {
-                "text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}
-            },
+            "content": {"text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}},
         },
         **views.responses(400, 401, 404, 410, 503),
     },

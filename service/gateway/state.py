@@ -56,4 +56,5 @@ def asked_of(request: Request, parts: Gateway, caller: Caller) -> Asked:
         ),
         request_id=request.state.request_id,
         traceparent=request.state.traceparent,
+        timings=request.state.timings,
     )

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine_build.instruction import GarmentPhrase
 from service.errors import (
@@ -25,6 +25,7 @@ from service.errors import (
 )
 from service.gateway import views
 from service.gateway.draft import Draft
+from service.gateway.exchange import timed
 from service.gateway.fleet import Fleet
 from service.gateway.garments import Garments
 from service.gateway.keys import Caller
@@ -40,13 +41,14 @@ log = logging.getLogger("changeroom.gateway")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the headers of a request say."""
+    """What the headers of a request say; `timings` takes the seconds of each stage."""
 
     caller: Caller
     idempotency_key: str | None
     deadline_s: float
     request_id: str
     traceparent: str | None
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,24 +89,28 @@ class TryOns:
         """
         options = draft.options
         size = options.pixels()
-        await self._fleet.check(size, options.steps)
+        with timed(asked.timings, "check"):
+            await self._fleet.check(size, options.steps)
+            digest = await asyncio.to_thread(draft.digest) if asked.idempotency_key else ""
         if options.webhook_url and not self._settings.webhooks_enabled:
             raise UnprocessableRequest(
                 "webhook_url: webhooks are off here; poll or read the events instead.",
                 code="webhooks-disabled",
                 pointer="webhook_url",
             )
-        reserved = await self._queue.reserve(
-            tenant=asked.caller.tenant,
-            idempotency_key=asked.idempotency_key,
-            body_digest=draft.digest(),
-            limits=asked.caller.limits,
-        )
+        with timed(asked.timings, "reserve"):
+            reserved = await self._queue.reserve(
+                tenant=asked.caller.tenant,
+                idempotency_key=asked.idempotency_key,
+                body_digest=digest,
+                limits=asked.caller.limits,
+            )
         if isinstance(reserved, Existing):
             return Submitted(reserved.job_id, replayed=True)
         created = time.time()
         try:
-            person, garments, instruction = await self._prepare(draft, asked.caller.tenant)
+            with timed(asked.timings, "prepare"):
+                person, garments, instruction = await self._prepare(draft, asked)
             spec = JobSpec(
                 id=reserved.id,
                 tenant=asked.caller.tenant,
@@ -127,17 +133,18 @@ class TryOns:
                 request_id=asked.request_id,
                 traceparent=asked.traceparent,
             )
-            await self._queue.submit(reserved, spec)
+            with timed(asked.timings, "submit"):
+                await self._queue.submit(reserved, spec)
         except BaseException:
             await asyncio.shield(self._queue.release(reserved))
             raise
         return Submitted(reserved.id, replayed=False)
 
-    async def _prepare(self, draft: Draft, tenant: str) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
+    async def _prepare(self, draft: Draft, asked: Asked) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
         """Decode and store every picture while the instruction is written."""
         records = await asyncio.gather(
             *(
-                self._garments.wanted(tenant, garment.sku, f"garments.{index}")
+                self._garments.wanted(asked.caller.tenant, garment.sku, f"garments.{index}")
                 for index, garment in enumerate(draft.garments)
                 if garment.sku is not None
             )
@@ -153,8 +160,10 @@ class TryOns:
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
 
         async def stored(data: bytes, pointer: str) -> str:
-            photo = await self._pool.decode(data, pointer=pointer)
-            return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
+            with timed(asked.timings, f"decode-{pointer}"):
+                photo = await self._pool.decode(data, pointer=pointer)
+            with timed(asked.timings, f"store-{pointer}"):
+                return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -264,9 +273,7 @@ def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
 
 
 def unknown_job() -> NotFound:
-    return NotFound(
-        "There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on"
-    )
+    return NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on")
 
 
 def gone() -> Gone:

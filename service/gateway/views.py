@@ -300,8 +300,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {problems.MEDIA_TYPE: {"schema": schema}},
         }
         if status in (429, 503):
-            entry["headers"] = {
-                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-            }
+            entry["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
         found[status] = entry
     return found

@@ -41,9 +41,7 @@ INFO = WorkerInfo(
 )
 
 
-def picture(
-    width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any
-) -> bytes:
+def picture(width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any) -> bytes:
     """An encoded plain picture."""
     out = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(out, format, **save)

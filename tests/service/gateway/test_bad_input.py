@@ -29,10 +29,7 @@ def bare_png(width: int, height: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(b"\x00" * 64))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\x00" * 64)) + chunk(b"IEND", b"")
     )
 
 
@@ -178,9 +175,7 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "files", "data", "status", "code", "word"), FORMS, ids=[f[0] for f in FORMS]
-)
+@pytest.mark.parametrize(("name", "files", "data", "status", "code", "word"), FORMS, ids=[f[0] for f in FORMS])
 def test_forms_of_a_wrong_shape(
     http: httpx.Client, name: str, files: list[Any], data: dict[str, Any], status: int, code: str, word: str
 ) -> None:
@@ -233,9 +228,7 @@ JSONS = [
 
 
 @pytest.mark.parametrize(("name", "body", "status", "code", "word"), JSONS, ids=[j[0] for j in JSONS])
-def test_json_of_a_wrong_shape(
-    http: httpx.Client, name: str, body: bytes, status: int, code: str, word: str
-) -> None:
+def test_json_of_a_wrong_shape(http: httpx.Client, name: str, body: bytes, status: int, code: str, word: str) -> None:
     answer = http.post("/v1/try-ons", content=body, headers={"Content-Type": "application/json"})
     check(answer, status, code, word)
 

@@ -123,9 +123,7 @@ def test_rate_and_quota_are_told_apart(guarded: Live, keys: dict[str, str]) -> N
             assert answer.json()["type"] == f"urn:changeroom:problem:{code}"
             assert answer.json()["retryable"] is True
             assert 1 <= int(answer.headers["retry-after"]) <= wait
-            assert (
-                f'changeroom_admission_rejected_total{{reason="{code}"}} 1.0' in client.get("/metrics").text
-            )
+            assert f'changeroom_admission_rejected_total{{reason="{code}"}} 1.0' in client.get("/metrics").text
 
 
 def test_concurrency_counts_jobs_in_flight(guarded: Live, keys: dict[str, str]) -> None:

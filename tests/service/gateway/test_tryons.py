@@ -121,9 +121,7 @@ def test_the_same_key_and_body_is_one_job_under_fifty_posts(live: Live) -> None:
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(post, range(50)))
-    assert {a.status_code for a in answers} <= {200, 202}, [a.text for a in answers if a.status_code > 202][
-        :1
-    ]
+    assert {a.status_code for a in answers} <= {200, 202}, [a.text for a in answers if a.status_code > 202][:1]
     assert len({a.json()["id"] for a in answers}) == 1
     assert sum(a.headers.get("idempotent-replayed") != "true" for a in answers) == 1
 
@@ -153,9 +151,7 @@ def test_a_client_that_leaves_while_waiting_does_not_lose_its_job(held: Live) ->
     assert held.call(held.queue.backlog()).waiting == 1
     held.resume()
     with held.client() as client:
-        answer = client.post(
-            "/v1/try-ons", files=parts(), headers={"Prefer": "wait=10", "Idempotency-Key": "left"}
-        )
+        answer = client.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10", "Idempotency-Key": "left"})
     assert answer.headers["idempotent-replayed"] == "true"
     assert answer.json()["status"] == "succeeded" and answer.json()["attempts"] == 1
 
@@ -331,8 +327,6 @@ def test_events_replay_follow_and_resume(held: Live) -> None:
         progress = next(event for event in seen if event["event"] == "progress")
         assert progress["data"]["preview"] and progress["data"]["steps"] == 2
         assert seen[-1]["data"]["try_on"]["result"]["url"]
-        with client.stream(
-            "GET", made["links"]["events"], headers={"Last-Event-ID": progress["id"]}
-        ) as answer:
+        with client.stream("GET", made["links"]["events"], headers={"Last-Event-ID": progress["id"]}) as answer:
             rest = list(read_events(answer))
         assert [e["id"] for e in rest] == [e["id"] for e in seen[seen.index(progress) + 1 :]]

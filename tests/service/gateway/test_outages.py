@@ -1,0 +1,112 @@
+"""What a caller sees while the store is away, while uploads fill the memory, and under a hostile body."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from gateway_live import Live, picture, settings_in
+
+from service.gateway.limits import BUDGET_BODIES
+from service.jobs.embedded import EmbeddedServer, start_server
+
+FILES = [("person", ("p.jpg", picture(), "image/jpeg")), ("garment", ("g.jpg", picture(64, 64), "image/jpeg"))]
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Iterator[list[EmbeddedServer]]:
+    """A store of its own, for a test that ends it; the last of the list is the one to stop."""
+    servers = [start_server(tmp_path)]
+    yield servers
+    servers[-1].stop()
+
+
+@pytest.fixture
+def lonely(tmp_path: Path, own_store: list[EmbeddedServer]) -> Iterator[Live]:
+    """A service on that store; its worker is idle, so that only the gateway meets the outage."""
+    live = Live(settings_in(tmp_path / "service", own_store[0].url, store_timeout_s=0.8)).start()
+    live.hold()
+    yield live
+    live.stop()
+
+
+def test_a_store_that_is_away_is_503_at_once_and_comes_back(
+    lonely: Live, own_store: list[EmbeddedServer], tmp_path: Path
+) -> None:
+    live = lonely
+    with live.client() as client:
+        made = client.post("/v1/try-ons", files=FILES).json()
+        own_store[0].kill()
+        for method, path in (("GET", made["links"]["self"]), ("GET", "/readyz"), ("GET", "/metrics")):
+            started = time.monotonic()
+            answer = client.request(method, path)
+            assert time.monotonic() - started < 2.0
+            assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable"), path
+            assert int(answer.headers["retry-after"]) >= 1
+        refused = client.post("/v1/try-ons", files=FILES)
+        assert (refused.status_code, refused.json()["code"]) == (503, "store-unavailable")
+        assert client.get("/livez").status_code == 200
+        own_store.append(start_server(tmp_path))
+        deadline = time.monotonic() + 10
+        while client.get(made["links"]["self"]).status_code != 200 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert client.get(made["links"]["self"]).json()["status"] == "queued"
+        assert client.post("/v1/try-ons", files=FILES).status_code == 202
+
+
+def test_all_uploads_together_are_bounded(launch: object) -> None:
+    live: Live = launch(body_limit_bytes=100_000)  # type: ignore[operator]
+    head = b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    senders = [socket.create_connection(("127.0.0.1", live.port()), timeout=10) for _ in range(BUDGET_BODIES)]
+    try:
+        for raw in senders:
+            raw.sendall(head + b" " * 99_000)
+        time.sleep(0.5)
+        with live.client() as client:
+            answer = client.post("/v1/try-ons", content=b" " * 90_000, headers={"Content-Type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "uploads-full")
+            assert answer.headers["retry-after"] == "2"
+    finally:
+        for raw in senders:
+            raw.close()
+    deadline = time.monotonic() + 5
+    with live.client() as client:
+        while client.post("/v1/try-ons", files=FILES).status_code != 202:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_hostile_json_does_not_hold_the_service(live: Live) -> None:
+    bombs = [b"[" * 30_000_000, b"[" + b"1," * 15_000_000 + b"1]", json.dumps({"person": "A" * 30_000_000}).encode()]
+    slowest: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        with live.client() as client:
+            while not done.is_set():
+                started = time.monotonic()
+                assert client.get("/livez").status_code == 200
+                slowest.append(time.monotonic() - started)
+                time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for bomb in bombs:
+            started = time.monotonic()
+            with httpx.Client(timeout=20) as client:
+                answer = client.post(
+                    live.url + "/v1/try-ons", content=bomb, headers={"Content-Type": "application/json"}
+                )
+            assert 400 <= answer.status_code < 500
+            assert time.monotonic() - started < 10
+    finally:
+        done.set()
+        watcher.join()
+    assert len(slowest) > 5 and sorted(slowest)[len(slowest) // 2] < 0.5
