@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from service.jobs import keys
 from service.jobs.notices import Notices
+from service.jobs.records import record_from_hash
 from service.jobs.schemas import TERMINAL, Event
 from service.jobs.store import Store
 
@@ -57,6 +58,10 @@ class EventLog:
                         return
                 place = await self._store.script("place", job_id)
                 if not place or settled:
+                    if place and place[2] == 0 and last_id is None:
+                        ending = await self._ending(job_id)
+                        if ending is not None:
+                            yield ending
                     return
                 settled = place[0] in TERMINAL
                 queued = place[0] == "queued"
@@ -67,6 +72,19 @@ class EventLog:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(POSITION_S if queued else FOLLOW_S):
                             await notice.wait()
+
+    async def _ending(self, job_id: str) -> Event | None:
+        """The terminal event of a job whose events are gone, from its record; None when that went too."""
+        answer = await self._store.script("read", job_id)
+        record = record_from_hash(*answer) if answer else None
+        if record is None:
+            return None
+        data: dict[str, object] = {"status": record.status}
+        for name, value in (("error", record.error), ("result", record.result)):
+            if value is not None:
+                data[name] = value.model_dump()
+        at = int((record.finished_at or 0) * 1000)
+        return Event.model_validate({"id": f"{at}-0", "type": record.status, "data": data})
 
     async def _read(self, job_id: str, after: str) -> list[Event]:
         stream = keys.EVENTS + job_id

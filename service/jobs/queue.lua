@@ -5,7 +5,8 @@
 --   JOB<id>          hash    status (reserved, queued, processing, succeeded, failed, canceled, expired), tenant,
 --                            idem, quota, spec, priority, tokens, deadline, entry, queued, order, attempts, fence,
 --                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result
---   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped, gone with the job
+--   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped; previews make it big, so
+--                            it goes ten minutes after the end and the record alone tells how it ended
 --   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs
 --   WAITING<priority> zset   id by order: queued jobs, the smallest order goes first
 --   LEASES           zset    id by lease end: jobs that run
@@ -34,6 +35,7 @@ local PRIORITIES = {'high', 'normal', 'low'}
 -- those that came within the handicap, so nothing starves.
 local HANDICAP_MS = {high = 0, normal = 8000, low = 30000}
 local EVENTS_KEPT = 512
+local EVENTS_TTL_S = 600
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -149,7 +151,7 @@ local function terminate(id, status, err, result, ttl_s, now)
   if result ~= '' then data.result = cjson.decode(result) end
   publish(id, status, data)
   redis.call('EXPIRE', K.JOB .. id, ttl_s)
-  redis.call('EXPIRE', K.EVENTS .. id, ttl_s)
+  redis.call('EXPIRE', K.EVENTS .. id, math.min(ttl_s, EVENTS_TTL_S))
   if job[4] ~= '' then redis.call('EXPIRE', job[4], ttl_s) end
   redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
   count('requests|' .. status .. '|' .. (data.error and data.error.code or ''))

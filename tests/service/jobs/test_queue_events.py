@@ -9,6 +9,7 @@ import time
 import pytest
 from queue_hand import RESULT, Hand
 
+from service.jobs import keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Event
 
@@ -121,6 +122,17 @@ async def test_following_ends_when_the_job_is_erased(queue: JobQueue, hand: Hand
     await queue.erase(job_id)
     events = await asyncio.wait_for(following, 1)
     assert [event.type for event in events] == ["queued"]
+
+
+async def test_the_ending_is_told_long_after_the_events_are_gone(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    await run_to_the_end(queue, hand)
+    ending = (await collect(queue, job_id))[-1]
+    await queue.store.client.delete(keys.EVENTS + job_id)
+    (event,) = await collect(queue, job_id)
+    assert (event.type, event.data) == (ending.type, ending.data)
+    assert abs(sort_key(event.id)[0] - sort_key(ending.id)[0]) < 1000
+    assert await collect(queue, job_id, ending.id) == []
 
 
 async def test_following_what_is_not_there_ends_at_once(queue: JobQueue) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from queue_hand import Hand
 
+from service.jobs import keys
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
 from service.jobs.storage import BlobStore
@@ -40,3 +41,47 @@ async def test_jobs_and_pictures_end_without_any_worker(own_server: EmbeddedServ
             await upkeep
         await queue.close()
         again.kill()
+
+
+async def test_a_vanished_worker_s_job_reaches_an_idle_one_without_traffic(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    await hand.claim_one("vanished")
+    idle = asyncio.create_task(hand.claim("idle", block_s=30))
+    upkeep = asyncio.create_task(keep_house(queue, BlobStore.open(queue.settings)))
+    started = time.monotonic()
+    (claim,) = await asyncio.wait_for(idle, 10)
+    upkeep.cancel()
+    await asyncio.wait({upkeep})
+    assert (claim.spec.id, claim.attempt) == (job_id, 2)
+    assert time.monotonic() - started < queue.settings.lease_s + 1.25 * queue.settings.sweep_s + 1
+
+
+async def test_every_waiting_loop_together_idles_under_one_percent(queue: JobQueue, hand: Hand) -> None:
+    """A worker waiting for work and cancellations, a gateway keeping house and one follower of a job."""
+    job_id = await hand.post()
+    await hand.claim_one()
+    blobs = BlobStore.open(queue.settings)
+
+    async def follow() -> None:
+        async for _ in queue.subscribe(job_id):
+            pass
+
+    async def hear() -> None:
+        async for _ in queue.cancellations():
+            pass
+
+    async def wait_for_work() -> None:
+        while True:
+            await queue.claim("idle", max_jobs=4, token_budget=1000, block_s=30)
+
+    await queue.store.client.zadd(keys.LEASES, {job_id: 2**45})
+    tasks = [asyncio.create_task(work) for work in (follow(), hear(), wait_for_work(), keep_house(queue, blobs))]
+    await asyncio.sleep(1)
+    before = time.process_time()
+    await asyncio.sleep(8)
+    used = time.process_time() - before
+    for task in tasks:
+        assert not task.done()
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert used < 0.08
