@@ -146,6 +146,9 @@ def samples(
 
     Example: changeroom samples ./demo --seed 7 --garments 3
     """
+    from service.settings import let_threads_sleep
+
+    let_threads_sleep()
     from engine_build.training.samples import write_samples
 
     write_samples(folder, seed, garments)
@@ -196,6 +199,9 @@ def evaluate(
 
     Example: changeroom evaluate nano --samples 64 --json scores.json
     """
+    from service.settings import let_threads_sleep
+
+    let_threads_sleep()
     from engine_build.training.evaluate import main
 
     main(model, samples, garments, json_file, steps, typer.echo)

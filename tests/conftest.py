@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from service.jobs.embedded import EmbeddedServer, start_server
+from service.settings import let_threads_sleep
 
+let_threads_sleep()
 
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:

@@ -149,4 +149,5 @@ def test_samples_and_tryon_with_the_bundled_model(changeroom: Changeroom, tmp_pa
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["image"] == str(out) and told["seconds"]["denoise"] > 0
-    assert Image.open(out).size == (told["width"], told["height"])
+    with Image.open(out) as picture:
+        assert picture.size == (told["width"], told["height"])
