@@ -13,6 +13,7 @@ from service.settings import let_threads_sleep
 
 let_threads_sleep()
 
+
 @pytest.fixture(scope="session")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """One server for the whole run. Tests that stop or starve a server start their own."""
