@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -78,7 +80,17 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def server(settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """uvicorn, except that those who wait for a job are answered when it stops instead of holding it up."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        application = self.config.app
+        if isinstance(application, FastAPI) and hasattr(application.state, "gateway"):
+            cast(Gateway, application.state.gateway).tryons.stopping.set()
+        await super().shutdown(sockets)
+
+
+def server(settings: Settings) -> Server:
     """A uvicorn server with deadlines on slow and silent clients; `await server.serve()` runs it."""
     config = uvicorn.Config(
         create_app(settings),
@@ -94,7 +106,7 @@ def server(settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=int(settings.drain_grace_s),
         backlog=1024,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def serve(settings: Settings) -> None:

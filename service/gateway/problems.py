@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
-from service.errors import ServiceError, StoreUnavailable
+from service.errors import InvalidRequest, ServiceError, StoreUnavailable
 from service.jobs.schemas import JobError
 
 log = logging.getLogger("changeroom.gateway")
@@ -162,13 +162,13 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Register the handlers; no other module of the gateway writes an error response."""
 
     async def service_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)
+        error = cast(ServiceError, error)
         if error.status >= 500:
             log.warning("request refused", extra={"code": error.code, "status": error.status})
         return response(error, request)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+        error = cast(HTTPException, error)
         detail = {
             404: "There is nothing at this path; see /openapi.json for the paths that exist.",
             405: "This path does not know that method; see the Allow header.",
@@ -179,9 +179,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         return answer
 
     async def validation_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        from service.errors import InvalidRequest
-
+        error = cast(RequestValidationError, error)
         first = error.errors()[0]
         where = [str(part) for part in first["loc"]]
         name = ".".join(where[1:]) or where[0]

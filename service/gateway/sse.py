@@ -24,18 +24,24 @@ async def stream(
     events: AsyncIterator[Event],
     read: Callable[[], Awaitable[JobRecord | None]],
     view: Callable[[JobRecord], dict[str, Any]],
+    stopping: asyncio.Event,
 ) -> AsyncIterator[bytes]:
     """Bytes of the stream: every event, the whole try-on in the last one, comments while it is quiet.
 
-    When the store goes, the stream just ends: an event source reconnects and resumes after the last id.
+    When the store goes or this process stops, the stream just ends: an event source reconnects and resumes
+    after the last id.
     """
     yield f"retry: {RETRY_MS}\n\n".encode()
     pending: asyncio.Future[Event] | None = None
+    stop = asyncio.create_task(stopping.wait())
     try:
         while True:
             pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({pending}, timeout=KEEP_ALIVE_S)
-            if not done:
+            watched: set[asyncio.Future[Any]] = {pending, stop}
+            await asyncio.wait(watched, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                return
+            if not pending.done():
                 yield b": keep-alive\n\n"
                 continue
             finished, pending = pending, None
@@ -53,6 +59,7 @@ async def stream(
             if event.type in TERMINAL:
                 return
     finally:
+        stop.cancel()
         if pending is not None:
             pending.cancel()
             await asyncio.wait({pending})

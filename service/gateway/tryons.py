@@ -8,10 +8,8 @@ reservation, so that nothing is counted that does not exist.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from engine_build.instruction import GarmentPhrase
@@ -36,8 +34,6 @@ from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobS
 from service.jobs.storage import BlobStore, blobs_of
 from service.settings import Settings
 
-log = logging.getLogger("changeroom.gateway")
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -60,7 +56,7 @@ class Submitted:
 
 
 class TryOns:
-    """Everything a caller can do with try-ons."""
+    """Everything a caller can do with try-ons. Set `stopping` at a shutdown: nobody is kept waiting then."""
 
     def __init__(
         self,
@@ -80,6 +76,7 @@ class TryOns:
         self._rewriter = rewriter
         self._garments = garments
         self._fleet = fleet
+        self.stopping = asyncio.Event()
 
     async def submit(self, draft: Draft, asked: Asked) -> Submitted:
         """Turn a draft into a job, or find the one it already is.
@@ -192,22 +189,24 @@ class TryOns:
         return record
 
     async def wait(self, caller: Caller, job_id: str, seconds: float) -> JobRecord:
-        """The record once it is terminal, or as it is after `seconds`; leaving leaves the job alone."""
+        """The record once it is terminal, or as it is after `seconds` or at a shutdown; leaving leaves it alone."""
         record = await self.get(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
             return record
-        events = self._queue.subscribe(job_id)
+        waits = [asyncio.create_task(self._ended(job_id)), asyncio.create_task(self.stopping.wait())]
         try:
-            async with asyncio.timeout(seconds):
-                async for event in events:
-                    if event.type in TERMINAL:
-                        break
-        except TimeoutError:
-            log.debug("wait ended before the job did")
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if isinstance(events, AsyncGenerator):
-                await events.aclose()
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
         return await self.get(caller, job_id)
+
+    async def _ended(self, job_id: str) -> None:
+        """Return when the job is terminal or gone."""
+        async for event in self._queue.subscribe(job_id):
+            if event.type in TERMINAL:
+                return
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from service.errors import Gone
+from service.errors import Gone, StoreUnavailable
 from service.gateway.app import server
 from service.images import encode_result, open_photo, preview_jpeg
 from service.jobs.queue import JobQueue
@@ -64,13 +64,19 @@ class PlainWorker:
 
     async def run(self) -> None:
         while True:
-            await self._queue.announce(INFO, 30)
-            await self.open.wait()
-            for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
-                try:
-                    await self._serve(claim)
-                except Gone:
-                    await self._queue.fail_attempt(claim, JobError(code="inputs-gone", message="Erased."))
+            try:
+                await self._turn()
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+
+    async def _turn(self) -> None:
+        await self._queue.announce(INFO, 30)
+        await self.open.wait()
+        for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
+            try:
+                await self._serve(claim)
+            except Gone:
+                await self._queue.fail_attempt(claim, JobError(code="inputs-gone", message="Erased."))
 
     async def _serve(self, claim: Claim) -> None:
         if self.failing is not None:
@@ -143,6 +149,10 @@ class Live:
 
     def resume(self) -> None:
         self._loop.call_soon_threadsafe(self.worker.open.set)
+
+    def running(self) -> int:
+        """Requests being served now."""
+        return len(self._server.server_state.tasks)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30, **options)

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -60,8 +60,41 @@ def test_a_store_that_is_away_is_503_at_once_and_comes_back(
         assert client.post("/v1/try-ons", files=FILES).status_code == 202
 
 
-def test_all_uploads_together_are_bounded(launch: object) -> None:
-    live: Live = launch(body_limit_bytes=100_000)  # type: ignore[operator]
+def test_a_stop_answers_those_who_wait(launch: Callable[..., Live]) -> None:
+    live = launch()
+    live.hold()
+    lines: list[str] = []
+
+    def follow(path: str) -> None:
+        with live.client() as client, client.stream("GET", path) as answer:
+            for line in answer.iter_lines():
+                lines.append(line)
+
+    def wait(path: str) -> None:
+        with live.client() as client:
+            lines.append(client.get(path, headers={"Prefer": "wait=30"}).json()["status"])
+
+    with live.client() as client:
+        links = client.post("/v1/try-ons", files=FILES).json()["links"]
+    threads = [
+        threading.Thread(target=follow, args=(links["events"],)),
+        threading.Thread(target=wait, args=(links["self"],)),
+    ]
+    for thread in threads:
+        thread.start()
+    patience = time.monotonic() + 20
+    while (live.running() < 2 or len(lines) < 3) and time.monotonic() < patience:
+        time.sleep(0.05)
+    started = time.monotonic()
+    live.stop()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - started < 8
+    assert "event: queued" in lines and "queued" in lines
+
+
+def test_all_uploads_together_are_bounded(launch: Callable[..., Live]) -> None:
+    live = launch(body_limit_bytes=100_000)
     head = b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
     senders = [socket.create_connection(("127.0.0.1", live.port()), timeout=10) for _ in range(BUDGET_BODIES)]
     try:
