@@ -15,19 +15,20 @@ from studio_page import StudioPage
 
 WINDOWS = {"studio.png": (1280, 1000, False), "studio-phone.png": (390, 844, True)}
 UNSTICK = "document.querySelector('.go-bar').style.position = 'static'"
+TO_RESULT = "scrollTo({ top: document.getElementById('result').getBoundingClientRect().top + scrollY - 16 })"
 
 
-def shoot(page: StudioPage, path: Path) -> None:
-    """Save the whole page, also what lies below the window's edge."""
-    page.run(UNSTICK)
-    width, height = page.run("const d = document.documentElement; return [d.clientWidth, d.scrollHeight]")
-    shot = page.browser.execute_cdp_cmd(
-        "Page.captureScreenshot",
-        {
-            "captureBeyondViewport": True,
-            "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
-        },
-    )
+def shoot(page: StudioPage, path: Path, *, whole: bool) -> None:
+    """Save the whole page with what lies below the window's edge, or the window at the result."""
+    options: dict[str, object] = {}
+    if whole:
+        page.run(UNSTICK)
+        width, height = page.run("const d = document.documentElement; return [d.clientWidth, d.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        options = {"captureBeyondViewport": True, "clip": clip}
+    else:
+        page.run(TO_RESULT)
+    shot = page.browser.execute_cdp_cmd("Page.captureScreenshot", options)
     path.write_bytes(base64.b64decode(shot["data"]))
 
 
@@ -43,7 +44,7 @@ def main(url: str, folder: Path) -> None:
             if page.wait_for("done", "problem") == "problem":
                 sys.exit(f"{page.text('problem-title')}: {page.text('problem-detail')}")
             page.run("document.activeElement.blur()")
-            shoot(page, folder / name)
+            shoot(page, folder / name, whole=not mobile)
 
 
 if __name__ == "__main__":
