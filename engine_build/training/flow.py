@@ -1,14 +1,15 @@
 """Train a nano MMDiT and its text encoder by rectified flow on the procedural world.
 
-References of an isolated checkpoint do not depend on the noise, so each scene's references are encoded once and
-`draws` noise levels of its target attend them: most of a step's compute goes into targets. Noise levels are
-logit-normal, shifted, and stratified over the batch. Matrices of the blocks are trained by Muon (Jordan et al.
-2024), everything else by AdamW.
+References of an isolated checkpoint do not depend on the noise, so each scene's references are encoded once
+and `draws` noise levels of its target attend them: most of a step's compute goes into targets. Noise levels
+are logit-normal, shifted, and stratified over the batch. Matrices of the blocks are trained by Muon (Jordan et
+al. 2024), everything else by AdamW.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class FlowConfig:
     edit_weight: float = 4.0
     ema: float = 0.998
     save_every: int = 200
+    show_every: int = 500
 
 
 class NanoModel(nn.Module):
@@ -108,7 +110,9 @@ def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor
     return (shift * odds / (1 + shift * odds)).clamp(1e-3, 1.0)
 
 
-def flow_loss(model: NanoModel, ids: Tensor, latents: Latents, config: FlowConfig, generator: torch.Generator) -> Tensor:
+def flow_loss(
+    model: NanoModel, ids: Tensor, latents: Latents, config: FlowConfig, generator: torch.Generator
+) -> Tensor:
     """Weighted ||v - (eps - x0)||^2 over `draws` noise levels a scene (Liu et al., 2022)."""
     draws = config.draws
     x0 = latents.target.repeat_interleave(draws, 0)  # (M, L, C)
@@ -144,8 +148,13 @@ def train(
     stage: str = "flow",
     start_from: Path | None = None,
     minutes: float | None = None,
+    show: Callable[[str, int, NanoModel], object] | None = None,
 ) -> NanoModel:
-    """Train; exact on resume. Returns the EMA model in evaluation mode. `start_from`: weights of another stage."""
+    """Train; exact on resume. Returns the EMA model in evaluation mode.
+
+    `start_from` is the state file of another stage, whose averaged weights this one begins with. `show` is
+    called with stage, step and the model holding its averages, every `show_every` steps and after the last.
+    """
     torch.manual_seed(0)
     run = Run(folder, stage)
     model = NanoModel(model_config, len(tokenizer))
@@ -159,7 +168,9 @@ def train(
         for optimizer, saved in zip(pair, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start = state["step"]
-    stream = LatentStream(encoder, config.height, config.shot, config.scenes, config.mix, edit_weight=config.edit_weight)
+    stream = LatentStream(
+        encoder, config.height, config.shot, config.scenes, config.mix, edit_weight=config.edit_weight
+    )
     began, average = time.monotonic(), 0.0
     for step, bar, task in run.progress(start, config.steps):
         factor = warm_then_decay(step, config.steps, 100, config.decay_steps)
@@ -179,7 +190,8 @@ def train(
         if step % 25 == 0:
             run.log(step, loss=value.detach(), average=average)
             bar.update(task, description=f"{stage} loss {average:.3f}")
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        last = step + 1 == config.steps or (minutes is not None and time.monotonic() - began > minutes * 60)
+        if last or (step + 1) % config.save_every == 0:
             run.save(
                 {
                     "model": model.state_dict(),
@@ -188,7 +200,10 @@ def train(
                     "step": step + 1,
                 }
             )
-        if minutes is not None and time.monotonic() - began > minutes * 60:
+        if show is not None and (last or (step + 1) % config.show_every == 0):
+            with ema.applied(model):
+                show(stage, step + 1, model)
+        if last:
             break
     model.load_state_dict(ema.values)
     return model.eval()

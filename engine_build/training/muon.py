@@ -1,8 +1,8 @@
 """Muon for matrices and convolutions: momentum, orthogonalised by Newton-Schulz, with AdamW-sized updates.
 
-After K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), and the update scale of
-Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982). torch's own Muon takes 2-D parameters only;
-a convolution's weight is treated as the matrix (out, in * kh * kw).
+After K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), and the update scale
+of Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982). torch's own Muon takes 2-D parameters
+only; a convolution's weight is treated as the matrix (out, in * kh * kw).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix to `update` (rows, columns), approximately: singular values near 1."""
+    """The nearest semi-orthogonal matrix to `update` (rows, columns): singular values near 1, roughly."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = update / (update.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]

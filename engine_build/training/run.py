@@ -1,8 +1,8 @@
 """A training run's folder: resumable state, logs and progress, the same for every stage.
 
 State is everything the next step depends on (weights, optimizer, EMA, step, torch RNG), written to a
-temporary name and renamed, so an interruption at any instant leaves a loadable file. Batches are pure functions
-of the step number, hence a resumed run sees the very batches the uninterrupted one would have seen.
+temporary name and renamed, so an interruption at any instant leaves a loadable file. Batches are pure
+functions of the step number, hence a resumed run sees the very batches the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ class Ema:
                 self.values[name].lerp_(value, 1 - decay)
             else:
                 self.values[name].copy_(value)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Inside, `module` holds the averages; afterwards exactly what it held before."""
+        own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values, "updates": self.updates}

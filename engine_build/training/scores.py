@@ -29,6 +29,7 @@ from engine_build.training.world_render import garment_region, head_region, unch
 from engine_build.training.world_specs import GarmentSpec
 
 _CEILING = 60.0
+_PLAIN_TO_SEE = 0.15
 _LOWEST_LINES = 0.2
 """Agreement of lines that earns nothing: unrelated pictures of one person come near it."""
 
@@ -124,7 +125,7 @@ def omitted(output: Tensor, truth: Truth, wrong: Alternatives, category: str) ->
     """Whether a garment's place looks more like the photo, or like nothing worn, than like the truth."""
     mask = garment_region(truth.after, category)
     return any(
-        _nearer(output, bare, truth.target, mask & differs(bare, truth.target))
+        _nearer(output, bare, truth.target, mask & differs(bare, truth.target, _PLAIN_TO_SEE))
         for bare in (truth.person, wrong.without[category])
     )
 
@@ -143,9 +144,9 @@ def layers(output: Tensor, truth: Truth, wrong: Alternatives) -> list[bool]:
     return checks
 
 
-def differs(a: Tensor, b: Tensor) -> Tensor:
-    """Mask of pixels where two pictures visibly differ."""
-    return (a - b).abs().amax(0) > 0.05
+def differs(a: Tensor, b: Tensor, least: float = 0.05) -> Tensor:
+    """Mask of pixels where two pictures differ by more than `least` in some channel."""
+    return (a - b).abs().amax(0) > least
 
 
 def _nearer(output: Tensor, this: Tensor, that: Tensor, mask: Tensor, ties: bool = False) -> bool:
@@ -165,17 +166,22 @@ def borders(regions: Tensor) -> Tensor:
 
 
 def edge_agreement(output: Tensor, truth: Tensor, mask: Tensor) -> float:
-    """Cosine between luminance gradients of two pictures inside a mask: lines without colour. 1 if empty."""
+    """Cosine between luminance gradients of two pictures inside a mask: lines without colour.
+
+    Only steps from pixel to pixel that both lie inside count. Two pictures without lines agree: 1.
+    """
 
     def gradient(x: Tensor) -> Tensor:
-        grey = x.mean(0)
-        pair = torch.stack([grey[1:, 1:] - grey[1:, :-1], grey[1:, 1:] - grey[:-1, 1:]])
-        return pair[:, mask[1:, 1:]].flatten()
+        grey = x.mean(0).double()
+        across = (grey[:, 1:] - grey[:, :-1])[mask[:, 1:] & mask[:, :-1]]
+        down = (grey[1:] - grey[:-1])[mask[1:] & mask[:-1]]
+        return torch.cat([across, down])
 
     a, b = gradient(output), gradient(truth)
-    if not b.numel():
-        return 1.0
-    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-9))
+    ours, theirs = float(a @ a), float(b @ b)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return float(a @ b) / math.sqrt(ours * theirs)
 
 
 def scale(value: float, low: float, high: float) -> float:

@@ -1,10 +1,10 @@
 """Train the small autoencoder of a nano checkpoint on the procedural world.
 
 The class is diffusers' AutoencoderKLFlux2 with three narrow blocks (4 times down, 16 latent channels, 2x2
-patchify: 64 numbers for each 8x8 px token). Every residual block starts as the identity (its second convolution
-is zero), which makes the first thousand steps several times more productive. The loss is the mean squared error
-with a small gradient term that keeps edges, noise on the latents so that the decoder forgives the denoiser's
-errors, and a weak pull of the latents towards unit scale.
+patchify: 64 numbers for each 8x8 px token). Every residual block starts as the identity (its second
+convolution is zero), which makes the first thousand steps several times more productive. The loss is the mean
+squared error with a small gradient term that keeps edges, noise on the latents so that the decoder forgives
+the denoiser's errors, and a weak pull of the latents towards unit scale.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ def build(config: VaeConfig) -> AutoencoderKLFlux2:
 
 
 def crops(step: int, config: VaeConfig, first_seed: int = 500_000_000) -> Tensor:
-    """(batch, 3, crop, crop) in [-1, 1]: crops of persons, targets and garment shots; a function of the step."""
+    """(batch, 3, crop, crop) in [-1, 1]: crops of people and garment shots, a function of the step."""
     generator = torch.Generator().manual_seed(step)
     people, shots = pictures(step // POOL_STEPS, config, first_seed)
     pieces = []
     for i in range(config.batch):
         pool = shots if i % 4 == 0 else people
         image = pool[int(torch.randint(len(pool), (1,), generator=generator))]
-        top, left = (int(torch.randint(side - config.crop + 1, (1,), generator=generator)) for side in image.shape[1:])
+        spare = (side - config.crop + 1 for side in image.shape[1:])
+        top, left = (int(torch.randint(most, (1,), generator=generator)) for most in spare)
         pieces.append(image[:, top : top + config.crop, left : left + config.crop])
     return torch.stack(pieces) * 2 - 1
 
@@ -101,7 +102,10 @@ def optimizers(vae: AutoencoderKLFlux2, learning_rate: float) -> list[torch.opti
     inner, others = [], []
     for name, value in vae.named_parameters():
         (inner if value.ndim == 4 and not any(end in name for end in ends) else others).append(value)
-    return [Muon(inner, learning_rate), torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.0)]
+    return [
+        Muon(inner, learning_rate),
+        torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.0),
+    ]
 
 
 def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None = None) -> AutoencoderKLFlux2:
@@ -134,9 +138,10 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
         ema.update(vae)
         if step % 50 == 0:
             quality = psnr(y.detach() / 2, x / 2)
-            run.log(step, loss=value, psnr=quality)
+            run.log(step, loss=value.detach(), psnr=quality)
             bar.update(task, description=f"vae {quality:.1f} dB")
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        last = step + 1 == config.steps or (minutes is not None and time.monotonic() - began > minutes * 60)
+        if last or (step + 1) % config.save_every == 0:
             run.save(
                 {
                     "model": vae.state_dict(),
@@ -145,7 +150,7 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
                     "step": step + 1,
                 }
             )
-        if minutes is not None and time.monotonic() - began > minutes * 60:
+        if last:
             break
     vae.load_state_dict(ema.values)
     measure_statistics(vae, config)
