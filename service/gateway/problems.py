@@ -30,7 +30,10 @@ log = logging.getLogger("changeroom.gateway")
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:changeroom:problem:"
 
-RETRY_TITLES = {
+# Refusals the queue does not see and therefore does not count.
+OWN_REFUSALS = frozenset({"uploads-full", "decoder-busy"})
+
+JOB_TITLES = {
     "engine-failed": "The engine could not make the picture",
     "deadline-exceeded": "The deadline passed before the picture was made",
     "canceled": "The try-on was canceled",
@@ -82,7 +85,7 @@ def of_error(error: ServiceError, request_id: str | None = None) -> dict[str, An
 
 def of_job_error(error: JobError) -> dict[str, Any]:
     """The problem inside a try-on that did not succeed; the HTTP exchange itself went well."""
-    title = RETRY_TITLES.get(error.code, "The try-on did not succeed")
+    title = JOB_TITLES.get(error.code, "The try-on did not succeed")
     return problem(200, error.code, title, error.message, retryable=error.retryable)
 
 
@@ -163,6 +166,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     async def service_error(request: Request, error: Exception) -> Response:
         error = cast(ServiceError, error)
+        if error.code in OWN_REFUSALS:
+            request.app.state.gateway.metrics.admission_rejected.labels(error.code).inc()
         if error.status >= 500:
             log.warning("request refused", extra={"code": error.code, "status": error.status})
         return response(error, request)

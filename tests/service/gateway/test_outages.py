@@ -105,6 +105,7 @@ def test_all_uploads_together_are_bounded(launch: Callable[..., Live]) -> None:
             answer = client.post("/v1/try-ons", content=b" " * 90_000, headers={"Content-Type": "application/json"})
             assert (answer.status_code, answer.json()["code"]) == (503, "uploads-full")
             assert answer.headers["retry-after"] == "2"
+            assert 'admission_rejected_total{reason="uploads-full"} 1.0' in client.get("/metrics").text
     finally:
         for raw in senders:
             raw.close()
