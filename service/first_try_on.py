@@ -24,9 +24,7 @@ class FirstTryOn:
     timings: dict[str, float]
 
 
-def dress_sample(
-    address: str, save_to: Path, patience_s: float, samples: Path = SAMPLES
-) -> FirstTryOn | None:
+def dress_sample(address: str, save_to: Path, patience_s: float, samples: Path = SAMPLES) -> FirstTryOn | None:
     """Dress the first sample of the manifest; None when no samples are bundled.
 
     Raises CommandFailed when the service does not answer with a picture within `patience_s`.
@@ -38,7 +36,8 @@ def dress_sample(
     started = time.monotonic()
     with httpx.Client(base_url=address, timeout=30.0, trust_env=False) as client:
         try:
-            job = _finished(client, _post(client, samples, sample), started + patience_s)
+            job = _post(client, samples, sample, patience_s)
+            job = _finished(client, job, started + patience_s)
             picture = client.get(job["links"]["image"], follow_redirects=True)
             picture.raise_for_status()
         except httpx.HTTPError as error:
@@ -49,7 +48,7 @@ def dress_sample(
     return FirstTryOn(save_to.absolute(), seconds, job["timings"])
 
 
-def _post(client: httpx.Client, samples: Path, sample: dict[str, Any]) -> dict[str, Any]:
+def _post(client: httpx.Client, samples: Path, sample: dict[str, Any], patience_s: float) -> dict[str, Any]:
     garments = sample["garments"]
     files = [("person", (sample["person"], (samples / sample["person"]).read_bytes()))]
     files += [("garment", (said["file"], (samples / said["file"]).read_bytes())) for said in garments]
@@ -59,7 +58,8 @@ def _post(client: httpx.Client, samples: Path, sample: dict[str, Any]) -> dict[s
         "prompt": sample.get("prompt") or "",
         "seed": str(sample.get("seed", 0)),
     }
-    reply = client.post("/v1/try-ons", files=files, data=data, headers={"Prefer": "wait=20"})
+    headers = {"Prefer": "wait=20", "Cancel-After": str(int(patience_s))}
+    reply = client.post("/v1/try-ons", files=files, data=data, headers=headers)
     return _job(reply)
 
 

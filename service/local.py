@@ -65,9 +65,7 @@ def up(settings: Settings, console: Console | None = None) -> int:
                 store.stop()
 
 
-def _serve(
-    settings: Settings, port: int, store: EmbeddedServer | None, children: list[Child], console: Console
-) -> int:
+def _serve(settings: Settings, port: int, store: EmbeddedServer | None, children: list[Child], console: Console) -> int:
     address = f"http://{_reachable(settings.host)}:{port}"
     started = time.monotonic()
     for child in children:
@@ -77,18 +75,19 @@ def _serve(
     with console.status(f"starting: loading {settings.model}"):
         _wait_until_ready(address, children)
     console.print(f"ready after {time.monotonic() - started:.1f} s")
-    with console.status("dressing the sample person"):
-        first = dress_sample(address, settings.data_dir / "first-try-on.jpg", settings.deadline_default_s)
-    _tell(first, console)
+    if settings.auth_required:
+        console.print("keys are required, so the sample person is not dressed; use a key of yours")
+    else:
+        with console.status("dressing the sample person"):
+            first = dress_sample(address, settings.data_dir / "first-try-on.jpg", settings.deadline_max_s)
+        _tell(first, console)
     console.print(f"page          {address}/")
     console.print(f"logs          {(settings.data_dir / 'logs').absolute()}")
     console.print("serving until Ctrl-C")
     while True:
         time.sleep(TEND_EVERY_S)
         if store is not None and not store.alive():
-            raise CommandFailed(
-                f"the store ended; see {settings.data_dir.absolute() / 'valkey' / 'valkey.log'}"
-            )
+            raise CommandFailed(f"the store ended; see {settings.data_dir.absolute() / 'valkey' / 'valkey.log'}")
         for child in children:
             code = child.exited()
             if child.tend():

@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 STORE_PATIENCE_S = 60.0
 
-ENGINE_FAILED = JobError(
-    code="engine-failed", message="The engine failed on this request. Try again.", retryable=True
-)
+ENGINE_FAILED = JobError(code="engine-failed", message="The engine failed on this request. Try again.", retryable=True)
 CANCELED = JobError(code="canceled", message="The job was canceled.")
 EXPIRED = JobError(
     code="deadline-exceeded", message="The job did not finish before its deadline. Try again.", retryable=True
@@ -112,9 +110,7 @@ class Finisher:
         self, claim: Claim, status: Finish, *, result: JobResult | None = None, error: JobError | None = None
     ) -> bool:
         """Write a terminal status; False when the job was canceled first or another worker owns it."""
-        written = await self._patiently(
-            lambda: self._queue.finish(claim, status=status, result=result, error=error)
-        )
+        written = await self._patiently(lambda: self._queue.finish(claim, status=status, result=result, error=error))
         self._leases.drop(claim)
         if not written:
             log.warning("end discarded: the job was canceled or is not ours", extra={"job_id": claim.spec.id})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 import signal
 import socket
@@ -27,6 +26,7 @@ from service.errors import InvalidRequest, ServiceError, StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import WorkerInfo
 from service.jobs.storage import BlobStore
+from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
 from service.settings import Settings, let_threads_sleep
 from service.telemetry import configure_tracing
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 16.0
-ERASE_EVERY_S = 60.0
 HANG_CHECK_S = 1.0
 ANNOUNCING = 0
 LAST_STEP_S = 5.0
@@ -138,8 +137,7 @@ class Worker:
                 leases.renew_forever(),
                 leases.listen_forever(),
                 progress.send_forever(),
-                self._sweep_forever(queue),
-                self._erase_forever(blobs),
+                keep_house(queue, blobs),
                 self._watch_engine(queue, thread),
             )
         ]
@@ -220,22 +218,6 @@ class Worker:
             except StoreUnavailable:
                 self.metrics.worker_ready.set(0)
             await asyncio.sleep(ANNOUNCE_EVERY_S)
-
-    async def _sweep_forever(self, queue: JobQueue) -> None:
-        while True:
-            await asyncio.sleep(self._settings.sweep_s * random.uniform(0.75, 1.25))
-            try:
-                await queue.sweep()
-            except StoreUnavailable:
-                continue
-
-    async def _erase_forever(self, blobs: BlobStore) -> None:
-        while True:
-            await asyncio.sleep(ERASE_EVERY_S * random.uniform(0.75, 1.25))
-            try:
-                await blobs.sweep_expired()
-            except (ServiceError, OSError) as error:
-                log.warning("expired pictures not erased: %s", error)
 
     async def _watch_engine(self, queue: JobQueue, thread: EngineThread) -> None:
         while True:
