@@ -122,10 +122,13 @@ def retrieved(output: Tensor, truth: Truth, wrong: Alternatives, category: str) 
 
 
 def omitted(output: Tensor, truth: Truth, wrong: Alternatives, category: str) -> bool:
-    """Whether a garment's place looks more like the photo, or like nothing worn, than like the truth."""
+    """Whether a garment's place looks more like the photo, or like nothing worn, than like the truth.
+
+    All are compared out of focus: whether something is there must not depend on how sharp it is.
+    """
     mask = garment_region(truth.after, category)
     return any(
-        _nearer(output, bare, truth.target, mask & differs(bare, truth.target, _PLAIN_TO_SEE))
+        _nearer(_soft(output), _soft(bare), _soft(truth.target), mask & differs(bare, truth.target, _PLAIN_TO_SEE))
         for bare in (truth.person, wrong.without[category])
     )
 
@@ -147,6 +150,10 @@ def layers(output: Tensor, truth: Truth, wrong: Alternatives) -> list[bool]:
 def differs(a: Tensor, b: Tensor, least: float = 0.05) -> Tensor:
     """Mask of pixels where two pictures differ by more than `least` in some channel."""
     return (a - b).abs().amax(0) > least
+
+
+def _soft(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x[None], (2, 2, 2, 2), mode="replicate"), 5, 1)[0]
 
 
 def _nearer(output: Tensor, this: Tensor, that: Tensor, mask: Tensor, ties: bool = False) -> bool:
