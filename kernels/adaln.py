@@ -13,15 +13,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from kernels import reference
-from kernels.fp8 import (
-    E4M3_MAX,
-    SMALLEST,
-    Quantised,
-    empty_quantised,
-    quantise_twin,
-    store_quantised,
-    warps_for,
-)
+from kernels.fp8 import Quantised, empty_quantised, quantise_twin, store_quantised, warps_for
 from kernels.launch import row_stride, takes_kernel
 from kernels.segments import Segments
 
@@ -31,7 +23,7 @@ ROWS_PER_PROGRAM = 4
 @triton.jit
 def adaln_kernel(
     p_x, p_shift, p_scale, p_o, p_row_scales, p_cu, p_tiles, stride_x, stride_shift, stride_scale, width, eps,
-    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, FP8: tl.constexpr, LIMIT: tl.constexpr, LEAST: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     """One program: up to ROWS rows of one sequence."""
     i_g = tl.program_id(0)
@@ -52,7 +44,7 @@ def adaln_kernel(
         b_y = (1.0 + b_scale) * b_n + b_shift
         p_y = p_o + i_t * width + o_d
         if FP8:
-            store_quantised(b_y, m_d, p_y, p_row_scales + i_t, LIMIT, LEAST)
+            store_quantised(b_y, m_d, p_y, p_row_scales + i_t)
         else:
             tl.store(p_y, b_y.to(p_o.dtype.element_ty), mask=m_d)
 
@@ -80,9 +72,7 @@ def adaln_fp8_op(
 ) -> tuple[Tensor, Tensor]:
     """`adaln_fp8` on tensors alone."""
     if not takes_kernel(x):
-        return quantise_twin(
-            reference.adaln(x.float(), shift.float(), scale.float(), Segments(tuple(lengths)), eps)
-        )
+        return quantise_twin(reference.adaln(x.float(), shift.float(), scale.float(), Segments(tuple(lengths)), eps))
     values, scales = empty_quantised(*x.shape, x.device)
     _launch(x, shift, scale, cu_seqlens, tiles, eps, values, scales)
     return values, scales
@@ -138,5 +128,5 @@ def _launch(
         x, shift, scale, out, out if row_scales is None else row_scales, cu_seqlens, tiles,
         x.stride(0), shift.stride(0), scale.stride(0), width, eps,
         ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(width), FP8=row_scales is not None,
-        LIMIT=E4M3_MAX, LEAST=SMALLEST, num_warps=warps_for(width),
+        num_warps=warps_for(width),
     )  # fmt: skip

@@ -14,10 +14,14 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 
-from kernels.launch import row_stride, takes_kernel
+from kernels.launch import INTERPRETED, row_stride, takes_kernel
 
 E4M3_MAX = 448.0
 SMALLEST = 1e-12  # of a row's largest magnitude: a row of zeros gets a finite scale
+
+_LIMIT = tl.constexpr(E4M3_MAX)
+_LEAST = tl.constexpr(SMALLEST)
+_ROUNDING = tl.constexpr("rtz" if INTERPRETED else "rtne")  # the interpreter's rtne loses the carry
 
 KEPT = (
     ("x_embedder", "first layer: its error enters every block, and 128 input channels gain nothing"),
@@ -44,29 +48,23 @@ class Quantised:
 
 
 @triton.jit
-def store_quantised(b_y, m_y, p_values, p_scale, LIMIT: tl.constexpr, LEAST: tl.constexpr):
-    """Stores one row b_y (float32, zero outside its mask) as e4m3 values and one scale.
-
-    Rounds to nearest on a GPU and towards zero in the interpreter, whose nearest loses the carry.
-    """
-    scale = tl.maximum(tl.max(tl.abs(b_y), 0), LEAST) / LIMIT
-    b_v = tl.minimum(tl.maximum(b_y / scale, -LIMIT), LIMIT)
-    tl.store(p_values, b_v.to(tl.float8e4nv), mask=m_y)
+def store_quantised(b_y, m_y, p_values, p_scale):
+    """Stores one row b_y (float32, zero outside its mask) as e4m3 values and one scale."""
+    scale = tl.maximum(tl.max(tl.abs(b_y), 0), _LEAST) / _LIMIT
+    b_v = tl.minimum(tl.maximum(b_y / scale, -_LIMIT), _LIMIT)
+    tl.store(p_values, b_v.to(tl.float8e4nv, fp_downcast_rounding=_ROUNDING), mask=m_y)
     tl.store(p_scale, scale)
 
 
 @triton.jit
-def quantise_kernel(
-    p_x, p_values, p_scales, stride_x, width,
-    BLOCK_D: tl.constexpr, LIMIT: tl.constexpr, LEAST: tl.constexpr,
-):  # fmt: skip
+def quantise_kernel(p_x, p_values, p_scales, stride_x, width, BLOCK_D: tl.constexpr):
     """One program: one row."""
     i_t = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BLOCK_D)
     m_d = o_d < width
     # [BLOCK_D]
     b_x = tl.load(p_x + i_t * stride_x + o_d, mask=m_d, other=0.0).to(tl.float32)
-    store_quantised(b_x, m_d, p_values + i_t * width + o_d, p_scales + i_t, LIMIT, LEAST)
+    store_quantised(b_x, m_d, p_values + i_t * width + o_d, p_scales + i_t)
 
 
 def quantise_twin(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,9 +95,14 @@ def quantise_rows_op(x: Tensor) -> tuple[Tensor, Tensor]:
     values, scales = empty_quantised(rows, width, x.device)
     if rows:
         wrap_triton(quantise_kernel)[(rows,)](
-            x, values, scales, x.stride(0), width, BLOCK_D=triton.next_power_of_2(width),
-            LIMIT=E4M3_MAX, LEAST=SMALLEST, num_warps=warps_for(width),
-        )  # fmt: skip
+            x,
+            values,
+            scales,
+            x.stride(0),
+            width,
+            BLOCK_D=triton.next_power_of_2(width),
+            num_warps=warps_for(width),
+        )
     return values, scales
 
 

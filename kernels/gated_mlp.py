@@ -12,15 +12,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from kernels import reference
-from kernels.fp8 import (
-    E4M3_MAX,
-    SMALLEST,
-    Quantised,
-    empty_quantised,
-    quantise_twin,
-    store_quantised,
-    warps_for,
-)
+from kernels.fp8 import Quantised, empty_quantised, quantise_twin, store_quantised, warps_for
 from kernels.launch import row_stride, takes_kernel
 from kernels.segments import Segments
 
@@ -31,7 +23,7 @@ FLOAT16_MAX = 65504.0
 @triton.jit
 def swiglu_kernel(
     p_x, p_o, p_row_scales, stride_x, width,
-    BLOCK_M: tl.constexpr, FP8: tl.constexpr, LIMIT: tl.constexpr, LEAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     """One program: one row, gate half and value half."""
     i_t = tl.program_id(0).to(tl.int64)
@@ -44,7 +36,7 @@ def swiglu_kernel(
     b_y = b_gate / (1.0 + tl.exp(-b_gate)) * b_value
     p_y = p_o + i_t * width + o_m
     if FP8:
-        store_quantised(b_y, m_m, p_y, p_row_scales + i_t, LIMIT, LEAST)
+        store_quantised(b_y, m_m, p_y, p_row_scales + i_t)
     else:
         tl.store(p_y, b_y.to(p_o.dtype.element_ty), mask=m_m)
 
@@ -53,7 +45,7 @@ def swiglu_kernel(
 def gated_residual_kernel(
     p_x, p_y, p_gate, p_o, p_values, p_row_scales, p_cu, p_tiles, stride_x, stride_y, stride_gate, width,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, SATURATE: tl.constexpr, FP8: tl.constexpr,
-    LIMIT: tl.constexpr, LEAST: tl.constexpr, BOUND: tl.constexpr,
+    BOUND: tl.constexpr,
 ):  # fmt: skip
     """One program: up to ROWS rows of one sequence."""
     i_g = tl.program_id(0)
@@ -74,7 +66,7 @@ def gated_residual_kernel(
             b_o = tl.minimum(tl.maximum(b_o, -BOUND), BOUND)
         tl.store(p_o + i_t * width + o_d, b_o.to(p_o.dtype.element_ty), mask=m_d)
         if FP8:
-            store_quantised(b_o, m_d, p_values + i_t * width + o_d, p_row_scales + i_t, LIMIT, LEAST)
+            store_quantised(b_o, m_d, p_values + i_t * width + o_d, p_row_scales + i_t)
 
 
 @triton_op("changeroom::swiglu", mutates_args=())
@@ -184,9 +176,7 @@ def _residual_args(
     x: Tensor, y: Tensor, gate: Tensor, segments: Segments
 ) -> tuple[Tensor, Tensor, Tensor, list[int], Tensor, Tensor]:
     if x.ndim != 2 or x.shape[0] != segments.total or y.shape != x.shape:
-        raise ValueError(
-            f"x {tuple(x.shape)}, y {tuple(y.shape)} and segments of {segments.total} tokens differ"
-        )
+        raise ValueError(f"x {tuple(x.shape)}, y {tuple(y.shape)} and segments of {segments.total} tokens differ")
     if gate.shape != (len(segments), x.shape[1]):
         raise ValueError(f"gate is {tuple(gate.shape)}, not {(len(segments), x.shape[1])}")
     for name, rows in (("x", x), ("y", y), ("gate", gate)):
@@ -203,7 +193,7 @@ def _launch_swiglu(x: Tensor, out: Tensor, row_scales: Tensor | None) -> None:
     wrap_triton(swiglu_kernel)[(tokens,)](
         x, out, out if row_scales is None else row_scales, x.stride(0), width,
         BLOCK_M=triton.next_power_of_2(width), FP8=row_scales is not None,
-        LIMIT=E4M3_MAX, LEAST=SMALLEST, num_warps=warps_for(width),
+        num_warps=warps_for(width),
     )  # fmt: skip
 
 
@@ -225,5 +215,5 @@ def _launch_residual(
         x.stride(0), y.stride(0), gate.stride(0), width,
         ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(width),
         SATURATE=x.dtype == torch.float16, FP8=quantised is not None,
-        LIMIT=E4M3_MAX, LEAST=SMALLEST, BOUND=FLOAT16_MAX, num_warps=warps_for(width),
+        BOUND=FLOAT16_MAX, num_warps=warps_for(width),
     )  # fmt: skip

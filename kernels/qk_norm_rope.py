@@ -209,9 +209,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _check(
-    q: Tensor, cos: Tensor, sin: Tensor, packed: dict[str, Tensor], weights: dict[str, Tensor]
-) -> None:
+def _check(q: Tensor, cos: Tensor, sin: Tensor, packed: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
     if q.ndim != 3 or q.shape[-1] % 2:
         raise ValueError(f"{tuple(q.shape)} is not (T, H, E) with an even E")
     for name, x in packed.items():

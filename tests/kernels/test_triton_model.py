@@ -1,0 +1,57 @@
+"""The whole MMDiT on Triton kernels against itself on the reference, in every reference-attention mode.
+
+Compiled on a GPU; elsewhere in the process that `test_triton_interpreter.py` starts.
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from engine_build.config import ModelConfig
+from engine_build.model import MMDiT
+from engine_build.packing import Reference, Sequence, grid_ids, pack
+from kernels import launch, select
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),
+    pytest.mark.skipif(
+        not (launch.INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device or TRITON_INTERPRET"
+    ),
+]
+DEVICE = "cpu" if launch.INTERPRETED else "cuda"
+
+
+def build(mode: str) -> MMDiT:
+    config = ModelConfig(
+        num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=32, in_channels=16,
+        joint_attention_dim=16, axes_dims_rope=(8, 8, 8, 8), reference_attention=mode,
+    )  # fmt: skip
+    model = MMDiT(config).eval().requires_grad_(False)
+    model.initialise(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.eq(0).all():
+            parameter.normal_(0, 0.2, generator=generator)
+    return model.to(DEVICE)
+
+
+def request(seed: int, text: int, grid: tuple[int, int], *references: tuple[int, int]) -> Sequence:
+    g = torch.Generator().manual_seed(seed)
+    images = tuple(
+        Reference(torch.randn(h * w, 16, generator=g), grid_ids(h, w, t=10 * (i + 1)))
+        for i, (h, w) in enumerate(references)
+    )
+    target = torch.randn(grid[0] * grid[1], 16, generator=g)
+    return Sequence(torch.randn(text, 16, generator=g), target, grid_ids(*grid), 0.3 + 0.1 * seed, images)
+
+
+@pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
+def test_the_model_is_the_same_on_triton_kernels(mode: str) -> None:
+    model = build(mode)
+    batch = pack([request(0, 5, (3, 3), (2, 2), (3, 1)), request(1, 2, (1, 7)), request(2, 0, (2, 2), (1, 5))])
+    batch = batch.to(DEVICE)
+    expected = model(batch)
+    model.kernels = select("triton")
+    assert expected.abs().mean() > 0.05
+    torch.testing.assert_close(model(batch), expected, atol=2e-5, rtol=2e-5)

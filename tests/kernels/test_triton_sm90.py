@@ -1,0 +1,154 @@
+"""Every Triton kernel compiled for sm_90a without a GPU, and its machine code read.
+
+Asked of each: no register spilled, shared memory that one Hopper block can have; of attention also that
+both products run on the tensor cores (HGMMA) and that loads are pipelined (LDGSTS).
+"""
+
+import inspect
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import adaln, attention, fp8, gated_mlp, launch, qk_norm_rope
+
+SHARED_LIMIT = 227 * 1024
+TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+pytestmark = pytest.mark.skipif(
+    launch.INTERPRETED or not (TOOLS / "ptxas").exists(), reason="needs Triton's compiler and its ptxas"
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the machine code of a compiled kernel uses."""
+
+    spilled: int
+    shared: int
+    sass: str
+    ptx: str
+
+
+def compiled(
+    folder: Path, kernel: Any, dtype: str, warps: int, stages: int = 3, fp8_out: str = "", **constants: Any
+) -> Program:
+    """The kernel for sm_90a; argument types follow from our naming, pointers and strides are 16-aligned."""
+    names = kernel.arg_names
+    special = {"p_cu": "*i32", "p_cu_prefix": "*i32", "p_tiles": "*i32", "p_rows": "*i32", "p_cos": "*fp32"}
+    special |= {"p_sin": "*fp32", "p_row_scales": "*fp32", "p_scales": "*fp32", "p_values": "*fp8e4nv"}
+    special |= {"eps": "fp32", fp8_out: "*fp8e4nv"}
+    if kernel is attention.attention_kernel:
+        special["scale"] = "fp32"
+    signature = {
+        name: "constexpr" if name in constants
+        else special.get(name, f"*{dtype}" if name.startswith("p_") else "i32")
+        for name in names
+    }  # fmt: skip
+    aligned = [i for i, name in enumerate(names) if name.startswith(("p_", "stride_", "width", "head"))]
+    source = ASTSource(
+        kernel,
+        signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned if names[i] not in constants},
+    )
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    result = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(result.asm["cubin"])
+    usage = tool("cuobjdump", "--dump-resource-usage", cubin)
+    found = re.search(r"STACK:(\d+).*?LOCAL:(\d+)", usage)
+    assert found, usage
+    return Program(
+        spilled=int(found[1]) + int(found[2]),
+        shared=result.metadata.shared,
+        sass=tool("nvdisasm", "-c", cubin),
+        ptx=result.asm["ptx"],
+    )
+
+
+def tool(name: str, *arguments: object) -> str:
+    command = [str(TOOLS / name), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def check(program: Program) -> None:
+    assert ".target sm_90a" in program.ptx
+    assert program.spilled == 0
+    assert not re.search(r"\b(LDL|STL)\b", program.sass)
+    assert program.shared <= SHARED_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "prefix"),
+    [(128, "bf16", True), (128, "fp16", False), (64, "fp16", True), (32, "bf16", True)],
+)
+def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype: str, prefix: bool) -> None:
+    tile = attention.tile_for(head_dim, DTYPES[dtype])
+    program = compiled(
+        tmp_path, attention.attention_kernel, dtype, tile.warps, tile.stages,
+        H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, WIDE=False,
+    )  # fmt: skip
+    check(program)
+    segments = 2 if prefix else 1
+    products = 2 * segments  # of queries and keys, of weights and values
+    assert len(re.findall(r"\bHGMMA\b", program.sass)) >= products * head_dim // 32
+    assert not re.search(r"\bHMMA\b", program.sass)
+    assert "LDGSTS" in program.sass
+
+
+@pytest.mark.parametrize(
+    ("size", "norm", "rows"), [(128, True, True), (64, True, False), (32, True, True), (32, False, False)]
+)
+def test_qk_norm_rope_compiles(tmp_path: Path, size: int, norm: bool, rows: bool) -> None:
+    block = qk_norm_rope.TOKENS_PER_PROGRAM
+    program = compiled(
+        tmp_path, qk_norm_rope.norm_rope_kernel, "bf16", 4,
+        E=size, BLOCK_T=block, BLOCK_E=size, NORM=norm, ROWS=rows,
+    )  # fmt: skip
+    check(program)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("width", [3072, 4096])
+def test_adaln_compiles(tmp_path: Path, width: int, quantised: bool) -> None:
+    program = compiled(
+        tmp_path, adaln.adaln_kernel, "bf16", fp8.warps_for(width), fp8_out="p_o" if quantised else "",
+        ROWS=adaln.ROWS_PER_PROGRAM, BLOCK_D=4096, FP8=quantised,
+    )  # fmt: skip
+    check(program)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_gated_residual_compiles(tmp_path: Path, quantised: bool) -> None:
+    program = compiled(
+        tmp_path, gated_mlp.gated_residual_kernel, "fp16", fp8.warps_for(3072),
+        ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, SATURATE=True, FP8=quantised,
+        BOUND=gated_mlp.FLOAT16_MAX,
+    )  # fmt: skip
+    check(program)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_swiglu_compiles(tmp_path: Path, quantised: bool) -> None:
+    program = compiled(
+        tmp_path, gated_mlp.swiglu_kernel, "bf16", fp8.warps_for(12288),
+        fp8_out="p_o" if quantised else "", BLOCK_M=16384, FP8=quantised,
+    )  # fmt: skip
+    check(program)
+
+
+def test_quantise_compiles(tmp_path: Path) -> None:
+    program = compiled(tmp_path, fp8.quantise_kernel, "bf16", 16, BLOCK_D=16384)
+    check(program)
+    assert re.search(r"F2FP\.SATFINITE\.E4M3", program.sass)
