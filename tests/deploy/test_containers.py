@@ -36,7 +36,8 @@ SPARE_S = 15
 def locked(name: str) -> dict[str, Version]:
     """Packages of a lock file; every one carries a hash."""
     text = (REQUIREMENTS / name).read_text()
-    entries = re.findall(r"(?m)^([a-z0-9-]+)(?:\[[^\]]*\])?==(\S+)(?: ;[^\\\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", text)
+    entry = r"(?m)^([a-z0-9-]+)(?:\[[^\]]*\])?==(\S+)(?: ;[^\\\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}"
+    entries = re.findall(entry, text)
     assert len(entries) == len(re.findall(r"(?m)^[a-z]", text))
     return {package: Version(version) for package, version in entries}
 
@@ -88,7 +89,8 @@ def test_the_locks_answer_to_pyproject() -> None:
 
 def test_compose_files_fit_the_compose_specification() -> None:
     vendored = files("check_jsonschema.builtin_schemas") / "vendor" / "compose-spec.json"
-    specification = jsonschema.Draft7Validator(json.loads(vendored.read_text()))
+    schema = json.loads(vendored.read_text())
+    specification = jsonschema.validators.validator_for(schema)(schema)
     for path in ("compose.yaml", "deploy/compose.cuda.yaml"):
         specification.validate(yaml.safe_load((ROOT / path).read_text()))
     assert not specification.is_valid({"services": {"gateway": {"imagine": "changeroom"}}})
@@ -99,7 +101,8 @@ def test_what_compose_mounts_and_joins_exists() -> None:
     for name, service in services.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            assert (ROOT / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"], (name, volume)
+            here = (ROOT / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"]
+            assert here, (name, volume)
         assert set(service["networks"]) <= set(COMPOSE["networks"])
         assert set(service.get("depends_on", {})) <= set(services)
         assert "no-new-privileges:true" in service["security_opt"] and service["cap_drop"] == ["ALL"]

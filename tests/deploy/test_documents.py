@@ -1,0 +1,38 @@
+"""What the operators' documents say of settings and stored data is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DOCUMENTS = [DEPLOY / name for name in ("SECURITY.md", "runbook.md", "kubernetes/README.md")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_setting_that_is_named_exists(document: Path) -> None:
+    named = set(re.findall(r"\bCHANGEROOM_([A-Z0-9_]+)", document.read_text()))
+    assert named
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_times_and_bounds_are_the_defaults() -> None:
+    text = (DEPLOY / "SECURITY.md").read_text()
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    assert "`CHANGEROOM_INPUT_TTL_S`, 1 hour" in text and default["input_ttl_s"] == 3600
+    assert "`CHANGEROOM_RESULT_TTL_S`, 24 hours" in text and default["result_ttl_s"] == 24 * 3600
+    assert "80 MiB a request, 15 MiB and 40 megapixels a picture" in text
+    assert (default["body_limit_bytes"], default["image_limit_bytes"]) == (80 << 20, 15 << 20)
+    assert default["max_megapixels"] == 40
+    assert "**Authentication is off by default**" in text and default["auth_required"] is False
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    root = DEPLOY.parent
+    for name in re.findall(r"`((?:service|deploy|engine_build|overlays)/[\w./-]+\.\w+)`", document.read_text()):
+        assert any((place / name).exists() for place in (root, DEPLOY / "kubernetes")), name
