@@ -23,10 +23,10 @@ channels = [8, 8, 8]
 steps = 2
 batch = 2
 crop = 16
-heights = [32]
+heights = [64]
 [flow]
 steps = 3
-height = 32
+height = 64
 shot = 16
 scenes = 2
 draws = 2

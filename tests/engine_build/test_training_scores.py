@@ -296,7 +296,6 @@ def test_crops_centre_the_garment_and_labels_name_it() -> None:
     assert (category, COLOURS[colour]) == (6, spec.colour)
 
 
-@pytest.mark.skipif(not classifier.JUDGE.exists(), reason="the judge is not trained yet")
 def test_the_judge_reads_truths_and_sees_wrong_colours_and_omissions() -> None:
     judge = classifier.load()
 
