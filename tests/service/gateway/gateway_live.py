@@ -10,6 +10,7 @@ import asyncio
 import base64
 import io
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,10 @@ class Live:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
 
     def hold(self) -> None:
-        """No job is claimed until `resume`; waits out a claim that is under way."""
+        """No job is claimed until `resume`; what is in flight ends first."""
+        patience = time.monotonic() + 20
+        while self.call(self.queue.backlog()).in_flight and time.monotonic() < patience:
+            time.sleep(0.05)
         self._loop.call_soon_threadsafe(self.worker.open.clear)
         self.call(asyncio.sleep(0.4))
 
@@ -155,7 +159,8 @@ class Live:
         return len(self._server.server_state.tasks)
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        """A client without TLS set-up, which would cost more than most requests here."""
+        return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)
 
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])

@@ -115,12 +115,8 @@ def test_six_garments_keep_their_order(http: httpx.Client) -> None:
 def test_the_same_key_and_body_is_one_job_under_fifty_posts(live: Live) -> None:
     headers = {"Idempotency-Key": "fifty"}
 
-    def post(_: int) -> httpx.Response:
-        with live.client() as client:
-            return client.post("/v1/try-ons", files=parts(), headers=headers)
-
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(post, range(50)))
+    with live.client() as client, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/try-ons", files=parts(), headers=headers), range(50)))
     assert {a.status_code for a in answers} <= {200, 202}, [a.text for a in answers if a.status_code > 202][:1]
     assert len({a.json()["id"] for a in answers}) == 1
     assert sum(a.headers.get("idempotent-replayed") != "true" for a in answers) == 1
