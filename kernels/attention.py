@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import reference
 from kernels.launch import INTERPRETED, row_stride, takes_kernel
@@ -34,6 +35,7 @@ class Tile:
     keys: int
     warps: int
     stages: int
+    tma: bool = False  # Hopper's tensor maps for keys and values; TensorRT plugins cannot pass them
 
 
 def tile_for(head_dim: int, dtype: torch.dtype) -> Tile:
@@ -70,7 +72,29 @@ def _fold(b_q, b_k, b_v, m_n, b_acc, b_max, b_sum, scale, MASKED: tl.constexpr, 
 
 
 @triton.jit
-def _attend(
+def _attend_tma(
+    b_q, b_acc, b_max, b_sum, d_k, d_v, start, length, i_h, scale,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """`_attend_pointers` through tensor maps `(T, H E)`; a last block reads into neighbours, whose values it drops."""
+    for i_n in range(0, length // BLOCK_N * BLOCK_N, BLOCK_N):
+        # [BLOCK_N, E]
+        b_k = d_k.load([start + i_n, i_h * E])
+        b_v = d_v.load([start + i_n, i_h * E])
+        m_n = i_n + tl.arange(0, BLOCK_N) < length
+        b_acc, b_max, b_sum = _fold(b_q, tl.trans(b_k), b_v, m_n, b_acc, b_max, b_sum, scale, False, WIDE)
+    left = length % BLOCK_N
+    if left > 0:
+        m_n = tl.arange(0, BLOCK_N) < left
+        # [BLOCK_N, E]
+        b_k = d_k.load([start + length - left, i_h * E])
+        b_v = tl.where(m_n[:, None], d_v.load([start + length - left, i_h * E]), 0.0)
+        b_acc, b_max, b_sum = _fold(b_q, tl.trans(b_k), b_v, m_n, b_acc, b_max, b_sum, scale, True, WIDE)
+    return b_acc, b_max, b_sum
+
+
+@triton.jit
+def _attend_pointers(
     b_q, b_acc, b_max, b_sum, p_k, p_v, length, stride_k, stride_v, scale,
     E: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -99,13 +123,34 @@ def _attend(
 
 
 @triton.jit
+def _attend(
+    b_q, b_acc, b_max, b_sum, p_k, p_v, start, length, i_h, stride_k, stride_v, scale,
+    E: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Adds all keys and values of one segment, whose first row is `start`."""
+    if TMA:
+        b_acc, b_max, b_sum = _attend_tma(
+            b_q, b_acc, b_max, b_sum, p_k, p_v, start.to(tl.int32), length, i_h, scale, E, BLOCK_N, WIDE
+        )
+    else:
+        b_acc, b_max, b_sum = _attend_pointers(
+            b_q, b_acc, b_max, b_sum, p_k + start * stride_k + i_h * E, p_v + start * stride_v + i_h * E,
+            length, stride_k, stride_v, scale, E, BLOCK_N, WIDE,
+        )  # fmt: skip
+    return b_acc, b_max, b_sum
+
+
+@triton.jit
 def attention_kernel(
     p_q, p_k, p_v, p_o, p_prefix_k, p_prefix_v, p_cu, p_cu_prefix, p_tiles,
     stride_q, stride_k, stride_v, stride_prefix_k, stride_prefix_v, draws, scale,
     H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PREFIX: tl.constexpr,
-    WIDE: tl.constexpr,
+    TMA: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One program: one tile of queries of one sequence, one head. scale is log2(e) / sqrt(E)."""
+    """One program: one tile of queries of one sequence, one head. scale is log2(e) / sqrt(E).
+
+    With TMA, the keys' and values' arguments are tensor maps instead of pointers.
+    """
     i_t, i_h = tl.program_id(0), tl.program_id(1)
     i_s, i_m = tl.load(p_tiles + 2 * i_t), tl.load(p_tiles + 2 * i_t + 1)
     start = tl.load(p_cu + i_s).to(tl.int64)
@@ -127,13 +172,12 @@ def attention_kernel(
         start_p = tl.load(p_cu_prefix + i_p).to(tl.int64)
         length_p = (tl.load(p_cu_prefix + i_p + 1) - start_p).to(tl.int32)
         b_acc, b_max, b_sum = _attend(
-            b_q, b_acc, b_max, b_sum,
-            p_prefix_k + start_p * stride_prefix_k + i_h * E, p_prefix_v + start_p * stride_prefix_v + i_h * E,
-            length_p, stride_prefix_k, stride_prefix_v, scale, E, BLOCK_N, WIDE,
+            b_q, b_acc, b_max, b_sum, p_prefix_k, p_prefix_v, start_p, length_p, i_h,
+            stride_prefix_k, stride_prefix_v, scale, E, BLOCK_N, TMA, WIDE,
         )  # fmt: skip
     b_acc, b_max, b_sum = _attend(
-        b_q, b_acc, b_max, b_sum, p_k + start * stride_k + i_h * E, p_v + start * stride_v + i_h * E,
-        length, stride_k, stride_v, scale, E, BLOCK_N, WIDE,
+        b_q, b_acc, b_max, b_sum, p_k, p_v, start, length, i_h,
+        stride_k, stride_v, scale, E, BLOCK_N, TMA, WIDE,
     )  # fmt: skip
 
     # [BLOCK_M, E]
@@ -234,12 +278,19 @@ def _launch(
     given = prefix_k is not None and prefix_v is not None and prefix_cu is not None
     pk, pv, pcu = (prefix_k, prefix_v, prefix_cu) if given else (k, v, cu)
     wrap_triton(attention_kernel)[(tiles.shape[0], heads)](
-        q, k, v, out, pk, pv, cu, pcu, tiles,
+        q, *_readable(tile, k, v), out, *_readable(tile, pk, pv), cu, pcu, tiles,
         q.stride(0), k.stride(0), v.stride(0), pk.stride(0), pv.stride(0), draws,
         math.log2(math.e) / math.sqrt(size),
-        H=heads, E=size, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=given, WIDE=INTERPRETED,
+        H=heads, E=size, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=given, TMA=tile.tma, WIDE=INTERPRETED,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+
+
+def _readable(tile: Tile, *tensors: Tensor) -> list[Tensor | TensorDescriptor]:
+    """`(T, H, E)` tensors as what the kernel takes: themselves, or tensor maps of one block of keys."""
+    if not tile.tma:
+        return list(tensors)
+    return [TensorDescriptor(x, [x.shape[0], x[0].numel()], [x.stride(0), 1], [tile.keys, x.shape[2]]) for x in tensors]
 
 
 def _check(

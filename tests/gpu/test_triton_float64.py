@@ -3,6 +3,8 @@
 `tests/kernels/test_triton_numerics.py` and `test_triton_model.py` run compiled on such a machine, too.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,13 +40,21 @@ def test_attention_is_as_exact_as_its_dtype(size: int, dtype: torch.dtype) -> No
     assert error < 2 * HALF_ULP[dtype]
 
 
+@pytest.mark.parametrize("tma", [False, True])
 @pytest.mark.parametrize("size", attention.HEAD_DIMS)
-def test_attention_gives_the_same_bits_every_time(size: int) -> None:
+def test_attention_gives_the_same_bits_every_time(size: int, tma: bool) -> None:
+    if tma and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("tensor maps need Hopper")
+    tile = replace(attention.tile_for(size, torch.bfloat16), tma=tma)
     (q, k, v), shared = inputs(size, torch.bfloat16)
     first = attention.attention(q, k, v, OWN, **shared)
     for _ in range(50):
         out = torch.full_like(q, float("nan"))
-        assert torch.equal(attention.attention(q, k, v, OWN, **shared, out=out), first)
+        attention.attention(q, k, v, OWN, **shared, out=out, tile=tile)
+        if tma:
+            torch.testing.assert_close(out, first, atol=2e-2, rtol=2e-2)
+            first, tma = out, False
+        assert torch.equal(out, first)
 
 
 def test_scaled_mm_is_its_twin() -> None:

@@ -28,6 +28,7 @@ DEVICE = "cpu" if launch.INTERPRETED else "cuda"
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = attention.Tile(queries=16, keys=16, warps=4, stages=1)
+TMA = attention.Tile(queries=64, keys=64, warps=4, stages=2, tma=True)
 ODD = (5, 0, 23, 3)
 
 
@@ -124,6 +125,18 @@ def test_attention_does_not_depend_on_neighbours() -> None:
             prefix_v=prefixes[1][i], prefix_segments=Segments((prefix.lengths[i],)), tile=SMALL,
         )  # fmt: skip
         assert torch.equal(alone, together[i])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_through_tensor_maps(dtype: torch.dtype) -> None:
+    if DEVICE == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("tensor maps need Hopper")
+    own, prefix = Segments((5, 0, 69, 64)), Segments((0, 3, 64, 67))
+    q, k, v = (random(own.total, 2, 64, dtype=dtype, seed=i) for i in range(3))
+    pk, pv = (random(prefix.total, 2, 64, dtype=dtype, seed=i) for i in (3, 4))
+    shared = {"prefix_k": pk, "prefix_v": pv, "prefix_segments": prefix}
+    close(attention.attention(q, k, v, own, **shared, tile=TMA), reference.attention(q, k, v, own, **shared))
+    close(attention.attention(q, k, v, own, tile=TMA), reference.attention(q, k, v, own))
 
 
 def test_attention_does_not_overflow() -> None:

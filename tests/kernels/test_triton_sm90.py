@@ -41,13 +41,21 @@ class Program:
 
 
 def compiled(
-    folder: Path, kernel: Any, dtype: str, warps: int, stages: int = 3, fp8_out: str = "", **constants: Any
+    folder: Path,
+    kernel: Any,
+    dtype: str,
+    warps: int,
+    stages: int = 3,
+    fp8_out: str = "",
+    maps: dict[str, str] | None = None,
+    **constants: Any,
 ) -> Program:
     """The kernel for sm_90a; argument types follow from our naming, pointers and strides are 16-aligned."""
     names = kernel.arg_names
     special = {"p_cu": "*i32", "p_cu_prefix": "*i32", "p_tiles": "*i32", "p_rows": "*i32", "p_cos": "*fp32"}
     special |= {"p_sin": "*fp32", "p_row_scales": "*fp32", "p_scales": "*fp32", "p_values": "*fp8e4nv"}
     special |= {"eps": "fp32", fp8_out: "*fp8e4nv"}
+    special |= maps or {}
     if kernel is attention.attention_kernel:
         special["scale"] = "fp32"
     signature = {
@@ -55,7 +63,11 @@ def compiled(
         else special.get(name, f"*{dtype}" if name.startswith("p_") else "i32")
         for name in names
     }  # fmt: skip
-    aligned = [i for i, name in enumerate(names) if name.startswith(("p_", "stride_", "width", "head"))]
+    aligned = [
+        i
+        for i, name in enumerate(names)
+        if name.startswith(("p_", "stride_", "width", "head")) and name not in (maps or {})
+    ]
     source = ASTSource(
         kernel,
         signature,
@@ -97,7 +109,7 @@ def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype
     tile = attention.tile_for(head_dim, DTYPES[dtype])
     program = compiled(
         tmp_path, attention.attention_kernel, dtype, tile.warps, tile.stages,
-        H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, WIDE=False,
+        H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, TMA=False, WIDE=False,
     )  # fmt: skip
     check(program)
     segments = 2 if prefix else 1
@@ -105,6 +117,19 @@ def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype
     assert len(re.findall(r"\bHGMMA\b", program.sass)) >= products * head_dim // 32
     assert not re.search(r"\bHMMA\b", program.sass)
     assert "LDGSTS" in program.sass
+
+
+def test_attention_reads_through_tensor_maps(tmp_path: Path) -> None:
+    tile = attention.tile_for(128, torch.bfloat16)
+    keys = f"tensordesc<bf16[{tile.keys}, 128]>"
+    program = compiled(
+        tmp_path, attention.attention_kernel, "bf16", tile.warps, tile.stages,
+        maps={"p_k": keys, "p_v": keys, "p_prefix_k": keys, "p_prefix_v": keys},
+        H=24, E=128, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=True, TMA=True, WIDE=False,
+    )  # fmt: skip
+    check(program)
+    assert re.search(r"\bHGMMA\b", program.sass)
+    assert "UTMALDG" in program.sass
 
 
 @pytest.mark.parametrize(
