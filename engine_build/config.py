@@ -220,7 +220,7 @@ PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         num_layers=2,
         num_single_layers=6,
-        num_attention_heads=6,
+        num_attention_heads=4,
         attention_head_dim=32,
         in_channels=64,
         joint_attention_dim=192,

@@ -13,7 +13,7 @@ from typing import Literal
 from engine_build.config import CheckpointConfig
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
-from engine_build.instruction import MAX_GARMENTS, TAIL, GarmentPhrase, compose
+from engine_build.instruction import LAYER_WORDS, MAX_GARMENTS, TAIL, GarmentPhrase, compose
 from engine_build.references import (
     MIN_TOKENS,
     STOCK_AREA,
@@ -109,6 +109,11 @@ def _pass(instruction: str, placed: Sequence[Placed], config: CheckpointConfig, 
     return Pass(instruction, garments)
 
 
+def _layer(garment: ImageInput) -> str | None:
+    """The garment's layer where the grammar knows it; free words are in the customer's own."""
+    return garment.layer if garment.layer in LAYER_WORDS[garment.category or "auto"] else None
+
+
 def _sequential(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, places: int) -> list[Pass]:
     """Groups of at most `places` garments, what is worn outside last, each told of its own garments only."""
     ordered = sorted(request.garments, key=lambda g: _OUTERMOST.index(g.category) if g.category in _OUTERMOST else -1)
@@ -116,7 +121,7 @@ def _sequential(request: TryOnRequest, config: CheckpointConfig, token_pixels: i
     passes = []
     for start in range(0, len(ordered), places):
         group = ordered[start : start + places]
-        phrases = [GarmentPhrase(g.category or "auto", g.layer if g.category else None) for g in group]
+        phrases = [GarmentPhrase(g.category or "auto", _layer(g)) for g in group]
         try:
             told = compose(phrases, words)
         except ValueError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -117,12 +118,16 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     reference_cache_bytes: int = 1 << 30,
+    loras: Sequence[tuple[Path, float]] = (),
+    overflow: Literal["sheets", "sequential"] = "sheets",
 ) -> Engine:
     """Load the engine for `model` ('nano', a folder or a hub id), keeping K/V of garments up to a size in bytes.
 
+    `loras` are files and strengths, merged into the weights. `overflow` says what becomes of garments beyond the
+    checkpoint's references: laid out together on contact sheets, or put on in several passes.
     Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here.
     """
     from engine_build.torch_engine import EngineOptions, load
 
-    options = EngineOptions(reference_cache_bytes=reference_cache_bytes)
+    options = EngineOptions(reference_cache_bytes=reference_cache_bytes, loras=tuple(loras), overflow=overflow)
     return load(model, backend=backend, device=device, dtype=dtype, options=options)

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     backend: Literal["torch", "triton", "tensorrt"] = "torch"
     device: str = "auto"
     dtype: str = "auto"
+    loras: str = Field(default="", description="LoRA files, comma-separated: FILE or FILE=STRENGTH")
     workers: int = Field(default=1, ge=1, le=64)
 
     api_keys_file: Path | None = None
@@ -93,6 +94,11 @@ class Settings(BaseSettings):
     reference_cache_bytes: int = Field(default=GIB, ge=0)
 
     @property
+    def lora_files(self) -> list[tuple[Path, float]]:
+        """The LoRA files and strengths of `loras`. Raises SettingsError for a strength that is not a number."""
+        return parse_loras([text.strip() for text in self.loras.split(",") if text.strip()])
+
+    @property
     def blob_address(self) -> str:
         """`blob_url`, or the folder `blobs` of the data folder."""
         return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
@@ -117,6 +123,18 @@ class Settings(BaseSettings):
         finally:
             draft.unlink()
         return path.read_text().encode()
+
+
+def parse_loras(given: list[str]) -> list[tuple[Path, float]]:
+    """`FILE` or `FILE=STRENGTH` each. Raises SettingsError for a strength that is not a number."""
+    loras = []
+    for text in given:
+        name, equals, strength = text.rpartition("=")
+        try:
+            loras.append((Path(name), float(strength)) if equals else (Path(text), 1.0))
+        except ValueError as error:
+            raise SettingsError(f"LoRA {text!r} is not FILE=STRENGTH") from error
+    return loras
 
 
 def load_settings(**overrides: Any) -> Settings:

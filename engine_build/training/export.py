@@ -35,7 +35,9 @@ def export(
     transformer = folder / "transformer"
     transformer.mkdir(exist_ok=True)
     tensors = {name: value.detach().contiguous() for name, value in model.dit.state_dict().items()}
-    save_file(tensors, transformer / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    weights = transformer / "diffusion_pytorch_model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
     _write(transformer / "config.json", model.dit.config.to_diffusers())
     (folder / "scheduler").mkdir(exist_ok=True)
     _write(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.failures import CommandFailed
+from service.settings import SettingsError, parse_loras
 
 if TYPE_CHECKING:
     from engine_build.engine import Engine, ImageInput, Outcome, TryOnRequest
@@ -34,6 +35,12 @@ def tryon(
     backend: Annotated[str, typer.Option(help="torch, triton or tensorrt")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[=STRENGTH]", help="A LoRA file; repeat for several.")
+    ] = None,
+    overflow: Annotated[
+        str, typer.Option(help="Garments beyond the model's references: sheets (one pass) or sequential.")
+    ] = "sheets",
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to save: .jpg, .png or .webp")] = Path(
         "try-on.jpg"
     ),
@@ -41,12 +48,18 @@ def tryon(
 ) -> None:
     """Dress a person by running the engine here, without a service.
 
-    Example: changeroom tryon --person me.jpg --garment tops=shirt.jpg --garment coats:open=coat.jpg
+    Example: changeroom tryon --person me.jpg --garment top=shirt.jpg --garment coat=coat.jpg --prompt "coat open"
     """
     if output.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter("use .jpg, .png or .webp", param_hint="--output")
     if len(garment) > 6:
         raise typer.BadParameter("at most six garments", param_hint="--garment")
+    if overflow not in ("sheets", "sequential"):
+        raise typer.BadParameter("use sheets or sequential", param_hint="--overflow")
+    try:
+        loras = parse_loras(lora or [])
+    except SettingsError as error:
+        raise typer.BadParameter(str(error), param_hint="--lora") from error
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -56,7 +69,7 @@ def tryon(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(f"loading {model}", total=None)
         started = time.perf_counter()
-        engine = _engine(model, backend, device, dtype)
+        engine = _engine(model, backend, device, dtype, loras, overflow)
         loaded = time.perf_counter() - started
         bar.update(task, description="dressing", total=request.steps or engine.describe().default_steps)
 
@@ -78,32 +91,43 @@ def tryon(
         typer.echo(f"approximation: {outcome.approximation}")
 
 
-def _engine(model: str, backend: str, device: str, dtype: str) -> Engine:
+def _engine(
+    model: str, backend: str, device: str, dtype: str, loras: list[tuple[Path, float]], overflow: str
+) -> Engine:
     from engine_build.engine import load_engine
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
-    return load_engine(model, backend=backend, device=device, dtype=dtype)
+    return load_engine(model, backend=backend, device=device, dtype=dtype, loras=loras, overflow=overflow)
 
 
 def _request(
     person: Path, garments: list[str], prompt: str, seed: int, size: str | None, steps: int | None
 ) -> TryOnRequest:
     from engine_build.engine import TryOnRequest
-    from engine_build.instruction import CATEGORIES, GarmentPhrase, compose
+    from engine_build.instruction import CATEGORIES, LAYER_WORDS, NOUNS, GarmentPhrase, compose, parse_layers
 
+    by_noun = {noun: category for category, noun in NOUNS.items()}
     wanted = _size(size)
     pictures: list[ImageInput] = []
     for given in garments:
         said, equals, name = given.partition("=")
-        category, _, layer = said.partition(":")
+        name_said, _, layer = said.partition(":")
+        category = by_noun.get(name_said, name_said)
         if not equals or category not in CATEGORIES:
             known = ", ".join(CATEGORIES)
             raise typer.BadParameter(
                 f"{given!r} is not CATEGORY=FILE with one of {known}", param_hint="--garment"
             )
+        if layer and layer not in LAYER_WORDS[category]:
+            known = ", ".join(LAYER_WORDS[category]) or "none"
+            raise typer.BadParameter(f"{given!r}: layer words for {category} are {known}", param_hint="--garment")
         pictures.append(_photo(Path(name), category, layer or None))
-    phrases = [GarmentPhrase(picture.category or "auto", picture.layer, None) for picture in pictures]
+    wished = parse_layers(prompt, [picture.category or "auto" for picture in pictures])
+    phrases = [
+        GarmentPhrase(picture.category or "auto", picture.layer or wish)
+        for picture, wish in zip(pictures, wished, strict=True)
+    ]
     return TryOnRequest(
         id="tryon",
         person=_photo(person),

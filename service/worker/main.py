@@ -75,6 +75,7 @@ def load(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         reference_cache_bytes=settings.reference_cache_bytes,
+        loras=settings.lora_files,
     )
 
 
