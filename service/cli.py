@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from service.commands.failures import OneLineFailures
+from service.commands.keys import keys
 from service.commands.tryon import tryon
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
+app.add_typer(keys, name="keys")
 app.command()(tryon)
 
 MODEL_HELP = "nano, a checkpoint folder or a hub id"
