@@ -196,6 +196,7 @@ def evaluate(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps a picture; default: the model's.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Also paint a contact sheet here, 1 to 6 garments.")] = None,
 ) -> None:
     """Judge a model against the truth of the procedural world.
 
@@ -206,7 +207,7 @@ def evaluate(
     let_threads_sleep()
     from engine_build.training.evaluate import main
 
-    main(model, samples, garments, json_file, steps, typer.echo)
+    main(model, samples, garments, json_file, steps, typer.echo, sheet)
 
 
 if __name__ == "__main__":

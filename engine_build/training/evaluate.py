@@ -24,6 +24,7 @@ from engine_build.errors import RequestError
 from engine_build.training import classifier
 from engine_build.training.alternatives import Truth, admissible, alternatives
 from engine_build.training.classifier import Classifier
+from engine_build.training.grids import sample_row
 from engine_build.training.phrases import instruction_of
 from engine_build.training.samples import picture
 from engine_build.training.scores import Sample, nearest, score
@@ -72,6 +73,22 @@ def generate(engine: Engine, scenes: list[Scene], height: int, steps: int | None
         if outcome.error is not None:
             raise outcome.error
     return [tensor(outcome.image) for outcome in outcomes if outcome.image is not None], seconds
+
+
+def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int = 3) -> None:
+    """A contact sheet of twelve held-out scenes, two for each of 1 to 6 garments: person, garments, result, truth."""
+    height = engine.describe().default_size[1]
+    rows = []
+    for i in range(2 * MAX_GARMENTS):
+        scene = sample_scene(HELD_OUT_SEED + 9_000 + i, 1 + i // 2)
+        (output,), _ = generate(engine, [scene], height, steps)
+        rows.append(sample_row(render([scene], height, 2 * SHOT), len(scene.garments), output))
+    width, gap = rows[0].width, height // 8
+    sheet = Image.new("RGB", (2 * width + gap, MAX_GARMENTS * (height + gap) - gap), (255, 255, 255))
+    for i, row in enumerate(rows):
+        sheet.paste(row, (i % 2 * (width + gap), i // 2 * (height + gap)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.LANCZOS).save(path)
 
 
 def judged(outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier) -> list[list[Sample]]:
@@ -188,15 +205,20 @@ def main(
     json_file: Path | None = None,
     steps: int | None = None,
     say: Callable[[str], None] = lambda line: None,
+    sheet: Path | None = None,
 ) -> dict[str, object]:
-    """Load, evaluate, write JSON, `say` the table. Raises RequestError for impossible numbers."""
+    """Load, evaluate, write JSON and the contact sheet, `say` the table. Raises RequestError for impossible numbers."""
     if samples < 1 or (garments is not None and not 1 <= garments <= MAX_GARMENTS):
         raise RequestError(f"samples must be at least 1 and garments 1 to 6, not {samples} and {garments}")
-    report = evaluate(load_engine(model), classifier.load(), samples, garments, steps)
+    engine = load_engine(model)
+    report = evaluate(engine, classifier.load(), samples, garments, steps)
     for line in table(report):
         say(line)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         say(f"written to {json_file}")
+    if sheet is not None:
+        write_sheet(engine, sheet, steps)
+        say(f"written to {sheet}")
     return report

@@ -46,7 +46,7 @@ class Grids:
     def write(self, stage: str, step: int, model: NanoModel) -> Path:
         """One grid with the model's present weights; returns its path."""
         rows = [
-            _row(drawn, len(scene.garments), self.dress(scene, drawn, model))
+            sample_row(drawn, len(scene.garments), self.dress(scene, drawn, model))
             for scene, drawn in zip(self.scenes, self.drawn, strict=True)
         ]
         sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), _GROUND)
@@ -74,7 +74,8 @@ class Grids:
         return self.encoder.decode(x[None], height, width)[0]
 
 
-def _row(drawn: Rendered, garments: int, result: Tensor) -> Image.Image:
+def sample_row(drawn: Rendered, garments: int, result: Tensor) -> Image.Image:
+    """Person, garments, result (3, H, W) and truth of a one-scene drawing, side by side."""
     height, width = result.shape[1:]
     side = height // 2
     row = Image.new("RGB", (3 * width + 3 * side, height), _GROUND)
