@@ -116,6 +116,7 @@ class TryOns:
                 prompt=options.prompt,
                 instruction=instruction.text,
                 instruction_by=instruction.by,
+                instruction_fallback=instruction.fallback_reason,
                 size=size,
                 seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
                 steps=options.steps,

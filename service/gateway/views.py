@@ -56,10 +56,14 @@ class Progress(View):
 
 
 class InstructionView(View):
-    """The instruction the model was given and who wrote it: `grammar` or `model:<name>`."""
+    """The instruction the model was given and who wrote it: `grammar` or `model:<name>`.
+
+    `fallback` says why a configured language model did not write it, such as `timeout`.
+    """
 
     text: str
     by: str
+    fallback: str | None = None
 
 
 class GarmentView(View):
@@ -262,7 +266,9 @@ def try_on(record: JobRecord, *, image_url: str | None, expires_at: float | None
         stage=record.stage,
         progress=Progress(step=record.step, steps=record.steps),
         attempts=record.attempts,
-        instruction=InstructionView(text=spec.instruction, by=spec.instruction_by),
+        instruction=InstructionView(
+            text=spec.instruction, by=spec.instruction_by, fallback=spec.instruction_fallback
+        ),
         seed=spec.seed,
         size=None if spec.size is None else f"{spec.size[0]}x{spec.size[1]}",
         metadata=spec.metadata,

@@ -42,6 +42,7 @@ class JobSpec(Wire):
     prompt: str = ""
     instruction: str
     instruction_by: str
+    instruction_fallback: str | None = None
     size: tuple[int, int] | None = None
     seed: int
     steps: int | None = None

@@ -6,7 +6,7 @@ import io
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -326,3 +326,14 @@ def test_events_replay_follow_and_resume(held: Live) -> None:
         with client.stream("GET", made["links"]["events"], headers={"Last-Event-ID": progress["id"]}) as answer:
             rest = list(read_events(answer))
         assert [e["id"] for e in rest] == [e["id"] for e in seen[seen.index(progress) + 1 :]]
+
+
+def test_a_result_says_why_the_configured_model_did_not_write_its_instruction(launch: Callable[..., Live]) -> None:
+    with socket.socket() as closed:  # bound and not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        with launch(rewriter_url=address, rewriter_model="writer").client() as client:
+            answer = client.post("/v1/try-ons", files=parts(1), data={"prompt": "very loosely"})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["instruction"]["by"] == "grammar"
+    assert answer.json()["instruction"]["fallback"] == "unreachable"
