@@ -101,10 +101,12 @@ async def delivering(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     sender = WebhookSender(SECRET, allow_private=True)
     delivery = WebhookDelivery(queue, sender, delays=(0.01, 0.01, 0.01))
     running = asyncio.create_task(delivery.run_forever())
-    yield
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await sender.close()
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await sender.close()
 
 
 async def nothing_due(queue: JobQueue) -> None:
