@@ -121,9 +121,7 @@ class Client:
         due = time.perf_counter() if due is None else due
         try:
             async with asyncio.timeout(60):
-                reader, writer = (
-                    self._free.pop() if self._free else await asyncio.open_connection(*self._address)
-                )
+                reader, writer = await self._connection()
                 writer.write(self._request)
                 await writer.drain()
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -134,6 +132,14 @@ class Client:
             return Sample(time.perf_counter() - due, 0)
         self._free.append((reader, writer))
         return Sample(time.perf_counter() - due, int(head[0].split()[1]), stages_of(headers))
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A free connection the server has not closed meanwhile, or a new one."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+        return await asyncio.open_connection(*self._address)
 
 
 def stages_of(headers: dict[str, str]) -> dict[str, float]:
