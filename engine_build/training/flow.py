@@ -22,7 +22,7 @@ from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch, grid_ids, text_ids_of
 from engine_build.training.latents import Encoder, Latents, LatentStream
 from engine_build.training.muon import Muon
-from engine_build.training.run import Ema, Run, warm_then_decay
+from engine_build.training.run import Ema, Run, descend, warm_then_decay
 from kernels import Segments
 
 TEXT_LAYERS = (1, 2, 3)
@@ -161,30 +161,18 @@ def train(
     if start_from is not None:
         model.load_state_dict(torch.load(start_from, weights_only=True)["ema"]["values"])
     pair = optimizers(model, config.learning_rate)
-    ema, start = Ema(model, config.ema), 0
-    if resume and (state := run.load()) is not None:
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(pair, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start = state["step"]
+    ema = Ema(model, config.ema)
+    start = run.restore(model, ema, pair) if resume else 0
     stream = LatentStream(
         encoder, config.height, config.shot, config.scenes, config.mix, edit_weight=config.edit_weight
     )
     began, average = time.monotonic(), 0.0
     for step, bar, task in run.progress(start, config.steps):
-        factor = warm_then_decay(step, config.steps, 100, config.decay_steps)
-        for optimizer in pair:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
+        rate = config.learning_rate * warm_then_decay(step, config.steps, 100, config.decay_steps)
         latents = stream.batch(step)
         generator = torch.Generator().manual_seed(step)
         value = flow_loss(model, tokenize(tokenizer, latents.instructions), latents, config, generator)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in pair:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        descend(value, model, pair, rate)
         ema.update(model)
         average = float(value.detach()) if step == start else 0.98 * average + 0.02 * float(value.detach())
         if step % 25 == 0:
@@ -192,14 +180,7 @@ def train(
             bar.update(task, description=f"{stage} loss {average:.3f}")
         last = step + 1 == config.steps or (minutes is not None and time.monotonic() - began > minutes * 60)
         if last or (step + 1) % config.save_every == 0:
-            run.save(
-                {
-                    "model": model.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizers": [o.state_dict() for o in pair],
-                    "step": step + 1,
-                }
-            )
+            run.keep(step + 1, model, ema, pair)
         if show is not None and (last or (step + 1) % config.show_every == 0):
             with ema.applied(model):
                 show(stage, step + 1, model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,23 @@ class Run:
         temporary = self.state_path.with_suffix(".tmp")
         torch.save({**state, "rng": torch.get_rng_state()}, temporary)
         os.replace(temporary, self.state_path)
+
+    def restore(self, model: nn.Module, ema: Ema, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+        """Load the last saved state into all three; the step to go on with, 0 when nothing was saved."""
+        state = self.load()
+        if state is None:
+            return 0
+        model.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["rng"])
+        return int(state["step"])
+
+    def keep(self, step: int, model: nn.Module, ema: Ema, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Save everything `restore` reads; `step` is the next one to take."""
+        saved = [optimizer.state_dict() for optimizer in optimizers]
+        self.save({"model": model.state_dict(), "ema": ema.state_dict(), "optimizers": saved, "step": step})
 
     def log(self, step: int, **values: float) -> None:
         row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
@@ -94,6 +111,17 @@ class Ema:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values, self.updates = state["values"], state["updates"]
+
+
+def descend(loss: Tensor, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """One optimizer step at learning rate `rate`, gradients clipped to norm 1 and cleared."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def warm_then_decay(step: int, total: int, warm_up: int, decay: int) -> float:

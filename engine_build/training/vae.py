@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLFlux2
 from torch import Tensor
 
 from engine_build.training.muon import Muon
-from engine_build.training.run import Ema, Run, psnr, warm_then_decay
+from engine_build.training.run import Ema, Run, descend, psnr, warm_then_decay
 from engine_build.training.world import sample_scene
 from engine_build.training.world_render import render
 
@@ -114,27 +114,15 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
     run = Run(folder, "vae")
     vae = build(config)
     pair = optimizers(vae, config.learning_rate)
-    ema, start = Ema(vae, 0.998), 0
-    if resume and (state := run.load()) is not None:
-        vae.load_state_dict(state["model"])
-        for optimizer, saved in zip(pair, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        ema.load_state_dict(state["ema"])
-        start = state["step"]
-        torch.set_rng_state(state["rng"])
+    ema = Ema(vae, 0.998)
+    start = run.restore(vae, ema, pair) if resume else 0
     vae.train()
     began = time.monotonic()
     for step, bar, task in run.progress(start, config.steps):
-        factor = warm_then_decay(step, config.steps, 50, config.steps // 3)
-        for group in (g for optimizer in pair for g in optimizer.param_groups):
-            group["lr"] = config.learning_rate * factor
+        rate = config.learning_rate * warm_then_decay(step, config.steps, 50, config.steps // 3)
         x = crops(step, config)
         value, y = loss(vae, x, config.latent_noise)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for optimizer in pair:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        descend(value, vae, pair, rate)
         ema.update(vae)
         if step % 50 == 0:
             quality = psnr(y.detach() / 2, x / 2)
@@ -142,14 +130,7 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
             bar.update(task, description=f"vae {quality:.1f} dB")
         last = step + 1 == config.steps or (minutes is not None and time.monotonic() - began > minutes * 60)
         if last or (step + 1) % config.save_every == 0:
-            run.save(
-                {
-                    "model": vae.state_dict(),
-                    "optimizers": [o.state_dict() for o in pair],
-                    "ema": ema.state_dict(),
-                    "step": step + 1,
-                }
-            )
+            run.keep(step + 1, vae, ema, pair)
         if last:
             break
     vae.load_state_dict(ema.values)
