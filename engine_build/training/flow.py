@@ -42,6 +42,7 @@ class FlowConfig:
     decay_steps: int = 1500
     shift: float = 1.8
     edit_weight: float = 4.0
+    first_seed: int = 0
     ema: float = 0.998
     save_every: int = 200
     show_every: int = 500
@@ -164,7 +165,13 @@ def train(
     ema = Ema(model, config.ema)
     start = run.restore(model, ema, pair) if resume else 0
     stream = LatentStream(
-        encoder, config.height, config.shot, config.scenes, config.mix, edit_weight=config.edit_weight
+        encoder,
+        config.height,
+        config.shot,
+        config.scenes,
+        config.mix,
+        edit_weight=config.edit_weight,
+        first_seed=config.first_seed,
     )
     began, average = time.monotonic(), 0.0
     for step, bar, task in run.progress(start, config.steps):

@@ -59,6 +59,7 @@ class PlainWorker:
     def __init__(self, queue: JobQueue, blobs: BlobStore) -> None:
         self.open = asyncio.Event()
         self.open.set()
+        self.parked = asyncio.Event()
         self.failing: JobError | None = None
         self._queue = queue
         self._blobs = blobs
@@ -72,7 +73,10 @@ class PlainWorker:
 
     async def _turn(self) -> None:
         await self._queue.announce(INFO, 30)
-        await self.open.wait()
+        if not self.open.is_set():
+            self.parked.set()
+            await self.open.wait()
+            self.parked.clear()
         for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
             try:
                 await self._serve(claim)
@@ -149,7 +153,7 @@ class Live:
         while self.call(self.queue.backlog()).in_flight and time.monotonic() < patience:
             time.sleep(0.05)
         self._loop.call_soon_threadsafe(self.worker.open.clear)
-        self.call(asyncio.sleep(0.4))
+        self.call(self.worker.parked.wait())
 
     def resume(self) -> None:
         self._loop.call_soon_threadsafe(self.worker.open.set)
