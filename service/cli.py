@@ -12,6 +12,7 @@ import typer
 
 from service.commands.failures import OneLineFailures
 from service.commands.keys import keys
+from service.commands.loadtest import loadtest
 from service.commands.tryon import tryon
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
 app.add_typer(keys, name="keys")
+app.add_typer(loadtest, name="loadtest")
 app.command()(tryon)
 
 MODEL_HELP = "nano, a checkpoint folder or a hub id"
