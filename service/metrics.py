@@ -26,6 +26,7 @@ DEAD_LETTER = "changeroom_dead_letter_total"
 WORKER_READY = "changeroom_worker_ready"
 GPU_MEMORY = "changeroom_gpu_memory_bytes"
 BACKLOG = "changeroom_backlog_seconds"
+BUSY = "changeroom_busy_seconds_total"
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 BATCH_BUCKETS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -37,7 +38,7 @@ class Metrics:
     """All metric objects of one process, on one registry.
 
     Labels: `status` a terminal status, `reason` an error code or "", `garments` "1" to "6", `stage` an
-    engine or worker stage, `cache` and `result` ("hit", "miss", "evict"), `phase` "queued" or
+    engine or worker stage, `cache` and `result` ("hit", "miss", "eviction"), `phase` "queued" or
     "running", `kind` "allocated" or "reserved".
     """
 
@@ -74,3 +75,4 @@ class Metrics:
         self.worker_ready = Gauge(WORKER_READY, "1 after a warm-up try-on succeeded", registry=on)
         self.gpu_memory = Gauge(GPU_MEMORY, "Device memory", ["kind"], registry=on)
         self.backlog_seconds = Gauge(BACKLOG, "Waiting work over the service rate", registry=on)
+        self.busy_seconds = Counter(BUSY, "Seconds in which the engine ran a batch", registry=on)

@@ -113,6 +113,20 @@ class Event(Wire):
     data: dict[str, object]
 
 
+class Activity(Wire):
+    """What a worker has done since it became ready, for `changeroom top`.
+
+    `at` and `since` are Unix seconds, `busy_s` seconds in which the engine ran. `stages` counts jobs by stage and
+    latency bucket: one number a bound of `metrics.LATENCY_BUCKETS` and one for what took longer, not cumulative.
+    """
+
+    at: float
+    since: float
+    busy_s: float
+    holding: int
+    stages: dict[str, tuple[int, ...]]
+
+
 class WorkerInfo(Wire):
     """What a ready worker announces about itself and its engine, under a TTL."""
 
@@ -129,6 +143,7 @@ class WorkerInfo(Wire):
     max_steps: int
     token_budget: int
     note: str
+    activity: Activity | None = None
 
 
 class GarmentRecord(Wire):

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 
@@ -30,6 +31,7 @@ from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
 from service.settings import Settings, let_threads_sleep
 from service.telemetry import configure_tracing
+from service.worker.activity import activity
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
 from service.worker.leases import Leases
@@ -134,7 +136,7 @@ class Worker:
         background = [
             asyncio.create_task(work)
             for work in (
-                self._announce_forever(queue, info),
+                self._announce_forever(queue, info, leases),
                 leases.renew_forever(),
                 leases.listen_forever(),
                 progress.send_forever(),
@@ -210,9 +212,11 @@ class Worker:
         except StoreUnavailable:
             log.warning("readiness not taken back: the store does not answer")
 
-    async def _announce_forever(self, queue: JobQueue, info: EngineInfo) -> None:
-        told = WorkerInfo(id=self.id, **asdict(info))
+    async def _announce_forever(self, queue: JobQueue, info: EngineInfo, leases: Leases) -> None:
+        since = time.time()
         while True:
+            done = activity(self.metrics, since=since, holding=len(leases.held()))
+            told = WorkerInfo(id=self.id, **asdict(info), activity=done)
             try:
                 await queue.announce(told, ANNOUNCE_TTL_S)
                 self.metrics.worker_ready.set(1)

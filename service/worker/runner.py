@@ -195,7 +195,11 @@ class Runner:
             loop.call_soon_threadsafe(told, event)
             return True
 
-        return await self._thread.call(lambda: self._engine.run(requests, on_step))
+        started = time.perf_counter()
+        try:
+            return await self._thread.call(lambda: self._engine.run(requests, on_step))
+        finally:
+            self._metrics.busy_seconds.inc(time.perf_counter() - started)
 
     def _record_memory(self) -> None:
         if not self._info.device.startswith("cuda"):
