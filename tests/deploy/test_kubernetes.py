@@ -20,7 +20,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = ("single-node", "production")
 # Kinds of KEDA and the Prometheus operator: no schema of theirs is in Kubernetes.
-FOREIGN = {"ScaledObject", "PodMonitor"}
+FOREIGN = {"ScaledObject", "PodMonitor", "PrometheusRule"}
 SECRETS = {"changeroom-secrets", "changeroom-api-keys", "changeroom-tls"}
 NOT_OURS = re.compile(r"^(REDIS_URL|AWS_[A-Z_]+|HF_[A-Z_]+)$")
 SPARE_S = 15
