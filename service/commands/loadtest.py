@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-loadtest = typer.Typer(help="Offer traffic, judge the answers, plan the fleet.", no_args_is_help=True)
+from service.commands.replay import replay
+
+loadtest = typer.Typer(
+    help="Offer traffic, judge the answers, plan the fleet.", no_args_is_help=True, rich_markup_mode="rich"
+)
+loadtest.command()(replay)
 
 
 @loadtest.callback()

@@ -1,0 +1,69 @@
+"""What the service says of itself while it is under load: gauges and totals of its `/metrics`, every second or so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics as names
+
+GAUGES = {
+    names.REQUESTS_WAITING: "waiting",
+    names.REQUESTS_RUNNING: "running",
+    names.BACKLOG: "backlog_s",
+    names.WORKER_READY: "ready",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The service `at` seconds after the start: gauges by short name, jobs ended by status, refusals by reason."""
+
+    at: float
+    gauges: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    rejected: dict[str, float] = field(default_factory=dict)
+
+
+def read(text: str, at: float) -> Reading:
+    """A reading from the Prometheus text format. Raises ValueError when it is something else."""
+    reading = Reading(at)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in GAUGES:
+                short = GAUGES[sample.name]
+                reading.gauges[short] = reading.gauges.get(short, 0.0) + sample.value
+            elif sample.name == names.REQUESTS_TOTAL:
+                status = sample.labels.get("status", "")
+                reading.ended[status] = reading.ended.get(status, 0.0) + sample.value
+            elif sample.name == names.ADMISSION_REJECTED:
+                reason = sample.labels.get("reason", "")
+                reading.rejected[reason] = reading.rejected.get(reason, 0.0) + sample.value
+    return reading
+
+
+class Probe:
+    """Reads `/metrics` until it is canceled; what cannot be read is left out and counted in `missed`."""
+
+    def __init__(self, url: str, every_s: float = 1.0) -> None:
+        self._url = url
+        self._every_s = every_s
+        self.readings: list[Reading] = []
+        self.missed = 0
+
+    async def run(self, start: float) -> None:
+        """Read every `every_s` seconds; times count from `start` (time.perf_counter seconds)."""
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
+            while True:
+                began = time.perf_counter()
+                try:
+                    answer = await http.get(self._url)
+                    answer.raise_for_status()
+                    self.readings.append(read(answer.text, began - start))
+                except (httpx.HTTPError, ValueError):
+                    self.missed += 1
+                await asyncio.sleep(max(0.0, began + self._every_s - time.perf_counter()))
