@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     body_idle_timeout_s: float = Field(default=10, gt=0)
 
     max_in_flight: int = Field(default=256, ge=1, description="accepted jobs that are not terminal yet")
+    max_backlog_s: float = Field(
+        default=10, ge=0, description="work waiting longer than this is refused more; 0 is unlimited"
+    )
     lease_s: float = Field(default=15, gt=0)
     heartbeat_s: float = Field(default=4, gt=0)
     sweep_s: float = Field(default=2, gt=0)
@@ -78,6 +81,9 @@ class Settings(BaseSettings):
 
     webhooks_enabled: bool = False
     webhook_secret: SecretStr | None = None
+    webhook_allow_private: bool = Field(
+        default=False, description="call receivers at private and loopback addresses, over http too"
+    )
     url_secret: SecretStr | None = Field(default=None, description="signs result addresses; made when absent")
 
     rewriter_url: str | None = Field(

@@ -178,7 +178,9 @@ class Worker:
             return None
         if self._settings.webhook_secret is None:
             raise InvalidRequest("webhooks are enabled without CHANGEROOM_WEBHOOK_SECRET (whsec_ and base64)")
-        return WebhookSender(self._settings.webhook_secret.get_secret_value())
+        return WebhookSender(
+            self._settings.webhook_secret.get_secret_value(), allow_private=self._settings.webhook_allow_private
+        )
 
     async def _drain(
         self,

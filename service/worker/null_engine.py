@@ -1,7 +1,7 @@
 """An engine that does no work, for measuring everything else: `make bench-gateway`, fault runs and tests.
 
-Never chosen by itself: only the model names `null` and `null:STEPS:SECONDS` load it. It answers with the
-person's own picture after STEPS pretended steps of SECONDS each.
+Never chosen by itself: only the model names `null` and `null:STEPS:SECONDS[:FAULTS]` load it. It answers with
+the person's own picture after STEPS pretended steps of SECONDS each; FAULTS are those of `null_faults`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from PIL import Image
 
 from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
 from service.errors import InvalidRequest
+from service.worker.null_faults import Faults
 
 NAME = "null"
+JOB_TOKENS = 8192
+BATCH_JOBS = 4
 
 
 def is_null(model: str) -> bool:
@@ -25,19 +28,20 @@ def is_null(model: str) -> bool:
 class NullEngine:
     """Returns the person's picture; `steps` and `step_seconds` imitate a slow engine."""
 
-    def __init__(self, steps: int = 1, step_seconds: float = 0.0) -> None:
+    def __init__(self, steps: int = 1, step_seconds: float = 0.0, faults: Faults | None = None) -> None:
         self.steps = steps
         self.step_seconds = step_seconds
+        self.faults = faults or Faults()
 
     @classmethod
     def parse(cls, model: str) -> NullEngine:
-        """Read `null` or `null:STEPS:SECONDS`. Raises InvalidRequest for anything else."""
+        """Read `null` or `null:STEPS:SECONDS[:FAULTS]`. Raises InvalidRequest for anything else."""
         parts = model.split(":")
         try:
             if parts == [NAME]:
                 return cls()
-            if len(parts) == 3 and parts[0] == NAME and int(parts[1]) > 0 and float(parts[2]) >= 0:
-                return cls(int(parts[1]), float(parts[2]))
+            if len(parts) in (3, 4) and parts[0] == NAME and int(parts[1]) > 0 and float(parts[2]) >= 0:
+                return cls(int(parts[1]), float(parts[2]), Faults.parse(parts[3]) if len(parts) == 4 else None)
         except ValueError:
             parts = []
         raise InvalidRequest(f"model {model!r} is not null or null:STEPS:SECONDS, for example null:8:0.25")
@@ -54,7 +58,7 @@ class NullEngine:
             size_multiple=1,
             default_steps=self.steps,
             max_steps=64,
-            token_budget=4,
+            token_budget=BATCH_JOBS * JOB_TOKENS,
             note="answers with the person's own picture; for measuring the service only",
         )
 
@@ -62,7 +66,7 @@ class NullEngine:
         return None
 
     def cost(self, width: int, height: int, garments: int) -> int:
-        return 1
+        return JOB_TOKENS
 
     def _picture(self, request: TryOnRequest) -> Image.Image:
         """The person at the size a real engine would answer with, by the cheapest resize there is."""
@@ -79,6 +83,7 @@ class NullEngine:
         for step in range(1, self.steps + 1):
             if self.step_seconds:
                 time.sleep(self.step_seconds)
+            self.faults.strike(requests, step)
             for request_id in list(running):
                 event = StepEvent(request_id, step, self.steps)
                 if on_step is not None and not on_step(event):
@@ -86,9 +91,12 @@ class NullEngine:
             if not running:
                 break
         seconds = time.perf_counter() - started
-        return [
-            Outcome(r.id, "succeeded", image=self._picture(r), stages={"denoise": seconds}, nfe=self.steps)
-            if r.id in running
-            else Outcome(r.id, "canceled")
-            for r in requests
-        ]
+        return [self._outcome(request, request.id in running, len(requests), seconds) for request in requests]
+
+    def _outcome(self, request: TryOnRequest, wanted: bool, batch_size: int, seconds: float) -> Outcome:
+        if not wanted:
+            return Outcome(request.id, "canceled")
+        if self.faults.starved(request, batch_size):
+            return Outcome(request.id, "failed", error=MemoryError("out of memory"))
+        picture, stages = self._picture(request), {"denoise": seconds}
+        return Outcome(request.id, "succeeded", image=picture, stages=stages, nfe=self.steps)
