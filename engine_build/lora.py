@@ -108,9 +108,7 @@ class LoraSet:
         for layer, linear in self._layers().items():
             linear.paths.pop(name, None)
             if not linear.paths:
-                plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
-                plain.weight = linear.weight
-                self._replace(layer, plain.train(linear.training))
+                self._replace(layer, self._plain(linear))
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -133,8 +131,21 @@ class LoraSet:
                 linear.original = None
         self.merged = False
 
+    def bake(self) -> None:
+        """Adds all changes to the weights for good; the layers are plain again and the set is empty."""
+        self.merge()
+        for layer, linear in self._layers().items():
+            self._replace(layer, self._plain(linear))
+        self.weights, self.merged = {}, False
+
     def _layers(self) -> dict[str, LoraLinear]:
         return {k: m for k, m in self.model.named_modules() if isinstance(m, LoraLinear)}
+
+    @staticmethod
+    def _plain(linear: LoraLinear) -> nn.Linear:
+        plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+        plain.weight = linear.weight
+        return plain.train(linear.training)
 
     def _replace(self, layer: str, linear: nn.Linear) -> None:
         parent, _, child = layer.rpartition(".")

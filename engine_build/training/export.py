@@ -62,7 +62,7 @@ def export(
         },
     )
     CheckpointConfig(
-        reference_attention="isolated",
+        reference_attention=model.dit.config.reference_attention,
         max_references=7,
         default_size=(config.height * 3 // 4, config.height),
         default_steps=steps,

@@ -48,18 +48,23 @@ class Encoder:
         self.vae = vae.eval().requires_grad_(False)
         self.mean = vae.bn.running_mean.view(1, -1, 1, 1)
         self.std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
+        self.token_pixels = 2 ** len(vae.config.block_out_channels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to (N, L, C), rows first."""
-        z = self.vae.encode(x * 2 - 1).latent_dist.mode()
+        z = self.vae.encode(x.to(self.device) * 2 - 1).latent_dist.mode()
         tokens = (torch.nn.functional.pixel_unshuffle(z, 2) - self.mean) / self.std
         return tokens.flatten(2).transpose(1, 2).contiguous()
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """(N, L, C) back to (N, 3, height, width) in [0, 1]."""
-        pixels = 2 ** len(self.vae.config.block_out_channels)
+        pixels = self.token_pixels
         grid = tokens.transpose(1, 2).unflatten(2, (height // pixels, width // pixels))
         z = torch.nn.functional.pixel_shuffle(grid * self.std + self.mean, 2)
         return (self.vae.decode(z).sample * 0.5 + 0.5).clamp(0, 1)

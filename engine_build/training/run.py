@@ -10,21 +10,37 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from engine_build.errors import RequestError
+from engine_build.training.sharding import Place, average_gradients, placed, placed_state, whole
+
+
+class Stateful(Protocol):
+    """Whatever else a stage must remember from one step to the next."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
 
 class Run:
-    """One stage of one run: `folder/stage.pt` holds its state, `folder/stage.jsonl` its log."""
+    """One stage of one run: `folder/stage.pt` holds its state, `folder/stage.jsonl` its log.
 
-    def __init__(self, folder: Path, stage: str) -> None:
-        self.folder, self.stage = folder, stage
+    With `tensorboard`, the log is also written to `folder/tensorboard/stage`, which needs changeroom[train].
+    Of several processes only the first writes.
+    """
+
+    def __init__(self, folder: Path, stage: str, place: Place | None = None, tensorboard: bool = False) -> None:
+        self.folder, self.stage, self.place = folder, stage, place or Place()
+        self.board = _board(folder / "tensorboard" / stage) if tensorboard and self.place.first else None
         folder.mkdir(parents=True, exist_ok=True)
         self.state_path = folder / f"{stage}.pt"
         self.log_path = folder / f"{stage}.jsonl"
@@ -41,24 +57,53 @@ class Run:
         torch.save({**state, "rng": torch.get_rng_state()}, temporary)
         os.replace(temporary, self.state_path)
 
-    def restore(self, model: nn.Module, ema: Ema, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-        """Load the last saved state into all three; the step to go on with, 0 when nothing was saved."""
+    def restore(
+        self,
+        model: nn.Module,
+        ema: Ema,
+        optimizers: Sequence[torch.optim.Optimizer],
+        more: Mapping[str, Stateful] | None = None,
+    ) -> int:
+        """Load the last saved state into all of them; the step to go on with, 0 when nothing was saved."""
         state = self.load()
         if state is None:
             return 0
-        model.load_state_dict(state["model"])
+        like = model.state_dict()
+        model.load_state_dict({name: placed(value, like[name]) for name, value in state["model"].items()})
         ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(placed_state(saved, optimizer))
+        for name, part in (more or {}).items():
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
         return int(state["step"])
 
-    def keep(self, step: int, model: nn.Module, ema: Ema, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Save everything `restore` reads; `step` is the next one to take."""
-        saved = [optimizer.state_dict() for optimizer in optimizers]
-        self.save({"model": model.state_dict(), "ema": ema.state_dict(), "optimizers": saved, "step": step})
+    def keep(
+        self,
+        step: int,
+        model: nn.Module,
+        ema: Ema,
+        optimizers: Sequence[torch.optim.Optimizer],
+        more: Mapping[str, Stateful] | None = None,
+    ) -> None:
+        """Save everything `restore` reads; `step` is the next one to take. All processes must call it."""
+        state = {
+            "model": model.state_dict(),
+            "ema": ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            **{name: part.state_dict() for name, part in (more or {}).items()},
+        }
+        gathered = whole(state)
+        if self.place.first:
+            self.save({**gathered, "step": step})
 
     def log(self, step: int, **values: float) -> None:
+        """One line of JSON; nothing on any but the first process."""
+        if not self.place.first:
+            return
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{self.stage}/{name}", float(value), step)
         row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
         row.update({k: round(float(v), 5) for k, v in values.items()})
         with self.log_path.open("a") as file:
@@ -72,7 +117,7 @@ class Run:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, refresh_per_second=1) as bar:
+        with Progress(*columns, refresh_per_second=1, disable=not self.place.first) as bar:
             task = bar.add_task(self.stage, total=total, completed=start)
             for step in range(start, total):
                 yield step, bar, task
@@ -110,12 +155,30 @@ class Ema:
         return {"values": self.values, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.values, self.updates = state["values"], state["updates"]
+        self.values = {name: placed(value, self.values[name]) for name, value in state["values"].items()}
+        self.updates = state["updates"]
 
 
-def descend(loss: Tensor, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """One optimizer step at learning rate `rate`, gradients clipped to norm 1 and cleared."""
+def _board(folder: Path) -> Any:
+    """A TensorBoard writer. Raises RequestError when tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RequestError("TensorBoard logs need the train extra: pip install changeroom[train]") from error
+    return SummaryWriter(folder)
+
+
+def descend(
+    loss: Tensor,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    rate: float,
+    place: Place | None = None,
+) -> None:
+    """One optimizer step at learning rate `rate`, gradients averaged over processes, clipped to norm 1 and cleared."""
     loss.backward()
+    if place is not None:
+        average_gradients(model, place)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:

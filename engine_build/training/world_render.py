@@ -47,8 +47,23 @@ class Rendered:
     target_regions: Tensor
 
 
-def render(scenes: list[Scene], height: int = TRAINING_HEIGHT, shot_size: int = TRAINING_SHOT) -> Rendered:
-    """Draw photo, product shots, target and region maps; pictures are ``height`` x 3/4 ``height`` pixels."""
+def render(
+    scenes: list[Scene],
+    height: int = TRAINING_HEIGHT,
+    shot_size: int = TRAINING_SHOT,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """Draw photo, product shots, target and region maps; pictures are ``height`` x 3/4 ``height`` pixels.
+
+    Everything is computed, and stays, on ``device``. Raises ``ValueError`` for no scenes or an odd height.
+    """
+    if torch.device(device).type == "cpu":
+        return _render(scenes, height, shot_size)
+    with torch.device(device):
+        return _render(scenes, height, shot_size)
+
+
+def _render(scenes: list[Scene], height: int, shot_size: int) -> Rendered:
     if not scenes:
         raise ValueError("render needs at least one scene")
     if height % 4:

@@ -1,0 +1,118 @@
+"""One training run over many GPUs: FSDP2 under torchrun, with state that one process can read.
+
+`torchrun --nproc-per-node N -m service.cli train STAGE ...` starts N processes; each holds a share of every
+weight and trains on its share of every batch. Saved state is gathered, so it resumes on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from engine_build.model import MMDiT
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among the processes of a run."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Place]:
+    """The process group of a run that torchrun started, else a run of one."""
+    if not dist.is_torchelastic_launched():
+        yield Place()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(dist.get_node_local_rank())
+        yield Place(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(dit: MMDiT, text: nn.Module | None, place: Place, bf16: bool) -> None:
+    """Spread the weights over all processes, block by block; nothing for a run of one."""
+    if place.world == 1:
+        return
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else None
+    options = {"mp_policy": policy} if policy else {}
+    for block in (*dit.transformer_blocks, *dit.single_transformer_blocks):
+        fully_shard(block, **options)
+    fully_shard(dit, **options)
+    for block in dit.transformer_blocks:
+        register_fsdp_forward_method(block, "references")
+    register_fsdp_forward_method(dit, "encode_references")
+    if text is not None:
+        fully_shard(text, **options)
+
+
+def average_gradients(module: nn.Module, place: Place) -> None:
+    """Average the gradients of parameters that every process holds whole: a LoRA's, which FSDP does not see."""
+    if place.world == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= place.world
+
+
+def mean(values: Mapping[str, Tensor | float], place: Place) -> dict[str, float]:
+    """Averages over processes of numbers to be logged."""
+    numbers = {name: float(value) for name, value in values.items()}
+    if place.world == 1:
+        return numbers
+    packed = torch.tensor(list(numbers.values()), dtype=torch.float64)
+    if dist.get_backend() == "nccl":
+        packed = packed.cuda()
+    dist.all_reduce(packed)
+    return dict(zip(numbers, (packed / place.world).tolist(), strict=True))
+
+
+def whole(tree: Any) -> Any:
+    """The same nested state with every sharded tensor gathered. All processes must call it."""
+    if isinstance(tree, DTensor):
+        return tree.full_tensor().cpu()
+    if isinstance(tree, dict):
+        return {name: whole(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(whole(value) for value in tree)
+    return tree
+
+
+def placed(saved: Tensor, like: Tensor) -> Tensor:
+    """A gathered tensor on the device of, and sharded as, another."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    return saved.to(like.device)
+
+
+def placed_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's gathered state, its per-parameter tensors sharded as their parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        index: {
+            name: placed(value, parameters[index])
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape
+            else value
+            for name, value in values.items()
+        }
+        for index, values in saved["state"].items()
+    }
+    return {**saved, "state": state}
