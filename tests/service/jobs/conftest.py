@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from prometheus_client import CollectorRegistry
 from queue_hand import Hand
 
 from service.jobs.queue import JobQueue
 from service.metrics import Metrics
 from service.settings import Settings, load_settings
+
+hypothesis_settings.register_profile("fuzz", max_examples=500)
 
 
 @pytest.fixture
