@@ -19,11 +19,12 @@ from statistics import fmean
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY
+from service.metrics import BATCH_REQUESTS, BUSY, REQUEST_LATENCY, STAGE_LATENCY
 
 MAX_GARMENTS = 6
 AROUND = ("intake", "queue", "prepare", "encode", "store")
 SPREAD_POINTS = 200
+MIN_BATCH_DIFFERENCE = 0.3
 
 
 class CalibrationError(ValueError):
@@ -144,6 +145,7 @@ class Scrape:
     sums: Mapping[tuple[str, str], float]
     counts: Mapping[tuple[str, str], float]
     buckets: Mapping[tuple[str, str, float], float]
+    busy_s: float = 0.0
 
     @classmethod
     def parse(cls, *texts: str) -> Scrape:
@@ -151,8 +153,11 @@ class Scrape:
         sums: dict[tuple[str, str], float] = defaultdict(float)
         counts: dict[tuple[str, str], float] = defaultdict(float)
         buckets: dict[tuple[str, str, float], float] = defaultdict(float)
+        busy = 0.0
         for text in texts:
             for family in text_string_to_metric_families(text):
+                if family.name == BUSY.removesuffix("_total"):
+                    busy += sum(sample.value for sample in family.samples if sample.name == BUSY)
                 if family.name not in (STAGE_LATENCY, REQUEST_LATENCY, BATCH_REQUESTS):
                     continue
                 for sample in family.samples:
@@ -163,7 +168,7 @@ class Scrape:
                         counts[family.name, label] += sample.value
                     elif sample.name.endswith("_bucket"):
                         buckets[family.name, label, float(sample.labels["le"])] += sample.value
-        return cls(dict(sums), dict(counts), dict(buckets))
+        return cls(dict(sums), dict(counts), dict(buckets), busy)
 
     def since(self, before: Scrape) -> Scrape:
         """Only what was observed after `before`."""
@@ -171,6 +176,7 @@ class Scrape:
             {key: value - before.sums.get(key, 0.0) for key, value in self.sums.items()},
             {key: value - before.counts.get(key, 0.0) for key, value in self.counts.items()},
             {key: value - before.buckets.get(key, 0.0) for key, value in self.buckets.items()},
+            self.busy_s - before.busy_s,
         )
 
     def mean(self, family: str, label: str = "") -> float:
@@ -197,26 +203,29 @@ class Scrape:
         return tuple(float(value) for value in values / values.mean())
 
 
-def from_metrics(scrape: Scrape, *, turnaround_s: float = 0.0, lead: float = 0.25) -> ServiceTimes:
+def from_metrics(
+    scrape: Scrape, quiet: Scrape | None = None, *, turnaround_s: float = 0.0, lead: float = 0.25
+) -> ServiceTimes:
     """Times from the workers' histograms (`Scrape.since` leaves the warm-up out).
 
-    Stages of the engine count once a request except `denoise`, which a batch shares: it is divided by the mean
-    batch, so calibrate at a load where batches look as they will. The difference between garment counts is
-    that of their mean latencies, because the wait before the engine does not depend on the count.
-    Raises CalibrationError when no try-on has finished.
+    A batch takes the engine's busy seconds over the number of batches. With a second scrape at a `quiet` load,
+    where batches are smaller, the part that a batch shares is told from what each request adds; without one
+    nothing is taken as shared. The difference between garment counts is that of their mean latencies, because
+    the wait before the engine does not depend on the count. Raises CalibrationError when no try-on has finished.
     """
     stages = [stage for stage in scrape.labels(STAGE_LATENCY) if stage not in AROUND]
-    if not stages:
+    batches, requests = scrape.counts.get((BATCH_REQUESTS, ""), 0.0), scrape.sums.get((BATCH_REQUESTS, ""), 0.0)
+    if not stages or not batches or not scrape.busy_s:
         raise CalibrationError("the metrics hold no finished try-on; scrape the workers (--metrics-port) under load")
-    batch = max(1.0, scrape.mean(BATCH_REQUESTS))
-    mean = sum(scrape.mean(STAGE_LATENCY, stage) / (batch if stage == "denoise" else 1.0) for stage in stages)
+    fixed = _shared(scrape, quiet) if quiet is not None else 0.0
+    mean = scrape.busy_s / requests - fixed * batches / requests
     longest = max(stages, key=lambda stage: scrape.mean(STAGE_LATENCY, stage))
     numbers = {int(label): scrape.mean(REQUEST_LATENCY, label) for label in scrape.labels(REQUEST_LATENCY)}
     seen = {number: scrape.counts[REQUEST_LATENCY, str(number)] for number in numbers}
     overall = sum(numbers[n] * seen[n] for n in numbers) / sum(seen.values()) if numbers else 0.0
     known = {number: mean + latency - overall for number, latency in numbers.items()} or {1: mean}
     return ServiceTimes(
-        fixed_s=0.0,
+        fixed_s=fixed,
         each_s=tuple(max(0.1 * mean, _line(known, number)) for number in range(1, MAX_GARMENTS + 1)),
         spread=scrape.ratios(STAGE_LATENCY, longest),
         intake_s=scrape.mean(STAGE_LATENCY, "intake"),
@@ -225,3 +234,18 @@ def from_metrics(scrape: Scrape, *, turnaround_s: float = 0.0, lead: float = 0.2
         turnaround_s=turnaround_s,
         lead=lead,
     )
+
+
+def _shared(busy: Scrape, quiet: Scrape) -> float:
+    """Seconds of a batch that do not grow with it, from the mean batch at two loads; 0 when those are alike."""
+    time_of, size_of = [], []
+    for scrape in (busy, quiet):
+        batches = scrape.counts.get((BATCH_REQUESTS, ""), 0.0)
+        if not batches:
+            return 0.0
+        time_of.append(scrape.busy_s / batches)
+        size_of.append(scrape.sums[BATCH_REQUESTS, ""] / batches)
+    if abs(size_of[0] - size_of[1]) < MIN_BATCH_DIFFERENCE:
+        return 0.0
+    each = (time_of[0] - time_of[1]) / (size_of[0] - size_of[1])
+    return min(max(0.0, time_of[1] - each * size_of[1]), 0.95 * min(time_of))

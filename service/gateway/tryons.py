@@ -78,6 +78,10 @@ class TryOns:
         self._fleet = fleet
         self.stopping = asyncio.Event()
 
+    async def turn_away(self, asked: Asked) -> None:
+        """Refuse before the body is read when this caller has just been refused. Raises QueueFull."""
+        await self._queue.turn_away(tenant=asked.caller.tenant, idempotency_key=asked.idempotency_key)
+
     async def submit(self, draft: Draft, asked: Asked) -> Submitted:
         """Turn a draft into a job, or find the one it already is.
 

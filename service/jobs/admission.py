@@ -7,14 +7,16 @@ import hashlib
 import secrets
 import time
 
-from service.errors import Conflict
-from service.jobs.refusals import refusal
+from service.errors import Conflict, QueueFull, ServiceError
+from service.jobs import keys
+from service.jobs.refusals import FULL, refusal
 from service.jobs.schemas import Existing, JobSpec, Limits, Reserved
 from service.jobs.store import Store
 from service.metrics import Metrics
 from service.settings import Settings
 
 PENDING_WAIT_S = 10.0
+FULL_FOR_S = 0.1
 
 
 class Admission:
@@ -24,6 +26,23 @@ class Admission:
         self.store = store
         self.settings = settings
         self.metrics = metrics
+        self._full: dict[str, tuple[float, float | None]] = {}
+
+    async def turn_away(self, *, tenant: str, idempotency_key: str | None) -> None:
+        """Refuse at once what `reserve` has just refused to this tenant: nobody reads a body for nothing.
+
+        Call it before the body is read. A request whose key has a job goes on, to be answered with that job.
+        Raises QueueFull within 0.1 s of such a refusal, StoreUnavailable.
+        """
+        until, retry_after = self._full.get(tenant, (0.0, None))
+        if time.monotonic() >= until:
+            self._full.pop(tenant, None)
+            return
+        if idempotency_key is not None:
+            name = f"{keys.IDEMPOTENCY}{tenant}:{_digest(idempotency_key)}"
+            if await self.store.call(lambda: self.store.client.exists(name)):
+                return
+        raise self._refused(QueueFull(FULL, retry_after=retry_after))
 
     async def reserve(
         self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
@@ -34,7 +53,7 @@ class Admission:
         (code rate-limited, concurrency-limited or quota-exceeded), IdempotencyMismatch, Conflict (the twin is
         still not a job; try again), StoreUnavailable.
         """
-        digest = hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key is not None else ""
+        digest = _digest(idempotency_key) if idempotency_key is not None else ""
         patience = time.monotonic() + PENDING_WAIT_S
         pause = 0.02
         while True:
@@ -51,6 +70,7 @@ class Admission:
                 limits.daily_quota,
                 int(self.settings.reservation_ttl_s * 1000),
                 self.settings.result_ttl_s + int(self.settings.deadline_max_s),
+                self.settings.max_backlog_s,
             )
             match answer[0]:
                 case "reserved":
@@ -62,9 +82,14 @@ class Admission:
                     pause = min(0.25, pause * 1.5)
                 case _:
                     error = refusal(answer)
-                    if self.metrics is not None:
-                        self.metrics.admission_rejected.labels(error.code).inc()
-                    raise error
+                    if isinstance(error, QueueFull):
+                        self._full[tenant] = (time.monotonic() + FULL_FOR_S, error.retry_after)
+                    raise self._refused(error)
+
+    def _refused(self, error: ServiceError) -> ServiceError:
+        if self.metrics is not None:
+            self.metrics.admission_rejected.labels(error.code).inc()
+        return error
 
     async def submit(self, reservation: Reserved, spec: JobSpec) -> None:
         """Turn a reservation into a queued job; once it returns, the job is written.
@@ -88,3 +113,7 @@ class Admission:
     async def release(self, reservation: Reserved) -> None:
         """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
         await self.store.script("release", reservation.id)
+
+
+def _digest(idempotency_key: str) -> str:
+    return hashlib.sha256(idempotency_key.encode()).hexdigest()

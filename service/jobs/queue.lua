@@ -110,6 +110,21 @@ local function backlog_seconds(now)
   return waiting_count() * seconds_per_job() / math.max(1, live_workers(now))
 end
 
+-- Whether one more job of the tenant would wait too long, or leave others too little room. What waits, reservations
+-- included, may fill `limit_s` seconds of all workers, and at least a few jobs each, so that slow engines are not
+-- starved between claims. A tenant may have ROOM_SHARE times as many jobs in flight as are still free: alone it
+-- gets four fifths, several get equal parts, and a newcomer always finds room (dynamic thresholds: Choudhury, Hahne,
+-- IEEE/ACM Trans. Networking 6(2), 1998). Nothing is refused before the first job has shown how long one takes.
+local LEAST_WAITING, ROOM_SHARE = 4, 4
+
+local function no_room(tenant, limit_s, now)
+  if limit_s == 0 or redis.call('HEXISTS', K.SERVICE, 'seconds') == 0 then return false end
+  local workers = math.max(1, live_workers(now))
+  local waiting = redis.call('ZCARD', K.IN_FLIGHT) - redis.call('ZCARD', K.LEASES)
+  local free = math.max(LEAST_WAITING * workers, limit_s * workers / seconds_per_job()) - waiting
+  return free < 1 or redis.call('SCARD', K.TENANT .. tenant) >= ROOM_SHARE * free
+end
+
 local function learn_service_time(id, now)
   local job = job_fields(id, 'taken', 'batch')
   if not job[1] then return end

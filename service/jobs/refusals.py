@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from service.errors import Conflict, IdempotencyMismatch, QueueFull, ServiceError, TooManyRequests
 
+FULL = "As many jobs as we can take are in flight; try again."
+
 
 def refusal(answer: Sequence[str]) -> ServiceError:
     """The error for an answer of `reserve.lua` other than reserved or existing.
@@ -27,7 +29,7 @@ def refusal(answer: Sequence[str]) -> ServiceError:
             error.retryable = True
             return error
         case "full":
-            return QueueFull("As many jobs as we can take are in flight; try again.", retry_after=retry_after)
+            return QueueFull(FULL, retry_after=retry_after)
         case "rate":
             return TooManyRequests(
                 "Too many requests a minute for this key.", code="rate-limited", retry_after=retry_after

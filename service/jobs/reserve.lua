@@ -2,7 +2,7 @@
 -- {'rate' | 'quota' | 'concurrency' | 'full', seconds until it is worth trying again}.
 local id, tenant, idem, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local max_in_flight, concurrency, rate, quota = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local reservation_ms, idem_ttl_s = tonumber(ARGV[9]), tonumber(ARGV[10])
+local reservation_ms, idem_ttl_s, max_backlog_s = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local now = now_ms()
 
 if redis.call('EXISTS', K.JOB .. id) == 1 then return {'reserved'} end
@@ -20,7 +20,7 @@ if idem ~= '' then
   end
 end
 
-if redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight then
+if redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight or no_room(tenant, max_backlog_s, now) then
   return {'full', tostring(math.max(1, math.min(60, backlog_seconds(now))))}
 end
 if concurrency > 0 and redis.call('SCARD', K.TENANT .. tenant) >= concurrency then

@@ -75,7 +75,7 @@ def test_every_arrival_is_accounted_for_under_crashes_overload_and_limits() -> N
     fleet = Fleet(
         3,
         max_in_flight=60,
-        concurrency=48,
+        concurrency=36,
         rate_per_minute=150,
         deadline_s=20.0,
         max_attempts=2,

@@ -186,3 +186,78 @@ async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path:
         assert (await queue.backlog()).in_flight == 0
     finally:
         await queue.close()
+
+
+async def learned(queue: JobQueue, hand: Hand, seconds: float) -> None:
+    """The store believes that one job takes so long; one worker is announced."""
+    await hand.post()
+    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await queue.store.client.hset(keys.SERVICE, "seconds", seconds)
+    await queue.store.client.zadd(keys.WORKERS, {"w1": 9e15})
+
+
+async def accepted_until_full(hand: Hand, tenant: str) -> int:
+    for count in range(100):
+        try:
+            await hand.reserve(tenant)
+        except QueueFull:
+            return count
+    raise AssertionError("never full")
+
+
+async def test_work_that_would_wait_too_long_is_refused(store_url: str) -> None:
+    queue = await JobQueue.connect(load_settings(redis_url=store_url, max_backlog_s=10, store_timeout_s=5))
+    hand = Hand(queue)
+    await learned(queue, hand, 0.25)
+    assert await accepted_until_full(hand, "shop") == 32
+    await queue.close()
+
+
+async def test_a_flood_leaves_room_for_others_and_two_floods_share(store_url: str) -> None:
+    queue = await JobQueue.connect(load_settings(redis_url=store_url, max_backlog_s=10, store_timeout_s=5))
+    hand = Hand(queue)
+    await learned(queue, hand, 0.1)
+    counts = {"one": 0, "two": 0}
+    open_to = set(counts)
+    while open_to:
+        for tenant in sorted(open_to):
+            try:
+                await hand.reserve(tenant)
+                counts[tenant] += 1
+            except QueueFull:
+                open_to.discard(tenant)
+    assert abs(counts["one"] - counts["two"]) <= 2, counts
+    assert 80 <= sum(counts.values()) <= 92
+    await hand.reserve("newcomer")
+    await queue.close()
+
+
+async def test_slow_engines_keep_a_few_jobs_waiting_and_zero_is_no_limit(store_url: str) -> None:
+    queue = await JobQueue.connect(load_settings(redis_url=store_url, max_backlog_s=1, store_timeout_s=5))
+    hand = Hand(queue)
+    await learned(queue, hand, 60.0)
+    assert 3 <= await accepted_until_full(hand, "shop") <= 4
+    await queue.close()
+    queue = await JobQueue.connect(load_settings(redis_url=store_url, max_backlog_s=0, store_timeout_s=5))
+    for _ in range(20):
+        await Hand(queue).reserve()
+    await queue.close()
+
+
+async def test_who_was_just_refused_is_turned_away_before_the_body_unless_the_key_has_a_job(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "FULL_FOR_S", 60.0)
+    queue = await JobQueue.connect(load_settings(redis_url=store_url, max_in_flight=1, store_timeout_s=5))
+    hand = Hand(queue)
+    await queue.turn_away(tenant="shop", idempotency_key=None)
+    await hand.reserve(key="k")
+    with pytest.raises(QueueFull):
+        await hand.reserve()
+    for key in (None, "new"):
+        with pytest.raises(QueueFull) as refused:
+            await queue.turn_away(tenant="shop", idempotency_key=key)
+        assert refused.value.retry_after is not None and refused.value.retry_after >= 1
+    await queue.turn_away(tenant="shop", idempotency_key="k")
+    await queue.turn_away(tenant="other", idempotency_key=None)
+    await queue.close()
