@@ -197,7 +197,7 @@ class Clients:
         answer = await self._http.post("/v1/try-ons", content=body, headers=headers, extensions=extensions)
         now = time.perf_counter()
         if answer.status_code in RETRYABLE:
-            outcome.rejections.append((answer.status_code, now - sent))
+            outcome.rejections.append((answer.status_code, now - due, now - sent))
             raise Rejected(answer)
         if answer.status_code not in (200, 202):
             raise Refused(answer)

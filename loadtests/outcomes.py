@@ -26,7 +26,7 @@ class Outcome:
 
     `due_at` counts from the start of the run. `late` is how long after it was due the generator had a free
     connection and began to use it (None: it never came to it). `accepted` is when the 202 was read, `latency` when
-    the end was known. `rejections` holds one (status, seconds the service took to say so) for each 429 and 503.
+    the end was known. `rejections` holds (status, when, seconds the service took to say so) of each 429 and 503.
     `server` holds the service's own stages, `download` the seconds it took to read the picture afterwards.
     """
 
@@ -42,7 +42,7 @@ class Outcome:
     accepted: float | None = None
     latency: float = 0.0
     attempts: int = 0
-    rejections: list[tuple[int, float]] = field(default_factory=list)
+    rejections: list[tuple[int, float, float]] = field(default_factory=list)
     server: dict[str, float] = field(default_factory=dict)
     download: float | None = None
     slow: bool = False

@@ -113,8 +113,8 @@ def table(summary: Summary, verdict: Verdict) -> Table:
     out.add_row("rejected", share_text(summary.rejected_share))
     out.add_row("gave up", share_text(summary.gave_up_share))
     out.add_row("ends", ", ".join(f"{count:,} {end}" for end, count in summary.ends.items()) or "none")
-    for code, count in summary.codes.items():
-        out.add_row("", f"{count:,} {code}")
+    for end, codes in summary.codes.items():
+        out.add_row("", ", ".join(f"{count:,} {end}: {code}" for code, count in codes.items()))
     out.add_row("generator late", f"p99 {time_text(summary.lateness.p99)}, worst {time_text(summary.lateness.max)}")
     for check in verdict.checks:
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"

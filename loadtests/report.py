@@ -12,7 +12,7 @@ from loadtests.runner import Ledger
 from loadtests.summary import Spread, Summary
 from loadtests.verdict import Objectives, Verdict, share_text, time_text
 
-SECONDS = Axis("latency (seconds)", lambda value: f"{value:g} s" if value < 100 else f"{value:.0f} s", least=0.05)
+SECONDS = Axis("latency (seconds)", lambda value: f"{value:.3g} s" if value < 1000 else f"{value:.0f} s", least=0.05)
 FAULTS = (
     ("rejected 503", "503: queue full or not ready", "yellow"),
     ("rejected 429", "429: over the caller's limits", "orange"),
@@ -127,13 +127,13 @@ def _length(summary: Summary) -> float:
 
 
 def _slice(summary: Summary) -> str:
-    return "one second" if summary.bin_s == 1 else length_text(summary.bin_s)
+    return "second" if summary.bin_s == 1 else f"slice of {length_text(summary.bin_s)}"
 
 
 def _arrivals(summary: Summary) -> str:
     if not summary.bins:
         return _empty("arrivals", "Arrivals", "No try-on came due.")
-    at = [one.at for one in summary.bins]
+    at = [one.at + summary.bin_s / 2 for one in summary.bins]
     lines = [
         Series("offered (arrived)", "ink", [one.offered for one in summary.bins], dashed=True),
         Series("succeeded", "blue-2", [one.succeeded for one in summary.bins]),
@@ -280,9 +280,13 @@ def _tables(summary: Summary) -> str:
         if s.count
     )
     total = max(sum(summary.ends.values()), 1)
+    counts = []
+    for end, count in summary.ends.items():
+        counts.append(("", end, count))
+        counts += [("code", code, part) for code, part in summary.codes.get(end, {}).items()]
     ends = "".join(
-        f"<tr><td>{escape(name)}</td><td>{count:,}</td><td>{share_text(count / total)}</td></tr>"
-        for name, count in [*summary.ends.items(), *summary.codes.items()]
+        f'<tr class="{kind}"><td>{escape(name)}</td><td>{count:,}</td><td>{share_text(count / total)}</td></tr>'
+        for kind, name, count in counts
     )
     return (
         '<h2>Numbers</h2><div class="scroll"><table id="times"><thead><tr><th>time</th><th>count</th><th>p50</th>'

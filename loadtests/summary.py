@@ -14,6 +14,8 @@ from loadtests.outcomes import BAD, Outcome
 from loadtests.runner import Ledger
 
 MOST_BINS = 90
+FEWEST_BINS = 12
+WANTED_IN_A_BIN = 8
 NICE_BINS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400)
 
 
@@ -66,7 +68,7 @@ class Summary:
     offered_rate: float
     goodput: float
     ends: dict[str, int]
-    codes: dict[str, int]
+    codes: dict[str, dict[str, int]]
     availability: float | None
     rejected_share: float
     gave_up_share: float
@@ -95,7 +97,7 @@ def summarise(ledger: Ledger) -> Summary:
     ends = Counter(one.end for one in outcomes)
     length = max((one.due_at for one in outcomes), default=0.0)
     busy = max((one.ended_at for one in ended), default=0.0)
-    width = bin_width(max(length, busy))
+    width = bin_width(max(length, busy), len(outcomes))
     stages = sorted({name for one in good for name in one.server})
     return Summary(
         planned=ledger.planned,
@@ -106,14 +108,14 @@ def summarise(ledger: Ledger) -> Summary:
         offered_rate=len(outcomes) / max(length, 1.0),
         goodput=len(good) / max(busy, 1.0),
         ends=dict(ends.most_common()),
-        codes=dict(Counter(f"{one.end}: {one.code}" for one in ended if one.code and one.end != "succeeded")),
+        codes={end: _codes(ended, end) for end in ends if any(one.code and one.end == end for one in ended)},
         availability=len(good) / (len(good) + bad) if good or bad else None,
         rejected_share=ends["rejected"] / max(len(ended), 1),
         gave_up_share=ends["gave up"] / max(len(ended), 1),
         attempts=sum(one.attempts for one in outcomes),
         latency=spread(one.latency for one in good),
         accepted=spread(one.accepted for one in ended if one.accepted is not None),
-        time_to_reject=spread(took for one in outcomes for _, took in one.rejections),
+        time_to_reject=spread(took for one in outcomes for *_, took in one.rejections),
         download=spread(one.download for one in good if one.download is not None and not one.slow),
         lateness=spread(one.late for one in outcomes if one.late is not None),
         by_garments=_by(good, lambda one: str(one.garments)),
@@ -124,10 +126,18 @@ def summarise(ledger: Ledger) -> Summary:
     )
 
 
-def bin_width(length_s: float) -> float:
-    """The smallest round width in seconds that gives at most MOST_BINS bins."""
+def _codes(outcomes: Sequence[Outcome], end: str) -> dict[str, int]:
+    return dict(Counter(one.code for one in outcomes if one.end == end and one.code).most_common())
+
+
+def bin_width(length_s: float, count: int) -> float:
+    """A round width in seconds: at most MOST_BINS bins, and WANTED_IN_A_BIN try-ons in the average one.
+
+    Percentiles of fewer say little; but a run is cut into FEWEST_BINS at least, if a bin may last a second.
+    """
+    bins = min(MOST_BINS, max(FEWEST_BINS, count / WANTED_IN_A_BIN))
     for width in NICE_BINS_S:
-        if length_s / width <= MOST_BINS:
+        if length_s / width <= bins:
             return float(width)
     return math.ceil(length_s / MOST_BINS / 3600) * 3600.0
 
@@ -152,8 +162,8 @@ def _bins(outcomes: Sequence[Outcome], width: float, length_s: float) -> list[Bi
             latencies[due].append(one.latency)
         elif one.end != "rejected":
             ends[ended][one.end] += 1
-        for status, _ in one.rejections:
-            ends[ended if one.end == "rejected" else due][f"rejected {status}"] += 1
+        for status, when, _ in one.rejections:
+            ends[min(int((one.due_at + when) // width), count - 1)][f"rejected {status}"] += 1
     return [
         Bin(i * width, offered[i] / width, succeeded[i] / width, spread(latencies[i]), dict(ends[i]))
         for i in range(count)

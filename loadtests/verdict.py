@@ -96,7 +96,7 @@ def time_text(value: float | None) -> str:
 
 def share_text(value: float | None) -> str:
     """A share for people: `99.93%`."""
-    return "none" if value is None else f"{value * 100:.4g}%"
+    return "none" if value is None else f"{round(value * 100, 2):g}%"
 
 
 def judge(summary: Summary, objectives: Objectives) -> Verdict:
