@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(default=40, gt=0)
     header_timeout_s: float = Field(default=10, gt=0)
     body_idle_timeout_s: float = Field(default=10, gt=0)
+    max_connections: int = Field(
+        default=2048, ge=1, description="open connections of one gateway; silent ones make room first"
+    )
 
     max_in_flight: int = Field(default=256, ge=1, description="accepted jobs that are not terminal yet")
     max_backlog_s: float = Field(

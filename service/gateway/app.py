@@ -13,12 +13,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import telemetry
+from service.errors import ServiceError
 from service.gateway import compat_fashn, compat_openai, openapi, ops, problems, routes
+from service.gateway.connections import guarded_protocol
 from service.gateway.exchange import Exchange
 from service.gateway.fleet import Fleet
 from service.gateway.garments import Garments
 from service.gateway.keys import KeyRing
-from service.gateway.limits import BodyLimit, guarded_protocol
+from service.gateway.limits import BodyLimit
 from service.gateway.rewriter import Rewriter
 from service.gateway.state import Gateway
 from service.gateway.tryons import TryOns
@@ -92,11 +94,17 @@ class Server(uvicorn.Server):
 
 def server(settings: Settings) -> Server:
     """A uvicorn server with deadlines on slow and silent clients; `await server.serve()` runs it."""
+    app = create_app(settings)
+
+    def refused(error: ServiceError) -> None:
+        if hasattr(app.state, "gateway"):
+            app.state.gateway.metrics.admission_rejected.labels(error.code).inc()
+
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
-        http=guarded_protocol(settings),
+        http=guarded_protocol(settings, on_refused=refused),
         ws="none",
         lifespan="on",
         log_config=None,

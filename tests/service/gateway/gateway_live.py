@@ -162,6 +162,10 @@ class Live:
         """Requests being served now."""
         return len(self._server.server_state.tasks)
 
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._server.server_state.connections)
+
     def client(self, **options: Any) -> httpx.Client:
         """A client without TLS set-up, which would cost more than most requests here."""
         return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)

@@ -87,6 +87,7 @@ def bench(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         lease_s=RULES.lease_ms / 1000,
         reservation_ttl_s=RULES.reservation_ms / 1000,
         max_in_flight=RULES.max_in_flight,
+        max_backlog_s=0,
         max_attempts=RULES.max_attempts,
         store_timeout_s=20,
         max_backlog_s=0,
