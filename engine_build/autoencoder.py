@@ -22,7 +22,9 @@ from torch import Tensor
 
 from engine_build.config import read_json
 from engine_build.errors import CheckpointError
+from engine_build.transfer import Landing, upload
 
+ENCODE_PIXELS = 4 << 20  # at a time: about 9 GiB of activations in bfloat16 for klein's autoencoder
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -38,6 +40,9 @@ class Autoencoder:
         self.token_pixels: int = 2 * self.scale
         self.channels: int = 4 * config.latent_channels
         variance = vae.bn.running_var.float() + config.batch_norm_eps
+        on_gpu = vae.device.type == "cuda"
+        self._layout = torch.channels_last if on_gpu else torch.contiguous_format
+        self.vae.to(memory_format=self._layout)
         self._mean = vae.bn.running_mean.float().view(1, -1, 1, 1)
         self._std = variance.sqrt().view(1, -1, 1, 1)
 
@@ -70,32 +75,51 @@ class Autoencoder:
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Normalised tokens `(N, C, h, w)`, float32, of N RGB pictures of one size in whole tokens."""
+        at_once = max(1, ENCODE_PIXELS // max(1, images[0].width * images[0].height))
+        return torch.cat([self._encode(images[i : i + at_once]) for i in range(0, len(images), at_once)])
+
+    def _encode(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
-        x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = self.vae.encode(x.to(self.vae.dtype)).latent_dist.mode()
-        return (_patchify(latents).float() - self._mean) / self._std
+        x = upload(torch.from_numpy(pixels), self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents = self.vae.encode(x.to(self.vae.dtype, memory_format=self._layout)).latent_dist.mode()
+        return (_patchify(latents.contiguous()).float() - self._mean) / self._std
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor) -> Image.Image:
         """The RGB picture of normalised tokens `(C, h, w)`."""
-        latents = _unpatchify(tokens[None].float() * self._std + self._mean)
-        return self._picture(latents)
+        return picture(Landing(self.pixels(tokens), self.device))
 
     @torch.inference_mode()
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """`decode` as a tensor on the device: `(H, W, 3)` uint8."""
+        return self._decode(_unpatchify(tokens[None].float() * self._std + self._mean))
+
     def preview(self, tokens: Tensor, longest: int = 256) -> Image.Image:
         """A small picture of tokens `(C, h, w)`: latents shrunk to at most `longest` pixels, then decoded."""
+        return picture(Landing(self.preview_pixels(tokens, longest), self.device))
+
+    @torch.inference_mode()
+    def preview_pixels(self, tokens: Tensor, longest: int = 256) -> Tensor:
+        """`preview` as a tensor on the device: `(H, W, 3)` uint8."""
         latents = _unpatchify(tokens[None].float() * self._std + self._mean)
         height, width = latents.shape[-2:]
         factor = longest / (self.scale * max(height, width))
         if factor < 1:
             small = (max(1, round(height * factor)), max(1, round(width * factor)))
             latents = torch.nn.functional.interpolate(latents, size=small, mode="area")
-        return self._picture(latents)
+        return self._decode(latents)
 
-    def _picture(self, latents: Tensor) -> Image.Image:
-        x = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0][0]
-        x = (x.float() * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0)
-        return Image.fromarray((x.cpu().numpy() * 255).round().astype(np.uint8))
+    def _decode(self, latents: Tensor) -> Tensor:
+        x = self.vae.decode(latents.to(self.vae.dtype, memory_format=self._layout), return_dict=False)[0][0]
+        return ((x.float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def picture(landing: Landing) -> Image.Image:
+    """The RGB picture of pixels `(H, W, 3)` uint8 on their way to the host. Raises ValueError when there are none."""
+    pixels = landing.wait()
+    if pixels is None:
+        raise ValueError("nothing but a moment is on its way")
+    return Image.fromarray(pixels.numpy())
 
 
 def _patchify(latents: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class ModelConfig:
                 f"axes_dims_rope {self.axes_dims_rope} must be 4 numbers that sum to "
                 f"attention_head_dim {self.attention_head_dim}"
             )
-
+        if self.num_single_layers < 1:
+            raise CheckpointError("num_single_layers must be at least 1: the last block is a single-stream one")
         if self.guidance_embeds and self.reference_attention != "joint":
             raise CheckpointError(
                 f"{self.reference_attention} reference attention is not defined for a model with embedded "

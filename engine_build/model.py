@@ -11,9 +11,13 @@ Reference attention (a property of a checkpoint):
     isolated  each reference attends itself only, at sigma 0; text and target attend all.
 In the last two, references never see text or target, so they are encoded first, once
 (`encode_references`), and their keys and values are a prefix of the main pass.
+
+A pass has two halves: `prepare` makes what stays the same from step to step, `velocity` is one step. After
+`kernels.fp8.convert` the blocks' linears are FP8, and the kernels before them hand over quantised rows.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +27,8 @@ from torch import Tensor, nn
 from engine_build.config import ModelConfig
 from engine_build.packing import PackedBatch
 from kernels import Kernels, Segments, select
-from kernels.segments import join, split
+from kernels.fp8 import Fp8Linear, Quantised
+from kernels.segments import Heads, Interleaved
 
 Rope = tuple[Tensor, Tensor]  # cos, sin: (T, E/2) float32
 
@@ -84,20 +89,48 @@ class ReferenceKV:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What the main pass attends besides itself: a ReferenceKV and how many sequences share a group."""
+    """Keys and values that the main pass attends besides its own, one group of them for `draws` sequences."""
 
-    kv: ReferenceKV
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     segments: Segments
-    draws: int
+    draws: int = 1
 
     def layer(self, index: int) -> dict[str, object]:
         """Keyword arguments of `kernels.attention` for one layer."""
         return {
-            "prefix_k": self.kv.keys[index],
-            "prefix_v": self.kv.values[index],
+            "prefix_k": self.keys[index],
+            "prefix_v": self.values[index],
             "prefix_segments": self.segments,
             "draws": self.draws,
         }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What stays the same from step to step of a batch.
+
+    text `(Tt, D)` and references `(P, D)` embedded, references only where they are joint; `image` tells how
+    target and references make the image stream, `joint` how text and image make the joint sequence.
+    """
+
+    text: Tensor
+    references: Tensor
+    text_rope: Rope
+    image_rope: Rope
+    joint_rope: Rope
+    image: Interleaved
+    joint: Interleaved
+    prefix: Prefix | None = None
+    guidance: Tensor | None = None
+
+    def attending(self, layer: int) -> dict[str, object]:
+        """Keyword arguments of `kernels.attention` in a layer, counted through both kinds of blocks."""
+        return self.prefix.layer(layer) if self.prefix else {}
+
+    def targets(self, x: Tensor) -> Tensor:
+        """The target's rows `(sum L, ...)` of the joint sequence `(T, ...)`."""
+        return self.image.split(self.joint.split(x)[1])[0]
 
 
 class MMDiT(nn.Module):
@@ -147,23 +180,71 @@ class MMDiT(nn.Module):
         it, the batch's own references are ignored and must be the ones that were encoded; each of its groups
         serves `batch.draws` consecutive sequences. Raises ValueError when the groups do not fit.
         """
-        if self.config.reference_attention == "joint":
-            if reference_kv is not None:
-                raise ValueError("a joint checkpoint has no reference K/V: references attend the target")
-            if batch.draws != 1:
-                raise ValueError("draws cannot share references in a joint checkpoint")
-            return self._main(batch, batch.group_segments, None)
-        if reference_kv is None and batch.reference_segments.total:
+        return self.velocity(self.prepare(batch, reference_kv), batch.target, batch.sigma)
+
+    def prepare(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> Stage:
+        """All of a pass that depends neither on the target's tokens nor on sigma. Raises as `forward`."""
+        joint = self.config.reference_attention == "joint"
+        if joint and reference_kv is not None:
+            raise ValueError("a joint checkpoint has no reference K/V: references attend the target")
+        if joint and batch.draws != 1:
+            raise ValueError("draws cannot share references in a joint checkpoint")
+        if not joint and reference_kv is None and batch.reference_segments.total:
             reference_kv = self.encode_references(batch)
-        nothing = Segments((0,) * len(batch))
-        if reference_kv is None:
-            return self._main(batch, nothing, None)
-        groups = reference_kv.group_segments
-        if len(batch) % len(groups):
-            raise ValueError(
-                f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv"
-            )
-        return self._main(batch, nothing, Prefix(reference_kv, groups, len(batch) // len(groups)))
+        prefix = None
+        if reference_kv is not None:
+            groups = reference_kv.group_segments
+            if len(batch) % len(groups):
+                raise ValueError(
+                    f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv"
+                )
+            prefix = Prefix(reference_kv.keys, reference_kv.values, groups, len(batch) // len(groups))
+        beside = batch.group_segments if joint else Segments((0,) * len(batch), batch.target_segments.fixed)
+        references, ids = batch.references[: beside.total], batch.reference_ids[: beside.total]
+        image = Interleaved(batch.target_segments, beside)
+        whole = Interleaved(batch.text_segments, image.segments)
+        text_rope = rope_table(batch.text_ids, self.config)
+        image_rope = rope_table(image.join(batch.target_ids, ids), self.config)
+        return Stage(
+            text=self.context_embedder(batch.text.to(self.dtype)),
+            references=self.x_embedder(references.to(self.dtype)),
+            text_rope=text_rope,
+            image_rope=image_rope,
+            joint_rope=(whole.join(text_rope[0], image_rope[0]), whole.join(text_rope[1], image_rope[1])),
+            image=image,
+            joint=whole,
+            prefix=prefix,
+            guidance=batch.guidance,
+        )
+
+    def velocity(self, stage: Stage, target: Tensor, sigma: Tensor) -> Tensor:
+        """One step: target `(sum L, C)` at sigma `(N,)` to velocity `(sum L, output channels)`.
+
+        Modulation is computed once for all blocks; the last block and the output only for the target's tokens.
+        Starts no copy between host and device and waits for none.
+        """
+        c, k = self.config, self._producers
+        time = self.time_guidance_embed(sigma, stage.guidance)  # (N, D)
+        image_mod = self.double_stream_modulation_img(time)  # 6 x (N, D)
+        text_mod = self.double_stream_modulation_txt(time)
+        single_mod = self.single_stream_modulation(time)
+        text = stage.text  # (Tt, D)
+        image = stage.image.join(self.x_embedder(target.to(self.dtype)), stage.references)  # (Ti, D)
+        for i, block in enumerate(self.transformer_blocks):
+            text, image = block(text, image, text_mod, image_mod, stage, k, stage.attending(i))
+        x = stage.joint.join(text, image)  # (T, D)
+        *blocks, last = self.single_transformer_blocks
+        for i, block in enumerate(blocks, len(self.transformer_blocks)):
+            x = block(x, single_mod, stage.joint_rope, stage.joint.segments, k, stage.attending(i))
+        x = last.targets(x, single_mod, stage, k, stage.attending(c.layers - 1))  # (sum L, D)
+        scale, shift = self.norm_out(time)
+        return self.proj_out(self.kernels.adaln(x, shift, scale, stage.image.first, c.eps))  # (sum L, C)
+
+    @property
+    def _producers(self) -> Kernels:
+        """The kernels of the blocks: those with FP8 outputs where the blocks' linears are FP8."""
+        converted = isinstance(self.single_transformer_blocks[0].attn.to_out, Fp8Linear)
+        return self.kernels.quantising() if converted else self.kernels
 
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
         """Keys and values of the batch's references, differentiable, independent of text and target.
@@ -172,7 +253,7 @@ class MMDiT(nn.Module):
         form to keep across requests. Raises ValueError for `joint`, for no references, and for `shared`
         with place=False, whose references see each other's slots.
         """
-        c, k = self.config, self.kernels
+        c, k = self.config, self._producers
         if c.reference_attention == "joint":
             raise ValueError("a joint checkpoint cannot encode references by themselves")
         if not batch.reference_segments.total:
@@ -194,15 +275,17 @@ class MMDiT(nn.Module):
         x = self.x_embedder(batch.references.to(self.dtype))  # (P, D)
         keys, values = [], []
         for block in self.transformer_blocks:
-            x, key, value = block.references(
-                x, image_mod, rope, everything, attended, k
-            )  # (P, D), (P, H, E) twice
+            x, key, value = block.references(x, image_mod, rope, everything, attended, k)  # (P, D), (P, H, E) twice
             keys.append(key)
             values.append(value)
-        for block in self.single_transformer_blocks:
-            x, key, value = block(x, single_mod, rope, everything, attended, k, {})
+        *blocks, last = self.single_transformer_blocks
+        for block in blocks:
+            x, key, value = block.references(x, single_mod, rope, everything, attended, k)
             keys.append(key)
             values.append(value)
+        key, value = last.keys_values(x, single_mod, rope, everything, k)
+        keys.append(key)
+        values.append(value)
         at = torch.zeros_like(slots) if isolated else slots
         kv = ReferenceKV(tuple(keys), tuple(values), batch.reference_segments, batch.reference_counts, at)
         return self.place(kv, slots) if isolated and place else kv
@@ -219,65 +302,12 @@ class MMDiT(nn.Module):
         )
         return replace(kv, keys=keys, slots=slots)
 
-    def _main(self, batch: PackedBatch, reference_segments: Segments, prefix: Prefix | None) -> Tensor:
-        """Text, target and (joint mode) references through all blocks."""
-        c, k = self.config, self.kernels
-        text_s, target_s = batch.text_segments, batch.target_segments
-        image_s = target_s.plus(reference_segments)
-        joint_s = text_s.plus(image_s)
-        references, reference_ids = batch.references, batch.reference_ids
-        if not reference_segments.total:
-            references, reference_ids = references[:0], reference_ids[:0]
-
-        time = self.time_guidance_embed(batch.sigma, batch.guidance)  # (N, D)
-        image_mod = self.double_stream_modulation_img(time)  # 6 x (N, D)
-        text_mod = self.double_stream_modulation_txt(time)
-        single_mod = self.single_stream_modulation(time)
-        image_ids = join(batch.target_ids, target_s, reference_ids, reference_segments)
-        image_rope = rope_table(image_ids, c)
-        text_rope = rope_table(batch.text_ids, c)
-        joint_rope = (
-            join(text_rope[0], text_s, image_rope[0], image_s),
-            join(text_rope[1], text_s, image_rope[1], image_s),
-        )
-        image = join(batch.target.to(self.dtype), target_s, references.to(self.dtype), reference_segments)
-        image = self.x_embedder(image)  # (Ti, D)
-        text = self.context_embedder(batch.text.to(self.dtype))  # (Tt, D)
-
-        layer = 0
-        for block in self.transformer_blocks:
-            streams = Streams(text_mod, image_mod, text_rope, image_rope, text_s, image_s)
-            text, image = block(text, image, streams, k, prefix.layer(layer) if prefix else {})
-            layer += 1
-        x = join(text, text_s, image, image_s)  # (T, D)
-        for block in self.single_transformer_blocks:
-            x, _, _ = block(
-                x, single_mod, joint_rope, joint_s, joint_s, k, prefix.layer(layer) if prefix else {}
-            )
-            layer += 1
-        _, x = split(x, text_s, image_s)
-        x, _ = split(x, target_s, reference_segments)  # (sum L, D)
-        scale, shift = self.norm_out(time)
-        return self.proj_out(k.adaln(x, shift, scale, target_s, c.eps))  # (sum L, C)
-
     def _modulations(self) -> tuple["Modulation", ...]:
         return (
             self.double_stream_modulation_img,
             self.double_stream_modulation_txt,
             self.single_stream_modulation,
         )
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Modulation, RoPE and segments of the two streams of a double block."""
-
-    text_mod: tuple[Tensor, ...]
-    image_mod: tuple[Tensor, ...]
-    text_rope: Rope
-    image_rope: Rope
-    text: Segments
-    image: Segments
 
 
 class DoubleBlock(nn.Module):
@@ -291,21 +321,25 @@ class DoubleBlock(nn.Module):
         self.ff_context = FeedForward(config)
 
     def forward(
-        self, text: Tensor, image: Tensor, s: Streams, k: Kernels, prefix: dict[str, object]
+        self,
+        text: Tensor,
+        image: Tensor,
+        text_mod: tuple[Tensor, ...],
+        image_mod: tuple[Tensor, ...],
+        stage: Stage,
+        k: Kernels,
+        prefix: dict[str, object],
     ) -> tuple[Tensor, Tensor]:
-        t_shift, t_scale, t_gate, t_shift_ff, t_scale_ff, t_gate_ff = s.text_mod
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = s.image_mod
-        tq, tk, tv = self.attn.text_qkv(k.adaln(text, t_shift, t_scale, s.text, self.eps), s.text_rope, k)
-        iq, ik, iv = self.attn.image_qkv(k.adaln(image, shift, scale, s.image, self.eps), s.image_rope, k)
-        q, key, v = (join(a, s.text, b, s.image) for a, b in ((tq, iq), (tk, ik), (tv, iv)))  # (T, H, E)
-        out = k.attention(q, key, v, s.text.plus(s.image), **prefix).flatten(1)  # (T, D)
-        text_out, image_out = split(out, s.text, s.image)
-        text = k.gated_residual(text, self.attn.to_add_out(text_out), t_gate, s.text)
-        text_ff = self.ff_context(k.adaln(text, t_shift_ff, t_scale_ff, s.text, self.eps), k)
-        text = k.gated_residual(text, text_ff, t_gate_ff, s.text)  # (Tt, D)
-        image = k.gated_residual(image, self.attn.to_out[0](image_out), gate, s.image)
-        image_ff = self.ff(k.adaln(image, shift_ff, scale_ff, s.image, self.eps), k)
-        return text, k.gated_residual(image, image_ff, gate_ff, s.image)  # (Tt, D), (Ti, D)
+        text_s, image_s = stage.joint.first, stage.joint.second
+        text_in = k.adaln(text, *text_mod[:2], text_s, self.eps)
+        image_in = k.adaln(image, *image_mod[:2], image_s, self.eps)
+        heads = self.attn.text_heads(text_in, stage.text_rope), self.attn.image_heads(image_in, stage.image_rope)
+        q, key, v = k.joint_qkv(*heads, stage.joint, self.eps)  # (T, H, E)
+        out = k.attention(q, key, v, stage.joint.segments, **prefix).flatten(1)  # (T, D)
+        text_out, image_out = stage.joint.split(out)
+        text = self._finish(text, self.attn.to_add_out(k.feed(text_out)), text_mod, text_s, self.ff_context, k)
+        image = self._finish(image, self.attn.to_out[0](k.feed(image_out)), image_mod, image_s, self.ff, k)
+        return text, image  # (Tt, D), (Ti, D)
 
     def references(
         self,
@@ -317,12 +351,24 @@ class DoubleBlock(nn.Module):
         k: Kernels,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The image stream alone: new `(P, D)`, and the keys and values `(P, H, E)` it attended."""
-        shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation
-        q, key, v = self.attn.image_qkv(k.adaln(x, shift, scale, modulated, self.eps), rope, k)
-        out = k.attention(q, key, v, attended).flatten(1)
-        x = k.gated_residual(x, self.attn.to_out[0](out), gate, modulated)
-        ff = self.ff(k.adaln(x, shift_ff, scale_ff, modulated, self.eps), k)
-        return k.gated_residual(x, ff, gate_ff, modulated), key, v
+        normed = k.adaln(x, *modulation[:2], modulated, self.eps)
+        q, key, v = k.cached_qkv(self.attn.image_heads(normed, rope), self.eps)
+        out = self.attn.to_out[0](k.feed(k.attention(q, key, v, attended).flatten(1)))
+        return self._finish(x, out, modulation, modulated, self.ff, k), key, v
+
+    def _finish(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        modulation: tuple[Tensor, ...],
+        segments: Segments,
+        ff: "FeedForward",
+        k: Kernels,
+    ) -> Tensor:
+        """A stream after its attention: gate, MLP, gate."""
+        _, _, gate, shift, scale, gate_ff = modulation
+        x, normed = k.residual_adaln(x, attended, gate, shift, scale, segments, self.eps)
+        return k.gated_residual(x, ff(normed, k), gate_ff, segments)
 
 
 class SingleBlock(nn.Module):
@@ -338,17 +384,54 @@ class SingleBlock(nn.Module):
         x: Tensor,
         modulation: tuple[Tensor, ...],
         rope: Rope,
+        segments: Segments,
+        k: Kernels,
+        prefix: dict[str, object],
+    ) -> Tensor:
+        shift, scale, gate = modulation
+        heads, mlp = self.attn.project(k.adaln(x, shift, scale, segments, self.eps), rope)
+        q, key = k.qk_norm_rope(*heads.to_norm, self.eps)  # (T, H, E)
+        out = k.attention(q, key, heads.v, segments, **prefix).flatten(1)  # (T, D)
+        return k.gated_residual(x, self.attn.to_out(k.swiglu(mlp, out)), gate, segments)  # (T, D)
+
+    def targets(
+        self, x: Tensor, modulation: tuple[Tensor, ...], stage: Stage, k: Kernels, prefix: dict[str, object]
+    ) -> Tensor:
+        """`forward` for the target's tokens only, `(T, D)` to `(sum L, D)`: the others give keys and values."""
+        shift, scale, gate = modulation
+        joint_s, target_s = stage.joint.segments, stage.image.first
+        normed = k.adaln(x, shift, scale, joint_s, self.eps)
+        mlp = self.attn.mlp(normed.moved(stage.targets) if isinstance(normed, Quantised) else stage.targets(normed))
+        heads = self.attn.heads(normed, stage.joint_rope)
+        q, key = k.qk_norm_rope(*heads.to_norm, self.eps)  # (T, H, E)
+        q = stage.targets(q)  # (sum L, H, E)
+        out = k.attention(q, key, heads.v, target_s, key_segments=joint_s, **prefix).flatten(1)  # (sum L, D)
+        return k.gated_residual(stage.targets(x), self.attn.to_out(k.swiglu(mlp, out)), gate, target_s)
+
+    def references(
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, ...],
+        rope: Rope,
         modulated: Segments,
         attended: Segments,
         k: Kernels,
-        prefix: dict[str, object],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """New `(T, D)`, and the block's own keys and values `(T, H, E)`."""
+        """New `(P, D)`, and the keys and values `(P, H, E)` it attended."""
         shift, scale, gate = modulation
-        q, key, v, mlp = self.attn.project(k.adaln(x, shift, scale, modulated, self.eps), rope, k)
-        out = k.attention(q, key, v, attended, **prefix).flatten(1)  # (T, D)
-        out = self.attn.to_out(torch.cat((out, k.swiglu(mlp)), dim=-1))  # (T, D)
-        return k.gated_residual(x, out, gate, modulated), key, v
+        heads, mlp = self.attn.project(k.adaln(x, shift, scale, modulated, self.eps), rope)
+        q, key, v = k.cached_qkv(heads, self.eps)
+        out = k.attention(q, key, v, attended).flatten(1)
+        return k.gated_residual(x, self.attn.to_out(k.swiglu(mlp, out)), gate, modulated), key, v
+
+    def keys_values(
+        self, x: Tensor, modulation: tuple[Tensor, ...], rope: Rope, modulated: Segments, k: Kernels
+    ) -> tuple[Tensor, Tensor]:
+        """All that a last block is asked of references: keys and values `(P, H, E)`."""
+        shift, scale, _ = modulation
+        heads = self.attn.heads(k.adaln(x, shift, scale, modulated, self.eps), rope)
+        _, key, v = k.cached_qkv(heads, self.eps)
+        return key, v
 
 
 class JointAttention(nn.Module):
@@ -357,7 +440,7 @@ class JointAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, e = config.width, config.attention_head_dim
-        self.head_dim, self.eps = e, config.eps
+        self.head_dim = e
         self.to_q = nn.Linear(d, d, bias=False)
         self.to_k = nn.Linear(d, d, bias=False)
         self.to_v = nn.Linear(d, d, bias=False)
@@ -371,16 +454,14 @@ class JointAttention(nn.Module):
         self.add_v_proj = nn.Linear(d, d, bias=False)
         self.to_add_out = nn.Linear(d, d, bias=False)
 
-    def image_qkv(self, x: Tensor, rope: Rope, k: Kernels) -> tuple[Tensor, Tensor, Tensor]:
-        q, key, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.to_q, self.to_k, self.to_v))
-        q, key = k.qk_norm_rope(q, key, self.norm_q.weight, self.norm_k.weight, *rope, self.eps)
-        return q, key, v
+    def image_heads(self, x: Tensor, rope: Rope) -> Heads:
+        q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.to_q, self.to_k, self.to_v))
+        return Heads(q, k, v, self.norm_q.weight, self.norm_k.weight, *rope)
 
-    def text_qkv(self, x: Tensor, rope: Rope, k: Kernels) -> tuple[Tensor, Tensor, Tensor]:
+    def text_heads(self, x: Tensor, rope: Rope) -> Heads:
         projections = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
-        q, key, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in projections)
-        q, key = k.qk_norm_rope(q, key, self.norm_added_q.weight, self.norm_added_k.weight, *rope, self.eps)
-        return q, key, v
+        q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in projections)
+        return Heads(q, k, v, self.norm_added_q.weight, self.norm_added_k.weight, *rope)
 
 
 class ParallelAttention(nn.Module):
@@ -389,18 +470,36 @@ class ParallelAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, m, e = config.width, config.mlp_width, config.attention_head_dim
-        self.widths, self.head_dim, self.eps = (d, d, d, 2 * m), e, config.eps
+        self.widths, self.head_dim = (d, d, d, 2 * m), e
         self.to_qkv_mlp_proj = nn.Linear(d, 3 * d + 2 * m, bias=False)
         self.norm_q = nn.RMSNorm(e, eps=config.eps)
         self.norm_k = nn.RMSNorm(e, eps=config.eps)
         self.to_out = nn.Linear(d + m, d, bias=False)
 
-    def project(self, x: Tensor, rope: Rope, k: Kernels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rope: Rope) -> tuple[Heads, Tensor]:
         """q, k, v `(T, H, E)` and the MLP's input `(T, 2M)`."""
-        q, key, v, mlp = self.to_qkv_mlp_proj(x).split(self.widths, dim=-1)
-        q, key, v = (y.unflatten(-1, (-1, self.head_dim)) for y in (q, key, v))
-        q, key = k.qk_norm_rope(q, key, self.norm_q.weight, self.norm_k.weight, *rope, self.eps)
-        return q, key, v, mlp
+        *qkv, mlp = self.to_qkv_mlp_proj(x).split(self.widths, dim=-1)
+        return self._heads(qkv, rope), mlp
+
+    def heads(self, x: Tensor, rope: Rope) -> Heads:
+        """`project` without the MLP's input."""
+        qkv = _some(self.to_qkv_mlp_proj, x, slice(0, sum(self.widths[:3])))
+        return self._heads(qkv.chunk(3, dim=-1), rope)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """`project` without q, k and v."""
+        return _some(self.to_qkv_mlp_proj, x, slice(sum(self.widths[:3]), None))
+
+    def _heads(self, qkv: Iterable[Tensor], rope: Rope) -> Heads:
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in qkv)
+        return Heads(q, k, v, self.norm_q.weight, self.norm_k.weight, *rope)
+
+
+def _some(linear: nn.Module, x: Tensor, rows: slice) -> Tensor:
+    """Some of a linear's outputs. A linear with adapters beside its weights computes all of them."""
+    if isinstance(linear, Fp8Linear):
+        return linear.rows(x, rows)
+    return F.linear(x, linear.weight[rows]) if type(linear) is nn.Linear else linear(x)[:, rows]
 
 
 class FeedForward(nn.Module):

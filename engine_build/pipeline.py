@@ -19,6 +19,7 @@ from torch import Tensor
 from engine_build.autoencoder import Autoencoder
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
+from engine_build.graphs import Eager, Step, Stepper
 from engine_build.ledger import Ledger
 from engine_build.model import MMDiT, ReferenceKV
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
@@ -26,6 +27,7 @@ from engine_build.reference_cache import Caches
 from engine_build.references import named_by_pixels
 from engine_build.sampling import Schedule, euler_step, noise, predict_x0
 from engine_build.text_encoder import TextEncoder
+from engine_build.transfer import upload
 
 SLOT = 10  # the t-coordinate of reference i is SLOT * (i + 1); the target's is 0
 
@@ -41,7 +43,10 @@ class Conditioning:
 
 @dataclass
 class Draft:
-    """One picture being denoised: tokens x `(L, C)` float32 at noise level `sigmas[step]`."""
+    """One picture being denoised: tokens x `(L, C)` float32 at noise level `sigmas[step]`.
+
+    `levels` are the same sigmas `[steps + 1]`, float32, on the device.
+    """
 
     conditioning: Conditioning
     x: Tensor
@@ -49,6 +54,7 @@ class Draft:
     rows: int
     columns: int
     sigmas: tuple[float, ...]
+    levels: Tensor
     step: int = 0
 
     @property
@@ -77,11 +83,12 @@ class Pipeline:
     schedule: Schedule
     caches: Caches
     checkpoint_id: str
-    _packed: tuple[tuple[int, ...], PackedBatch, ReferenceKV | None, list[Draft]] | None = field(
-        default=None, init=False, repr=False
-    )
+    stepper: Stepper | None = None
+    _packed: tuple[list[Draft], Step] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.stepper is None:
+            self.stepper = Eager(self.model)
         config = self.model.config
         if config.in_channels != self.autoencoder.channels:
             raise CheckpointError(
@@ -143,26 +150,29 @@ class Pipeline:
         else:
             raise RequestError(f"noise {tuple(start.shape)} must be {(channels, rows, columns)} for {width}x{height}")
         device = self.device
-        sigmas = self.schedule.sigmas(rows * columns, steps).tolist()
-        ids = grid_ids(rows, columns).to(device)
-        return Draft(conditioning, x.to(device), ids, rows, columns, tuple(sigmas))
+        sigmas = self.schedule.sigmas(rows * columns, steps)
+        x, ids, levels = (upload(tensor, device) for tensor in (x, grid_ids(rows, columns), sigmas))
+        return Draft(conditioning, x, ids, rows, columns, tuple(sigmas.tolist()), levels)
 
     @torch.inference_mode()
     def advance(self, drafts: Several[Draft]) -> list[Tensor]:
         """One Euler step of every draft in one forward; returns their clean predictions `(C, h, w)`.
 
-        Raises EngineError when a draft is finished already, and for none at all.
+        Nothing is copied between host and device and nothing waited for, once a set of drafts was packed. When
+        it raises, no draft has moved. Raises EngineError when a draft is finished already, and for none at all.
         """
         if not drafts or any(draft.done for draft in drafts):
             raise EngineError("every draft of a forward needs a step to take")
-        batch, kv = self._pack(drafts)
-        sigma = torch.tensor([draft.sigmas[draft.step] for draft in drafts], device=self.device)
-        velocity = self.model(batch.at(torch.cat([draft.x for draft in drafts]), sigma), kv)
-        clean = []
+        step = self._step(drafts)
+        sigma = torch.stack([draft.levels[draft.step] for draft in drafts])
+        velocity = step(torch.cat([draft.x for draft in drafts]), sigma)
+        moved, clean = [], []
         for draft, v in zip(drafts, velocity.split([len(draft.x) for draft in drafts]), strict=True):
             now, after = draft.sigmas[draft.step], draft.sigmas[draft.step + 1]
             clean.append(self._grid(predict_x0(draft.x, v, now), draft))
-            draft.x = euler_step(draft.x, v, now, after)
+            moved.append(euler_step(draft.x, v, now, after))
+        for draft, x in zip(drafts, moved, strict=True):
+            draft.x = x
             draft.step += 1
         return clean
 
@@ -195,10 +205,10 @@ class Pipeline:
         self.release()
         return self.decode(draft)
 
-    def _pack(self, drafts: Several[Draft]) -> tuple[PackedBatch, ReferenceKV | None]:
-        members = tuple(id(draft) for draft in drafts)
-        if self._packed is not None and self._packed[0] == members:
-            return self._packed[1], self._packed[2]
+    def _step(self, drafts: Several[Draft]) -> Step:
+        """The step of these drafts together, packed unless they were the last ones asked for."""
+        if self._packed is not None and [id(d) for d in self._packed[0]] == [id(d) for d in drafts]:
+            return self._packed[1]
         self._packed = None
         batch = pack(
             [
@@ -206,7 +216,7 @@ class Pipeline:
                     text=draft.conditioning.text,
                     target=draft.x,
                     target_ids=draft.ids,
-                    sigma=draft.sigmas[draft.step],
+                    sigma=draft.levels[draft.step],
                     references=draft.conditioning.references,
                 )
                 for draft in drafts
@@ -218,8 +228,9 @@ class Pipeline:
             kv = drafts[0].conditioning.kv
         elif any(held):
             kv = ReferenceKV.join(held)
-        self._packed = (members, batch, kv, list(drafts))
-        return batch, kv
+        step = self.stepper.prepare(batch, kv)
+        self._packed = (list(drafts), step)
+        return step
 
     def _isolated(self, pictures: Several[ImageInput], ledger: Ledger) -> ReferenceKV:
         """References kept at t = 0 under their content, turned into this request's slots."""
@@ -232,7 +243,7 @@ class Pipeline:
 
         keys = [(self.checkpoint_id, picture.content_hash, picture.image.size) for picture in pictures]
         found = ledger.fetch("reference_kv", self.caches.reference_kv, keys, encode)
-        slots = torch.arange(1, len(found) + 1, device=self.device) * SLOT
+        slots = upload(torch.arange(1, len(found) + 1) * SLOT, self.device)
         with ledger.timed("denoise", self.device):
             return self.model.place(ReferenceKV.join([found]), slots)
 
@@ -251,7 +262,7 @@ class Pipeline:
         with ledger.timed("vae_encode", self.device):
             found = ledger.fetch("latents", self.caches.latents, keys, encode)  # (C, h, w) each
         return tuple(
-            Reference(latents.flatten(1).T.contiguous(), grid_ids(*latents.shape[1:], slot).to(self.device))
+            Reference(latents.flatten(1).T.contiguous(), upload(grid_ids(*latents.shape[1:], slot), self.device))
             for latents, slot in zip(found, slots, strict=True)
         )
 

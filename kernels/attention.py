@@ -142,7 +142,7 @@ def _attend(
 
 @triton.jit
 def attention_kernel(
-    p_q, p_k, p_v, p_o, p_prefix_k, p_prefix_v, p_cu, p_cu_prefix, p_tiles,
+    p_q, p_k, p_v, p_o, p_prefix_k, p_prefix_v, p_cu, p_cu_keys, p_cu_prefix, p_tiles,
     stride_q, stride_k, stride_v, stride_prefix_k, stride_prefix_v, draws, scale,
     H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PREFIX: tl.constexpr,
     TMA: tl.constexpr, WIDE: tl.constexpr,
@@ -175,12 +175,15 @@ def attention_kernel(
             b_q, b_acc, b_max, b_sum, p_prefix_k, p_prefix_v, start_p, length_p, i_h,
             stride_prefix_k, stride_prefix_v, scale, E, BLOCK_N, TMA, WIDE,
         )  # fmt: skip
+    start_k = tl.load(p_cu_keys + i_s).to(tl.int64)
+    length_k = (tl.load(p_cu_keys + i_s + 1) - start_k).to(tl.int32)
     b_acc, b_max, b_sum = _attend(
-        b_q, b_acc, b_max, b_sum, p_k, p_v, start, length, i_h,
+        b_q, b_acc, b_max, b_sum, p_k, p_v, start_k, length_k, i_h,
         stride_k, stride_v, scale, E, BLOCK_N, TMA, WIDE,
     )  # fmt: skip
 
     # [BLOCK_M, E]
+    b_sum = tl.where(b_sum > 0.0, b_sum, 1.0)  # a tile beyond its sequence's end may have seen no keys
     b_o = (b_acc / b_sum[:, None]).to(p_o.dtype.element_ty)
     p_o += start * (H * E) + i_h * E
     tl.store(p_o + o_m[:, None] * (H * E) + o_e[None, :], b_o, mask=m_m[:, None])
@@ -194,6 +197,8 @@ def attention_op(
     lengths: list[int],
     cu_seqlens: Tensor,
     tiles: Tensor,
+    key_lengths: list[int],
+    key_cu_seqlens: Tensor,
     prefix_k: Tensor | None,
     prefix_v: Tensor | None,
     prefix_lengths: list[int],
@@ -203,20 +208,20 @@ def attention_op(
     """`attention` on tensors alone: lengths for the host, boundaries and the tile table for the device."""
     if not takes_kernel(q):
         return reference.attention(
-            q, k, v, Segments(tuple(lengths)),
+            q, k, v, Segments(tuple(lengths)), key_segments=Segments(tuple(key_lengths)),
             prefix_k=prefix_k, prefix_v=prefix_v,
             prefix_segments=Segments(tuple(prefix_lengths)) if prefix_lengths else None, draws=draws,
         )  # fmt: skip
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _launch(
-        out, q, k, v, cu_seqlens, tiles, prefix_k, prefix_v, prefix_cu_seqlens, draws,
+        out, q, k, v, cu_seqlens, key_cu_seqlens, tiles, prefix_k, prefix_v, prefix_cu_seqlens, draws,
         tile_for(q.shape[-1], q.dtype),
     )  # fmt: skip
     return out
 
 
 @attention_op.register_fake
-def _(q, k, v, lengths, cu, tiles, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws):  # type: ignore[no-untyped-def]
+def _(q, k, v, lengths, cu, tiles, key_lengths, key_cu, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws):  # type: ignore[no-untyped-def]
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
@@ -226,6 +231,7 @@ def attention(
     v: Tensor,
     segments: Segments,
     *,
+    key_segments: Segments | None = None,
     prefix_k: Tensor | None = None,
     prefix_v: Tensor | None = None,
     prefix_segments: Segments | None = None,
@@ -235,6 +241,7 @@ def attention(
 ) -> Tensor:
     """`kernels.reference.attention`: `(T, H, E)` in and out, scale 1/sqrt(E), no mask.
 
+    k and v have the segments of q, or `key_segments` of their own where only some tokens ask.
     bf16, fp16, or (slowly, for checks) fp32; float32 inside. Rows may be any distance apart, so views into
     a wider projection need no copy. With `out`, or a `tile` of one's own, the kernel is launched directly
     rather than as an operator. Raises ValueError for a head size other than 32, 64 or 128, another dtype,
@@ -242,19 +249,22 @@ def attention(
     """
     if prefix_k is None or prefix_v is None or prefix_segments is None or prefix_segments.total == 0:
         prefix_k = prefix_v = prefix_segments = None
-    _check(q, k, v, segments, prefix_k, prefix_v, prefix_segments, draws)
+    keys = segments if key_segments is None else key_segments
+    _check(q, k, v, segments, keys, prefix_k, prefix_v, prefix_segments, draws)
     chosen = tile or tile_for(q.shape[-1], q.dtype)
     cu, tiles = segments.cu_seqlens(q.device), segments.tiles(chosen.queries, q.device)
+    key_cu = keys.cu_seqlens(q.device)
     prefix_cu = prefix_segments.cu_seqlens(q.device) if prefix_segments else None
     if out is None and tile is None:
         prefix_lengths = list(prefix_segments.lengths) if prefix_segments else []
         return attention_op(
-            q, k, v, list(segments.lengths), cu, tiles, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws
-        )
+            q, k, v, list(segments.lengths), cu, tiles, list(keys.lengths), key_cu,
+            prefix_k, prefix_v, prefix_lengths, prefix_cu, draws,
+        )  # fmt: skip
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     if out.shape != q.shape or not out.is_contiguous():
         raise ValueError(f"out must be a contiguous {tuple(q.shape)}")
-    _launch(out, q, k, v, cu, tiles, prefix_k, prefix_v, prefix_cu, draws, chosen)
+    _launch(out, q, k, v, cu, key_cu, tiles, prefix_k, prefix_v, prefix_cu, draws, chosen)
     return out
 
 
@@ -264,6 +274,7 @@ def _launch(
     k: Tensor,
     v: Tensor,
     cu: Tensor,
+    key_cu: Tensor,
     tiles: Tensor,
     prefix_k: Tensor | None,
     prefix_v: Tensor | None,
@@ -278,7 +289,7 @@ def _launch(
     given = prefix_k is not None and prefix_v is not None and prefix_cu is not None
     pk, pv, pcu = (prefix_k, prefix_v, prefix_cu) if given else (k, v, cu)
     wrap_triton(attention_kernel)[(tiles.shape[0], heads)](
-        q, *_readable(tile, k, v), out, *_readable(tile, pk, pv), cu, pcu, tiles,
+        q, *_readable(tile, k, v), out, *_readable(tile, pk, pv), cu, key_cu, pcu, tiles,
         q.stride(0), k.stride(0), v.stride(0), pk.stride(0), pv.stride(0), draws,
         math.log2(math.e) / math.sqrt(size),
         H=heads, E=size, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=given, TMA=tile.tma, WIDE=INTERPRETED,
@@ -298,6 +309,7 @@ def _check(
     k: Tensor,
     v: Tensor,
     segments: Segments,
+    keys: Segments,
     prefix_k: Tensor | None,
     prefix_v: Tensor | None,
     prefix_segments: Segments | None,
@@ -307,10 +319,12 @@ def _check(
         raise ValueError(f"q is {tuple(q.shape)}, not (T, H, E) with E one of {HEAD_DIMS}")
     if q.dtype not in DTYPES:
         raise ValueError(f"attention in {q.dtype} does not exist")
-    if k.shape != q.shape or v.shape != q.shape:
+    if k.shape[1:] != q.shape[1:] or v.shape != k.shape:
         raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} differ")
     if q.shape[0] != segments.total:
         raise ValueError(f"q has {q.shape[0]} tokens, its segments {segments.total}")
+    if k.shape[0] != keys.total or len(keys) != len(segments):
+        raise ValueError(f"k has {k.shape[0]} tokens, its {len(keys)} segments {keys.total}; q has {len(segments)}")
     named = {"q": q, "k": k, "v": v}
     if prefix_k is not None and prefix_v is not None and prefix_segments is not None:
         named |= {"prefix_k": prefix_k, "prefix_v": prefix_v}

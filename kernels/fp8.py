@@ -1,27 +1,20 @@
 """FP8 linears without calibration: every row of activations and of weights carries its own scale.
 
 e4m3 (Micikevicius et al. 2022, arXiv:2209.05433) with `x ~ values * scales[:, None]`. Quantising costs a
-pass over the activations unless their producer does it: `kernels.adaln` and `kernels.gated_mlp` have FP8
-outputs for that, and `Fp8Linear` takes either. `KEPT` lists what stays in bfloat16, and why.
+pass over the activations unless their producer does it: AdaLN and SwiGLU have FP8 outputs for that
+(`kernels.reference.adaln_fp8` and its kin). `KEPT` lists what stays in bfloat16, and why. No Triton here:
+the Triton kernels that quantise are in `kernels.quantise`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor, nn
-from torch.library import triton_op, wrap_triton
-
-from kernels.launch import INTERPRETED, row_stride, takes_kernel
 
 E4M3_MAX = 448.0
 SMALLEST = 1e-12  # of a row's largest magnitude: a row of zeros gets a finite scale
-
-_LIMIT = tl.constexpr(E4M3_MAX)
-_LEAST = tl.constexpr(SMALLEST)
-_ROUNDING = tl.constexpr("rtz" if INTERPRETED else "rtne")  # the interpreter's rtne loses the carry
 
 KEPT = (
     ("x_embedder", "first layer: its error enters every block, and 128 input channels gain nothing"),
@@ -42,29 +35,13 @@ class Quantised:
     values: Tensor
     scales: Tensor
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Quantised":
+        """The rows as `move` chooses and orders them."""
+        return Quantised(move(self.values.view(torch.uint8)).view(self.values.dtype), move(self.scales))
+
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`(T, D)` in dtype."""
         return (self.values.float() * self.scales[:, None]).to(dtype)
-
-
-@triton.jit
-def store_quantised(b_y, m_y, p_values, p_scale):
-    """Stores one row b_y (float32, zero outside its mask) as e4m3 values and one scale."""
-    scale = tl.maximum(tl.max(tl.abs(b_y), 0), _LEAST) / _LIMIT
-    b_v = tl.minimum(tl.maximum(b_y / scale, -_LIMIT), _LIMIT)
-    tl.store(p_values, b_v.to(tl.float8e4nv, fp_downcast_rounding=_ROUNDING), mask=m_y)
-    tl.store(p_scale, scale)
-
-
-@triton.jit
-def quantise_kernel(p_x, p_values, p_scales, stride_x, width, BLOCK_D: tl.constexpr):
-    """One program: one row."""
-    i_t = tl.program_id(0).to(tl.int64)
-    o_d = tl.arange(0, BLOCK_D)
-    m_d = o_d < width
-    # [BLOCK_D]
-    b_x = tl.load(p_x + i_t * stride_x + o_d, mask=m_d, other=0.0).to(tl.float32)
-    store_quantised(b_x, m_d, p_values + i_t * width + o_d, p_scales + i_t)
 
 
 def quantise_twin(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,48 +50,6 @@ def quantise_twin(x: Tensor) -> tuple[Tensor, Tensor]:
     scales = x.abs().amax(dim=-1).clamp(min=SMALLEST) / E4M3_MAX
     values = (x / scales[:, None]).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return values, scales
-
-
-def empty_quantised(rows: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Room for values `(rows, width)` and scales `(rows,)`."""
-    values = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=device)
-    return values, torch.empty(rows, dtype=torch.float32, device=device)
-
-
-def warps_for(width: int) -> int:
-    """Warps of a program that holds a whole row: at most 32 float32 of it a thread, up to 16 warps."""
-    return min(16, max(4, triton.next_power_of_2(width) // 1024))
-
-
-@triton_op("changeroom::quantise_rows", mutates_args=())
-def quantise_rows_op(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`quantise_rows` as an operator."""
-    if not takes_kernel(x):
-        return quantise_twin(x)
-    rows, width = x.shape
-    values, scales = empty_quantised(rows, width, x.device)
-    if rows:
-        wrap_triton(quantise_kernel)[(rows,)](
-            x,
-            values,
-            scales,
-            x.stride(0),
-            width,
-            BLOCK_D=triton.next_power_of_2(width),
-            num_warps=warps_for(width),
-        )
-    return values, scales
-
-
-@quantise_rows_op.register_fake
-def _(x):  # type: ignore[no-untyped-def]
-    return empty_quantised(x.shape[0], x.shape[1], x.device)
-
-
-def quantise_rows(x: Tensor) -> Quantised:
-    """x `(T, D)` of any float dtype, scaled row by row. Raises ValueError when rows are not contiguous."""
-    row_stride(x, "x")
-    return Quantised(*quantise_rows_op(x))
 
 
 def linear(x: Quantised, weight: Quantised, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -130,6 +65,8 @@ def linear(x: Quantised, weight: Quantised, dtype: torch.dtype = torch.bfloat16)
         )
     if x.values.device.type != "cuda":
         return linear_twin(x, weight, dtype)
+    if not x.values.shape[0]:
+        return torch.empty(0, weight.values.shape[0], dtype=dtype, device=x.values.device)
     if dtype != torch.bfloat16:
         raise ValueError(f"FP8 linears on CUDA return bfloat16, not {dtype}")
     return torch._scaled_mm(
@@ -164,12 +101,16 @@ class Fp8Linear(nn.Module):
             raise ValueError("FP8 linears have no bias")
         if layer.in_features % 16 or layer.out_features % 16:
             raise ValueError(f"{layer} has sizes that are not multiples of 16")
-        return cls(quantise_rows(layer.weight.detach()), layer.weight.dtype)
+        return cls(Quantised(*quantise_twin(layer.weight.detach())), layer.weight.dtype)
 
     def forward(self, x: Tensor | Quantised) -> Tensor:
         """`(T, D)` to `(T, M)`."""
-        given = x if isinstance(x, Quantised) else quantise_rows(x)
-        return linear(given, Quantised(self.values, self.scales), self.dtype)
+        return self.rows(x, slice(None))
+
+    def rows(self, x: Tensor | Quantised, rows: slice) -> Tensor:
+        """Only some of the outputs: `(T, D)` to `(T, len(rows))`."""
+        given = x if isinstance(x, Quantised) else Quantised(*quantise_twin(x))
+        return linear(given, Quantised(self.values[rows], self.scales[rows]), self.dtype)
 
 
 def convert(model: nn.Module) -> list[str]:

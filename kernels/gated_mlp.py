@@ -1,8 +1,8 @@
 """The pointwise steps around a block's MLP: SwiGLU, and the gated residual after it.
 
-SwiGLU: Shazeer 2020 (arXiv:2002.05202). Both read each input once, work in float32 and can leave an FP8
-copy of their row for the next linear. Letters as in `kernels.reference`: T tokens, N sequences, D width,
-M width of the MLP.
+SwiGLU: Shazeer 2020 (arXiv:2002.05202). Both read each input once and work in float32. SwiGLU can put the
+attention's output in front of its own, as a single-stream block's last linear wants it, and can leave all of it
+quantised to FP8. Letters as in `kernels.reference`: T tokens, N sequences, D width, M width of the MLP.
 """
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from kernels import reference
-from kernels.fp8 import Quantised, empty_quantised, quantise_twin, store_quantised, warps_for
+from kernels.fp8 import Quantised
 from kernels.launch import row_stride, takes_kernel
+from kernels.quantise import e4m3_rows, empty_rows, scale_of, warps_for
 from kernels.segments import Segments
 
 ROWS_PER_PROGRAM = 4
@@ -22,10 +23,10 @@ FLOAT16_MAX = 65504.0
 
 @triton.jit
 def swiglu_kernel(
-    p_x, p_o, p_row_scales, stride_x, width,
-    BLOCK_M: tl.constexpr, FP8: tl.constexpr,
+    p_x, p_lead, p_o, p_row_scales, stride_x, stride_lead, width, width_lead,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LEAD: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
-    """One program: one row, gate half and value half."""
+    """One program: one row, gate half and value half, after the row of p_lead if there is one."""
     i_t = tl.program_id(0).to(tl.int64)
     o_m = tl.arange(0, BLOCK_M)
     m_m = o_m < width
@@ -34,18 +35,31 @@ def swiglu_kernel(
     b_gate = tl.load(p_x + o_m, mask=m_m, other=0.0).to(tl.float32)
     b_value = tl.load(p_x + width + o_m, mask=m_m, other=0.0).to(tl.float32)
     b_y = b_gate / (1.0 + tl.exp(-b_gate)) * b_value
-    p_y = p_o + i_t * width + o_m
+    p_o += i_t * (width + width_lead)
+    if LEAD:
+        o_d = tl.arange(0, BLOCK_D)
+        m_d = o_d < width_lead
+        # [BLOCK_D]
+        b_lead = tl.load(p_lead + i_t * stride_lead + o_d, mask=m_d, other=0.0).to(tl.float32)
     if FP8:
-        store_quantised(b_y, m_m, p_y, p_row_scales + i_t)
+        largest = tl.max(tl.abs(b_y), 0)
+        if LEAD:
+            largest = tl.maximum(largest, tl.max(tl.abs(b_lead), 0))
+        scale = scale_of(largest)
+        tl.store(p_row_scales + i_t, scale)
+        tl.store(p_o + width_lead + o_m, e4m3_rows(b_y, scale), mask=m_m)
+        if LEAD:
+            tl.store(p_o + o_d, e4m3_rows(b_lead, scale), mask=m_d)
     else:
-        tl.store(p_y, b_y.to(p_o.dtype.element_ty), mask=m_m)
+        tl.store(p_o + width_lead + o_m, b_y.to(p_o.dtype.element_ty), mask=m_m)
+        if LEAD:
+            tl.store(p_o + o_d, b_lead.to(p_o.dtype.element_ty), mask=m_d)
 
 
 @triton.jit
 def gated_residual_kernel(
-    p_x, p_y, p_gate, p_o, p_values, p_row_scales, p_cu, p_tiles, stride_x, stride_y, stride_gate, width,
-    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, SATURATE: tl.constexpr, FP8: tl.constexpr,
-    BOUND: tl.constexpr,
+    p_x, p_y, p_gate, p_o, p_cu, p_tiles, stride_x, stride_y, stride_gate, width,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, SATURATE: tl.constexpr, BOUND: tl.constexpr,
 ):  # fmt: skip
     """One program: up to ROWS rows of one sequence."""
     i_g = tl.program_id(0)
@@ -65,38 +79,31 @@ def gated_residual_kernel(
         if SATURATE:
             b_o = tl.minimum(tl.maximum(b_o, -BOUND), BOUND)
         tl.store(p_o + i_t * width + o_d, b_o.to(p_o.dtype.element_ty), mask=m_d)
-        if FP8:
-            store_quantised(b_o, m_d, p_values + i_t * width + o_d, p_row_scales + i_t)
 
 
 @triton_op("changeroom::swiglu", mutates_args=())
-def swiglu_op(x: Tensor) -> Tensor:
-    """`swiglu` as an operator."""
+def swiglu_op(x: Tensor, lead: Tensor | None, fp8: bool) -> list[Tensor]:
+    """`swiglu` or `swiglu_fp8` as an operator."""
     if not takes_kernel(x):
-        return reference.swiglu(x)
-    out = torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
-    _launch_swiglu(x, out, None)
-    return out
+        if not fp8:
+            return [reference.swiglu(x, lead)]
+        quantised = reference.swiglu_fp8(x, lead)
+        return [quantised.values, quantised.scales]
+    outs = _empty_swiglu(x, lead, fp8)
+    width, ahead = x.shape[1] // 2, 0 if lead is None else lead.shape[1]
+    if x.shape[0]:
+        given = x if lead is None else lead
+        wrap_triton(swiglu_kernel)[(x.shape[0],)](
+            x, given, outs[0], outs[-1], x.stride(0), given.stride(0), width, ahead,
+            BLOCK_M=triton.next_power_of_2(width), BLOCK_D=triton.next_power_of_2(max(ahead, 1)),
+            LEAD=lead is not None, FP8=fp8, num_warps=warps_for(width),
+        )  # fmt: skip
+    return outs
 
 
 @swiglu_op.register_fake
-def _(x):  # type: ignore[no-untyped-def]
-    return torch.empty(x.shape[0], x.shape[1] // 2, dtype=x.dtype, device=x.device)
-
-
-@triton_op("changeroom::swiglu_fp8", mutates_args=())
-def swiglu_fp8_op(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`swiglu_fp8` as an operator."""
-    if not takes_kernel(x):
-        return quantise_twin(reference.swiglu(x.float()))
-    values, scales = empty_quantised(x.shape[0], x.shape[1] // 2, x.device)
-    _launch_swiglu(x, values, scales)
-    return values, scales
-
-
-@swiglu_fp8_op.register_fake
-def _(x):  # type: ignore[no-untyped-def]
-    return empty_quantised(x.shape[0], x.shape[1] // 2, x.device)
+def _(x, lead, fp8):  # type: ignore[no-untyped-def]
+    return _empty_swiglu(x, lead, fp8)
 
 
 @triton_op("changeroom::gated_residual", mutates_args=())
@@ -107,7 +114,13 @@ def gated_residual_op(
     if not takes_kernel(x):
         return reference.gated_residual(x, y, gate, Segments(tuple(lengths)))
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch_residual(x, y, gate, cu_seqlens, tiles, out, None)
+    if tiles.shape[0]:
+        width = x.shape[1]
+        wrap_triton(gated_residual_kernel)[(tiles.shape[0],)](
+            x, y, gate, out, cu_seqlens, tiles, x.stride(0), y.stride(0), gate.stride(0), width,
+            ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(width),
+            SATURATE=x.dtype == torch.float16, BOUND=FLOAT16_MAX, num_warps=warps_for(width),
+        )  # fmt: skip
     return out
 
 
@@ -116,39 +129,17 @@ def _(x, y, gate, lengths, cu_seqlens, tiles):  # type: ignore[no-untyped-def]
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-@triton_op("changeroom::gated_residual_fp8", mutates_args=())
-def gated_residual_fp8_op(
-    x: Tensor, y: Tensor, gate: Tensor, lengths: list[int], cu_seqlens: Tensor, tiles: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`gated_residual_fp8` on tensors alone."""
-    if not takes_kernel(x):
-        segments = Segments(tuple(lengths))
-        exact = reference.gated_residual(x.float(), y.float(), gate.float(), segments)
-        if x.dtype == torch.float16:
-            exact = exact.clip(-FLOAT16_MAX, FLOAT16_MAX)
-        return exact.to(x.dtype), *quantise_twin(exact)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    quantised = empty_quantised(*x.shape, x.device)
-    _launch_residual(x, y, gate, cu_seqlens, tiles, out, quantised)
-    return out, *quantised
-
-
-@gated_residual_fp8_op.register_fake
-def _(x, y, gate, lengths, cu_seqlens, tiles):  # type: ignore[no-untyped-def]
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device), *empty_quantised(*x.shape, x.device)
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """`silu(first half) * second half` of the last axis: `(T, 2M) -> (T, M)`.
+def swiglu(x: Tensor, lead: Tensor | None = None) -> Tensor:
+    """`silu(first half) * second half` of the last axis, `(T, 2M) -> (T, M)`; `lead (T, D)` goes in front.
 
     Rows may be any distance apart. Raises ValueError when they are not contiguous or their width is odd.
     """
-    return swiglu_op(_halves(x))
+    return swiglu_op(*_halves(x, lead), False)[0]
 
 
-def swiglu_fp8(x: Tensor) -> Quantised:
-    """`swiglu`, row-wise quantised to e4m3."""
-    return Quantised(*swiglu_fp8_op(_halves(x)))
+def swiglu_fp8(x: Tensor, lead: Tensor | None = None) -> Quantised:
+    """`swiglu`, row-wise quantised to e4m3, `lead` included."""
+    return Quantised(*swiglu_op(*_halves(x, lead), True))
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Tensor:
@@ -156,25 +147,6 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Te
 
     Raises ValueError when shapes do not fit or rows are not contiguous.
     """
-    return gated_residual_op(*_residual_args(x, y, gate, segments))
-
-
-def gated_residual_fp8(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> tuple[Tensor, Quantised]:
-    """`gated_residual`, and the same rows quantised to e4m3 from their float32 sums."""
-    out, values, scales = gated_residual_fp8_op(*_residual_args(x, y, gate, segments))
-    return out, Quantised(values, scales)
-
-
-def _halves(x: Tensor) -> Tensor:
-    if x.ndim != 2 or x.shape[1] % 2:
-        raise ValueError(f"x is {tuple(x.shape)}, not (T, 2M)")
-    row_stride(x, "x")
-    return x
-
-
-def _residual_args(
-    x: Tensor, y: Tensor, gate: Tensor, segments: Segments
-) -> tuple[Tensor, Tensor, Tensor, list[int], Tensor, Tensor]:
     if x.ndim != 2 or x.shape[0] != segments.total or y.shape != x.shape:
         raise ValueError(f"x {tuple(x.shape)}, y {tuple(y.shape)} and segments of {segments.total} tokens differ")
     if gate.shape != (len(segments), x.shape[1]):
@@ -182,38 +154,20 @@ def _residual_args(
     for name, rows in (("x", x), ("y", y), ("gate", gate)):
         row_stride(rows, name)
     tables = segments.cu_seqlens(x.device), segments.tiles(ROWS_PER_PROGRAM, x.device)
-    return x, y, gate, list(segments.lengths), *tables
+    return gated_residual_op(x, y, gate, list(segments.lengths), *tables)
 
 
-def _launch_swiglu(x: Tensor, out: Tensor, row_scales: Tensor | None) -> None:
-    """Fills out `(T, M)`, and row_scales `(T,)` when out is e4m3."""
-    tokens, width = out.shape
-    if tokens == 0:
-        return
-    wrap_triton(swiglu_kernel)[(tokens,)](
-        x, out, out if row_scales is None else row_scales, x.stride(0), width,
-        BLOCK_M=triton.next_power_of_2(width), FP8=row_scales is not None,
-        num_warps=warps_for(width),
-    )  # fmt: skip
+def _halves(x: Tensor, lead: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if x.ndim != 2 or x.shape[1] % 2:
+        raise ValueError(f"x is {tuple(x.shape)}, not (T, 2M)")
+    row_stride(x, "x")
+    if lead is not None:
+        if lead.ndim != 2 or lead.shape[0] != x.shape[0] or lead.dtype != x.dtype:
+            raise ValueError(f"lead is {lead.dtype} {tuple(lead.shape)} beside {x.dtype} {tuple(x.shape)}")
+        row_stride(lead, "lead")
+    return x, lead
 
 
-def _launch_residual(
-    x: Tensor,
-    y: Tensor,
-    gate: Tensor,
-    cu_seqlens: Tensor,
-    tiles: Tensor,
-    out: Tensor,
-    quantised: tuple[Tensor, Tensor] | None,
-) -> None:
-    """Fills out `(T, D)`, and the e4m3 values and scales when they are given."""
-    if tiles.shape[0] == 0:
-        return
-    width = x.shape[1]
-    wrap_triton(gated_residual_kernel)[(tiles.shape[0],)](
-        x, y, gate, out, *(quantised or (out, out)), cu_seqlens, tiles,
-        x.stride(0), y.stride(0), gate.stride(0), width,
-        ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(width),
-        SATURATE=x.dtype == torch.float16, FP8=quantised is not None,
-        BOUND=FLOAT16_MAX, num_warps=warps_for(width),
-    )  # fmt: skip
+def _empty_swiglu(x: Tensor, lead: Tensor | None, fp8: bool) -> list[Tensor]:
+    width = x.shape[1] // 2 + (0 if lead is None else lead.shape[1])
+    return empty_rows(x.shape[0], width, x.dtype, x.device, fp8)

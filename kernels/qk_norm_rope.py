@@ -15,6 +15,7 @@ from torch.library import triton_op, wrap_triton
 
 from kernels import reference
 from kernels.launch import row_stride, takes_kernel
+from kernels.segments import Heads, Interleaved
 
 TOKENS_PER_PROGRAM = 16
 
@@ -97,7 +98,7 @@ def qk_norm_rope_into_op(
     cos: Tensor,
     sin: Tensor,
     eps: float,
-    rows: Tensor,
+    rows: Tensor | None,
     out_q: Tensor,
     out_k: Tensor,
     out_v: Tensor,
@@ -108,7 +109,10 @@ def qk_norm_rope_into_op(
         return
     turned = reference.qk_norm_rope(q, k, q_weight, k_weight, cos, sin, eps)
     for out, x in zip((out_q, out_k, out_v), (*turned, v), strict=True):
-        out.index_copy_(0, rows.long(), x)
+        if rows is None:
+            out.copy_(x)
+        else:
+            out.index_copy_(0, rows.long(), x)
 
 
 @qk_norm_rope_into_op.register_fake
@@ -152,25 +156,44 @@ def qk_norm_rope_into(
     sin: Tensor,
     eps: float,
     *,
-    rows: Tensor,
     out_q: Tensor,
     out_k: Tensor,
     out_v: Tensor,
+    rows: Tensor | None = None,
 ) -> None:
     """`qk_norm_rope` of q and k, and v as it is, written to rows `(T,)` int32 of outputs `(R, H, E)`.
 
-    Rows must be distinct and below R: they are not checked, since that would wait for the device.
+    Without rows, in order. Rows must be distinct and below R: they are not checked, since that would wait for
+    the device.
     Raises ValueError when shapes or layouts do not fit.
     """
     _check(q, cos, sin, {"q": q, "k": k, "v": v}, {"q_weight": q_weight, "k_weight": k_weight})
-    if rows.shape != q.shape[:1] or rows.dtype != torch.int32:
+    if rows is not None and (rows.shape != q.shape[:1] or rows.dtype != torch.int32):
         raise ValueError(f"rows is {rows.dtype} {tuple(rows.shape)}, not int32 {tuple(q.shape[:1])}")
     for name, out in (("out_q", out_q), ("out_k", out_k), ("out_v", out_v)):
-        if out.shape[1:] != q.shape[1:] or out.dtype != q.dtype:
+        if out.shape[1:] != q.shape[1:] or out.dtype != q.dtype or (rows is None and out.shape != q.shape):
             raise ValueError(f"{name} is {out.dtype} {tuple(out.shape)}, not {q.dtype} (R, H, E) like q")
         row_stride(out, name)
     cos, sin = cos.contiguous(), sin.contiguous()
     qk_norm_rope_into_op(q, k, v, q_weight, k_weight, cos, sin, eps, rows, out_q, out_k, out_v)
+
+
+def joint_qkv(first: Heads, second: Heads, joined: Interleaved, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`kernels.reference.joint_qkv`: each stream's heads go straight to their rows of q, k, v `(T, H, E)`."""
+    tokens = joined.first.total + joined.second.total
+    q, k, v = (first.q.new_empty(tokens, *first.q.shape[1:]) for _ in range(3))
+    for heads, rows in zip((first, second), joined.rows(first.q.device), strict=True):
+        qk_norm_rope_into(
+            heads.q, heads.k, heads.v, *heads.to_norm[2:], eps, rows=rows, out_q=q, out_k=k, out_v=v
+        )  # fmt: skip
+    return q, k, v
+
+
+def cached_qkv(heads: Heads, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`kernels.reference.cached_qkv`: k and v are written straight into memory of their own, to be kept."""
+    q, k, v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (heads.q, heads.k, heads.v))
+    qk_norm_rope_into(heads.q, heads.k, heads.v, *heads.to_norm[2:], eps, out_q=q, out_k=k, out_v=v)
+    return q, k, v
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.segments import Segments
+from kernels.fp8 import Quantised, quantise_twin
+from kernels.segments import Heads, Interleaved, Segments
 
 
 def attention(
@@ -19,6 +20,7 @@ def attention(
     v: Tensor,
     segments: Segments,
     *,
+    key_segments: Segments | None = None,
     prefix_k: Tensor | None = None,
     prefix_v: Tensor | None = None,
     prefix_segments: Segments | None = None,
@@ -26,31 +28,37 @@ def attention(
 ) -> Tensor:
     """Softmax attention inside each packed sequence, scale 1/sqrt(E), no mask.
 
-    q, k, v: `(T, H, E)` over `segments` (N sequences). With a prefix `(P, H, E)` over
-    `prefix_segments` (N / draws sequences), sequence i also attends prefix i // draws.
-    Returns `(T, H, E)`. Raises ValueError when the segments do not fit the tensors or each other.
+    q `(T, H, E)` over `segments` (N sequences); k, v likewise, or over `key_segments` where only some of a
+    sequence's tokens ask. With a prefix `(P, H, E)` over `prefix_segments` (N / draws sequences), sequence i
+    also attends prefix i // draws. Returns `(T, H, E)`. Raises ValueError when the segments do not fit the
+    tensors or each other.
     """
+    keys = segments if key_segments is None else key_segments
     _check_segments(q, segments, "q")
+    _check_segments(k, keys, "k")
+    n = len(segments)
+    if len(keys) != n:
+        raise ValueError(f"{len(keys)} segments of keys for {n} of queries")
     if prefix_k is None or prefix_v is None or prefix_segments is None or prefix_segments.total == 0:
-        return _attend_by_length(q, k, v, segments)
+        prefix_k, prefix_v, prefix_segments, draws = k[:0], v[:0], Segments((0,) * n), 1
     _check_segments(prefix_k, prefix_segments, "prefix_k")
-    n, groups = len(segments), len(prefix_segments)
+    groups = len(prefix_segments)
     if n != groups * draws:
         raise ValueError(f"{n} sequences cannot share {groups} prefixes in {draws} draws each")
-    length, prefix = segments.uniform, prefix_segments.uniform
-    if length is not None and prefix is not None:
-        k = _prepend(prefix_k, k, groups, draws, prefix, length)
-        v = _prepend(prefix_v, v, groups, draws, prefix, length)
-        return _sdpa(q.view(n, length, *q.shape[1:]), k, v).flatten(0, 1)
-    lengths = [prefix_segments.lengths[i // draws] for i in range(n)]
-    own_k, own_v = k.split(segments.lengths), v.split(segments.lengths)
+    asking, own, shared = segments.uniform, keys.uniform, prefix_segments.uniform
+    if asking is not None and own is not None and shared is not None:
+        k = _prepend(prefix_k, k, groups, draws, shared, own)
+        v = _prepend(prefix_v, v, groups, draws, shared, own)
+        return _sdpa(q.view(n, asking, *q.shape[1:]), k, v).flatten(0, 1)
+    queries, own_k, own_v = q.split(segments.lengths), k.split(keys.lengths), v.split(keys.lengths)
     shared_k, shared_v = prefix_k.split(prefix_segments.lengths), prefix_v.split(prefix_segments.lengths)
     members = defaultdict(list)
-    for i, shape in enumerate(zip(segments.lengths, lengths, strict=True)):
-        members[shape].append(i)
-    queries = q.split(segments.lengths)
+    for i in range(n):
+        members[segments.lengths[i], keys.lengths[i], prefix_segments.lengths[i // draws]].append(i)
     outputs: list[Tensor] = [q[:0]] * n
-    for group in members.values():
+    for (size, *_), group in members.items():
+        if size == 0:
+            continue
         batch = _sdpa(
             torch.stack([queries[i] for i in group]),
             torch.stack([torch.cat((shared_k[i // draws], own_k[i])) for i in group]),
@@ -95,32 +103,65 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Te
     return out.clip(-65504, 65504) if out.dtype == torch.float16 else out
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """`silu(first half) * second half` of the last axis: `(T, 2M) -> (T, M)`."""
+def swiglu(x: Tensor, lead: Tensor | None = None) -> Tensor:
+    """`silu(first half) * second half` of the last axis, `(T, 2M) -> (T, M)`; `lead (T, D)` goes in front."""
     gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
+    out = F.silu(gate) * value
+    return out if lead is None else torch.cat((lead, out), dim=-1)
 
 
-def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
-    n, length = len(segments), segments.uniform
-    if length is not None:
-        q, k, v = (x.view(n, length, *x.shape[1:]) for x in (q, k, v))
-        return _sdpa(q, k, v).flatten(0, 1)
-    pieces = list(zip(*(x.split(segments.lengths) for x in (q, k, v)), strict=True))
-    members = defaultdict(list)
-    for i, size in enumerate(segments.lengths):
-        members[size].append(i)
-    outputs: list[Tensor] = [q[:0]] * n
-    for size, group in members.items():
-        if size == 0:
-            continue
-        batch = _sdpa(*(torch.stack([pieces[i][part] for i in group]) for part in range(3)))
-        for row, i in enumerate(group):
-            outputs[i] = batch[row]
-    return torch.cat(outputs)
+def residual_adaln(
+    x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`gated_residual`, and `adaln` of its result: the end of one sub-layer and the start of the next."""
+    x = gated_residual(x, y, gate, segments)
+    return x, adaln(x, shift, scale, segments, eps)
+
+
+def joint_qkv(first: Heads, second: Heads, joined: Interleaved, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`qk_norm_rope` of two streams' heads, joined sequence by sequence: q, k, v `(T, H, E)` of `joined`."""
+    a, b = ((*qk_norm_rope(*heads.to_norm, eps), heads.v) for heads in (first, second))
+    q, k, v = (joined.join(x, y) for x, y in zip(a, b, strict=True))
+    return q, k, v
+
+
+def cached_qkv(heads: Heads, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`qk_norm_rope` of q and k, and v; k and v own exactly their bytes, to be kept."""
+    q, k = qk_norm_rope(*heads.to_norm, eps)
+    return q, k, heads.v.contiguous()
+
+
+def adaln_fp8(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float) -> Quantised:
+    """`adaln` in float32, row-wise quantised to e4m3."""
+    return quantise(adaln(x.float(), shift.float(), scale.float(), segments, eps))
+
+
+def residual_adaln_fp8(
+    x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float
+) -> tuple[Tensor, Quantised]:
+    """`residual_adaln` with its second result row-wise quantised to e4m3."""
+    x = gated_residual(x, y, gate, segments)
+    return x, adaln_fp8(x, shift, scale, segments, eps)
+
+
+def swiglu_fp8(x: Tensor, lead: Tensor | None = None) -> Quantised:
+    """`swiglu` in float32, row-wise quantised to e4m3, `lead` included."""
+    return quantise(swiglu(x.float(), None if lead is None else lead.float()))
+
+
+def quantise(x: Tensor) -> Quantised:
+    """x `(T, D)` row-wise quantised to e4m3."""
+    return Quantised(*quantise_twin(x))
+
+
+def feed(x: Tensor) -> Tensor:
+    """What a linear is given that no other kernel precedes: x itself, or `quantise` of it for an FP8 linear."""
+    return x
 
 
 def _prepend(prefix: Tensor, own: Tensor, groups: int, draws: int, prefix_length: int, length: int) -> Tensor:
+    if prefix_length == 0:
+        return own.view(groups * draws, length, *own.shape[1:])
     shared = prefix.view(groups, 1, prefix_length, *prefix.shape[1:]).expand(-1, draws, -1, -1, -1)
     return torch.cat((shared, own.view(groups, draws, length, *own.shape[1:])), dim=2).flatten(0, 1)
 

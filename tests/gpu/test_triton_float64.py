@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton")
-from kernels import Segments, attention, fp8, launch, reference
+from kernels import Segments, attention, fp8, launch, quantise, reference
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,7 +60,7 @@ def test_attention_gives_the_same_bits_every_time(size: int, tma: bool) -> None:
 def test_scaled_mm_is_its_twin() -> None:
     generator = torch.Generator(device="cuda").manual_seed(0)
     x, weight = (torch.randn(n, 3072, generator=generator, device="cuda") for n in (1701, 9216))
-    a, b = fp8.quantise_rows(x.bfloat16()), fp8.quantise_rows(weight.bfloat16())
+    a, b = quantise.quantise_rows(x.bfloat16()), quantise.quantise_rows(weight.bfloat16())
     actual, twin = fp8.linear(a, b), fp8.linear_twin(a, b, torch.float32)
     assert (actual.float() - twin).norm() / twin.norm() < 5e-3
 

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from engine_build.config import ModelConfig
 from engine_build.model import MMDiT
 from engine_build.packing import Reference, Sequence, grid_ids, pack
-from kernels import launch, select
+from kernels import fp8, launch, select
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,12 +46,29 @@ def request(seed: int, text: int, grid: tuple[int, int], *references: tuple[int,
     return Sequence(torch.randn(text, 16, generator=g), target, grid_ids(*grid), 0.3 + 0.1 * seed, images)
 
 
+MIXED = (request(0, 5, (3, 3), (2, 2), (3, 1)), request(1, 2, (1, 7)), request(2, 0, (2, 2), (1, 5)))
+
+
 @pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
 def test_the_model_is_the_same_on_triton_kernels(mode: str) -> None:
     model = build(mode)
-    batch = pack([request(0, 5, (3, 3), (2, 2), (3, 1)), request(1, 2, (1, 7)), request(2, 0, (2, 2), (1, 5))])
-    batch = batch.to(DEVICE)
+    batch = pack(MIXED).to(DEVICE)
     expected = model(batch)
     model.kernels = select("triton")
     assert expected.abs().mean() > 0.05
     torch.testing.assert_close(model(batch), expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["joint", "isolated"])
+def test_the_fp8_model_is_the_same_on_triton_kernels(mode: str) -> None:
+    """Up to the interpreter's rounding, which is towards zero."""
+    model = build(mode).to(torch.bfloat16)
+    batch = pack(MIXED).to(DEVICE)
+    exact = model(batch).float()
+    fp8.convert(model)
+    twin = model(batch).float()
+    model.kernels = select("triton")
+    actual = model(batch).float()
+    assert (twin - exact).norm() / exact.norm() < 0.08
+    assert (actual - twin).norm() / twin.norm() < (0.12 if launch.INTERPRETED else 0.03)
+    assert (actual - exact).norm() / exact.norm() < 0.12

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.importorskip("triton")
-from kernels import Segments, adaln, attention, fp8, gated_mlp, launch, qk_norm_rope, reference
+from kernels import Segments, adaln, attention, fp8, gated_mlp, launch, qk_norm_rope, quantise, reference
+from kernels.segments import Heads, Interleaved
 
 pytestmark = [
     pytest.mark.gpu,
@@ -127,6 +128,32 @@ def test_attention_does_not_depend_on_neighbours() -> None:
         assert torch.equal(alone, together[i])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_some_tokens_ask(shared: bool) -> None:
+    asking, keys, prefix = Segments((3, 0, 17)), Segments((5, 4, 33)), Segments((2, 0, 19))
+    q = random(asking.total, 2, 32)
+    k, v = (random(keys.total, 2, 32, seed=i) for i in (1, 2))
+    pk, pv = (random(prefix.total, 2, 32, seed=i) for i in (3, 4))
+    given = {"key_segments": keys}
+    if shared:
+        given |= {"prefix_k": pk, "prefix_v": pv, "prefix_segments": prefix}
+    close(attention.attention(q, k, v, asking, **given, tile=SMALL), reference.attention(q, k, v, asking, **given))
+
+
+def test_blocks_beyond_the_end_do_nothing() -> None:
+    """The tables of fixed segments, which a CUDA graph replays over other lengths."""
+    held = Segments((40, 0, 9), fixed=True)
+    q, k, v = (random(held.total, 2, 32, seed=i) for i in range(3))
+    first = attention.attention(q, k, v, held)
+    close(first, reference.attention(q, k, v, held))
+    tables = {key: table.data_ptr() for key, table in held._on_device.items()}
+    moved = Segments((5, 31, 13), fixed=True).onto(held)
+    assert {key: table.data_ptr() for key, table in moved._on_device.items()} == tables
+    close(attention.attention(q, k, v, moved), reference.attention(q, k, v, Segments(moved.lengths)))
+    x, rows = random(held.total, 40), random(3, 40, seed=1)
+    close(adaln.adaln(x, rows, rows, moved, 1e-6), reference.adaln(x, rows, rows, Segments(moved.lengths), 1e-6))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_attention_through_tensor_maps(dtype: torch.dtype) -> None:
     if DEVICE == "cuda" and torch.cuda.get_device_capability() < (9, 0):
@@ -178,6 +205,28 @@ def test_qk_norm_rope_writes_the_rows_it_is_told() -> None:
     assert cache[untouched].isnan().all()
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_streams_meet_in_the_joint_layout(fixed: bool) -> None:
+    joined = Interleaved(Segments((3, 0, 5), fixed), Segments((4, 7, 1), fixed))
+
+    def heads(tokens: int, seed: int) -> Heads:
+        q, k, v = (random(tokens, 2, 32, seed=seed + i) for i in range(3))
+        weights = [1 + random(1, 32, seed=seed + i)[0] for i in (3, 4)]
+        return Heads(q, k, v, *weights, *(random(tokens, 16, seed=seed + i).contiguous() for i in (5, 6)))
+
+    first, second = heads(8, 10), heads(12, 20)
+    for mine, truth in zip(
+        qk_norm_rope.joint_qkv(first, second, joined, 1e-6),
+        reference.joint_qkv(first, second, joined, 1e-6),
+        strict=True,
+    ):
+        close(mine, truth)
+    q, k, v = qk_norm_rope.cached_qkv(first, 1e-6)
+    for mine, truth in zip((q, k, v), reference.cached_qkv(first, 1e-6), strict=True):
+        close(mine, truth)
+        assert mine.untyped_storage().nbytes() == mine.nbytes
+
+
 def test_rope_turns_a_slice_of_each_head() -> None:
     x = random(19, 3, 32, dtype=torch.bfloat16)[..., :8]
     cos, sin = (random(19, 4, seed=i) for i in (1, 2))
@@ -203,16 +252,25 @@ def test_gated_residual(lengths: tuple[int, ...], width: int, dtype: torch.dtype
     gate = random(len(lengths), width, dtype=dtype, seed=2)
     wide = reference.gated_residual(x.float(), y.float(), gate.float(), segments)
     close(gated_mlp.gated_residual(x, y, gate, segments), wide.to(dtype))
-    out, quantised = gated_mlp.gated_residual_fp8(x, y, gate, segments)
+    shift, scale = (random(len(lengths), width, dtype=dtype, seed=i) for i in (3, 4))
+    out, normed = adaln.residual_adaln(x, y, gate, shift, scale, segments, 1e-6)
     close(out, wide.to(dtype))
-    quantised_close(quantised, wide)
+    truth = reference.adaln(out.float(), shift.float(), scale.float(), segments, 1e-6)
+    close(normed, truth.to(dtype))
+    out, quantised = adaln.residual_adaln_fp8(x, y, gate, shift, scale, segments, 1e-6)
+    close(out, wide.to(dtype))
+    quantised_close(quantised, truth)
 
 
 def test_gated_residual_saturates_in_float16() -> None:
     x = torch.full((2, 4), 60000.0, dtype=torch.float16, device=DEVICE)
     gate = torch.tensor([[1.0, -3.0, 1.0, 0.0]], dtype=torch.float16, device=DEVICE)
-    out = gated_mlp.gated_residual(x, x, gate, Segments((2,)))
-    assert out.tolist() == [[65504, -65504, 65504, 60000]] * 2
+    segments = Segments((2,))
+    for out in (
+        gated_mlp.gated_residual(x, x, gate, segments),
+        adaln.residual_adaln(x, x, gate, gate, gate, segments, 1e-6)[0],
+    ):
+        assert out.tolist() == [[65504, -65504, 65504, 60000]] * 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -222,6 +280,9 @@ def test_swiglu(tokens: int, width: int, dtype: torch.dtype) -> None:
     wide = reference.swiglu(x.float())
     close(gated_mlp.swiglu(x), wide.to(dtype))
     quantised_close(gated_mlp.swiglu_fp8(x), wide)
+    lead = 3 * random(tokens, 21, dtype=dtype, seed=1)
+    close(gated_mlp.swiglu(x, lead), torch.cat((lead, wide.to(dtype)), 1))
+    quantised_close(gated_mlp.swiglu_fp8(x, lead), torch.cat((lead.float(), wide), 1))
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
@@ -233,7 +294,7 @@ def test_swiglu_is_finite_for_large_inputs() -> None:
 def test_quantised_rows_have_their_own_scales() -> None:
     x = random(9, 50) * (10.0 ** torch.arange(-4, 5, device=DEVICE))[:, None]
     x[3] = 0
-    quantised = fp8.quantise_rows(x)
+    quantised = quantise.quantise_rows(x)
     quantised_close(quantised, x)
     assert quantised.values.float()[3].eq(0).all()
     assert quantised.values.float().abs().amax(1)[[0, 8]].tolist() == [448, 448]
@@ -242,6 +303,6 @@ def test_quantised_rows_have_their_own_scales() -> None:
 def test_fp8_linear_stays_within_its_error() -> None:
     x, weight = random(33, 64, dtype=torch.bfloat16), random(48, 64, dtype=torch.bfloat16, seed=1)
     exact = x.float() @ weight.float().T
-    actual = fp8.linear(fp8.quantise_rows(x), fp8.quantise_rows(weight)).float()
+    actual = fp8.linear(quantise.quantise_rows(x), quantise.quantise_rows(weight)).float()
     bound = 0.1 if launch.INTERPRETED else 0.04  # the interpreter rounds towards zero, which adds up
     assert (actual - exact).norm() / exact.norm() < bound

@@ -20,6 +20,7 @@ from kernels import (
     gated_mlp,
     launch,
     qk_norm_rope,
+    quantise,
     reference,
     select,
 )
@@ -40,7 +41,7 @@ def tables(segments: Segments) -> tuple[list[int], Tensor, Tensor]:
 def attention_call() -> tuple[Any, ...]:
     q, k, v, pk, pv = (random(n, 2, 32, seed=i) for i, n in enumerate((10, 10, 10, 5, 5)))
     own, prefix = tables(OWN), tables(PREFIX)
-    return q, k, v, *own, pk, pv, *prefix[:2], 2
+    return q, k, v, *own, *own[:2], pk, pv, *prefix[:2], 2
 
 
 def norm_call() -> tuple[Any, ...]:
@@ -57,8 +58,8 @@ def into_call() -> tuple[Any, ...]:
     return (*(random(6, 2, 32, seed=i) for i in range(3)), random(32), random(32), *angles(), 1e-6, rows, *outs)
 
 
-def row_call(modulations: int, *rest: Any) -> tuple[Any, ...]:
-    x = [random(10, 8, seed=i) for i in range(3 - modulations)]
+def row_call(tensors: int, modulations: int, *rest: Any) -> tuple[Any, ...]:
+    x = [random(10, 8, seed=i) for i in range(tensors)]
     return (*x, *(random(4, 8, seed=9 + i) for i in range(modulations)), *tables(OWN), *rest)
 
 
@@ -67,13 +68,15 @@ CALLS = {
     "qk_norm_rope": (qk_norm_rope.qk_norm_rope_op, norm_call),
     "qk_norm_rope_into": (qk_norm_rope.qk_norm_rope_into_op, into_call),
     "rope": (qk_norm_rope.rope_op, lambda: (random(6, 2, 32), *angles())),
-    "adaln": (adaln.adaln_op, lambda: row_call(2, 1e-6)),
-    "adaln_fp8": (adaln.adaln_fp8_op, lambda: row_call(2, 1e-6)),
-    "gated_residual": (gated_mlp.gated_residual_op, lambda: row_call(1)),
-    "gated_residual_fp8": (gated_mlp.gated_residual_fp8_op, lambda: row_call(1)),
-    "swiglu": (gated_mlp.swiglu_op, lambda: (random(5, 16),)),
-    "swiglu_fp8": (gated_mlp.swiglu_fp8_op, lambda: (random(5, 16),)),
-    "quantise_rows": (fp8.quantise_rows_op, lambda: (random(5, 16),)),
+    "adaln": (adaln.adaln_op, lambda: row_call(1, 2, 1e-6, False)),
+    "adaln, fp8": (adaln.adaln_op, lambda: row_call(1, 2, 1e-6, True)),
+    "residual_adaln": (adaln.residual_adaln_op, lambda: row_call(2, 3, 1e-6, False)),
+    "residual_adaln, fp8": (adaln.residual_adaln_op, lambda: row_call(2, 3, 1e-6, True)),
+    "gated_residual": (gated_mlp.gated_residual_op, lambda: row_call(2, 1)),
+    "swiglu": (gated_mlp.swiglu_op, lambda: (random(5, 16), None, False)),
+    "swiglu, lead": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), False)),
+    "swiglu, fp8": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), True)),
+    "quantise_rows": (quantise.quantise_rows_op, lambda: (random(5, 16),)),
 }
 
 
@@ -82,14 +85,14 @@ def test_operators_keep_torch_rules(name: str) -> None:
     operator, arguments = CALLS[name]
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(operator, arguments(), test_utils=checks)
-    assert getattr(torch.ops.changeroom, name).default is operator._opoverload
+    assert getattr(torch.ops.changeroom, name.partition(",")[0]).default is operator._opoverload
 
 
 @pytest.mark.parametrize("call", [False, True], ids=["export", "compile"])
 def test_compile_and_export_see_one_operator(call: bool) -> None:
     class Layer(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return gated_mlp.swiglu_op(x * 2) + 1
+            return gated_mlp.swiglu(x * 2) + 1
 
     x = random(5, 16)
     expected = reference.swiglu(x * 2) + 1
@@ -110,10 +113,16 @@ def test_twins_compute_the_reference() -> None:
     exact = reference.adaln(x, shift, scale, OWN, 1e-6)
     torch.testing.assert_close(adaln.adaln(x, shift, scale, OWN, 1e-6), exact)
     close_to_e4m3(adaln.adaln_fp8(x, shift, scale, OWN, 1e-6), exact)
-    out, quantised = gated_mlp.gated_residual_fp8(x, x, scale, OWN)
-    torch.testing.assert_close(out, reference.gated_residual(x, x, scale, OWN))
-    close_to_e4m3(quantised, out)
+    summed = reference.gated_residual(x, x, scale, OWN)
+    normed = reference.adaln(summed, shift, scale, OWN, 1e-6)
+    for actual in (
+        adaln.residual_adaln(x, x, scale, shift, scale, OWN, 1e-6),
+        adaln.residual_adaln_fp8(x, x, scale, shift, scale, OWN, 1e-6),
+    ):
+        torch.testing.assert_close(actual[0], summed)
+        (torch.testing.assert_close if isinstance(actual[1], Tensor) else close_to_e4m3)(actual[1], normed)
     close_to_e4m3(gated_mlp.swiglu_fp8(x), reference.swiglu(x))
+    close_to_e4m3(gated_mlp.swiglu_fp8(x, x[:, :3]), torch.cat((x[:, :3], reference.swiglu(x)), 1))
 
 
 def close_to_e4m3(quantised: fp8.Quantised, exact: Tensor) -> None:
@@ -167,9 +176,11 @@ def misfits() -> dict[str, tuple[Callable[[], object], str]]:
         "shift": (lambda: adaln.adaln(x, rows[:2], rows, OWN, 1e-6), "shift is"),
         "tokens": (lambda: adaln.adaln(x[:3], rows, rows, OWN, 1e-6), "its segments have 10"),
         "gate": (lambda: gated_mlp.gated_residual(x, x, rows[:2], OWN), "gate is"),
+        "lead": (lambda: gated_mlp.swiglu(x, x[:3]), "lead is"),
+        "keys": (lambda: attention.attention(q, k, v, OWN, key_segments=PREFIX), "k has 10 tokens"),
         "odd": (lambda: gated_mlp.swiglu(x[:, :7]), "2M"),
         "sizes of 16": (
-            lambda: fp8.linear(fp8.quantise_rows(x), fp8.quantise_rows(x)),
+            lambda: fp8.linear(reference.quantise(x), reference.quantise(x)),
             "multiples of 16",
         ),
         "bias": (lambda: fp8.Fp8Linear.of(nn.Linear(16, 16)), "no bias"),

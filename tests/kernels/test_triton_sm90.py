@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import adaln, attention, fp8, gated_mlp, launch, qk_norm_rope
+from kernels import adaln, attention, gated_mlp, launch, qk_norm_rope, quantise
 
 SHARED_LIMIT = 227 * 1024
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
@@ -52,7 +52,7 @@ def compiled(
 ) -> Program:
     """The kernel for sm_90a; argument types follow from our naming, pointers and strides are 16-aligned."""
     names = kernel.arg_names
-    special = {"p_cu": "*i32", "p_cu_prefix": "*i32", "p_tiles": "*i32", "p_rows": "*i32", "p_cos": "*fp32"}
+    special = dict.fromkeys(("p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles", "p_rows"), "*i32") | {"p_cos": "*fp32"}
     special |= {"p_sin": "*fp32", "p_row_scales": "*fp32", "p_scales": "*fp32", "p_values": "*fp8e4nv"}
     special |= {"eps": "fp32", fp8_out: "*fp8e4nv"}
     special |= maps or {}
@@ -145,35 +145,34 @@ def test_qk_norm_rope_compiles(tmp_path: Path, size: int, norm: bool, rows: bool
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-@pytest.mark.parametrize("width", [3072, 4096])
-def test_adaln_compiles(tmp_path: Path, width: int, quantised: bool) -> None:
+@pytest.mark.parametrize(("width", "residual"), [(3072, True), (3072, False), (4096, True)])
+def test_adaln_compiles(tmp_path: Path, width: int, residual: bool, quantised: bool) -> None:
     program = compiled(
-        tmp_path, adaln.adaln_kernel, "bf16", fp8.warps_for(width), fp8_out="p_o" if quantised else "",
-        ROWS=adaln.ROWS_PER_PROGRAM, BLOCK_D=4096, FP8=quantised,
+        tmp_path, adaln.adaln_kernel, "bf16", quantise.warps_for(width), fp8_out="p_o" if quantised else "",
+        ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, RESIDUAL=residual, SATURATE=False,
+        BOUND=gated_mlp.FLOAT16_MAX, FP8=quantised,
     )  # fmt: skip
     check(program)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_gated_residual_compiles(tmp_path: Path, quantised: bool) -> None:
+def test_gated_residual_compiles(tmp_path: Path) -> None:
     program = compiled(
-        tmp_path, gated_mlp.gated_residual_kernel, "fp16", fp8.warps_for(3072),
-        ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, SATURATE=True, FP8=quantised,
-        BOUND=gated_mlp.FLOAT16_MAX,
+        tmp_path, gated_mlp.gated_residual_kernel, "fp16", quantise.warps_for(3072),
+        ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, SATURATE=True, BOUND=gated_mlp.FLOAT16_MAX,
     )  # fmt: skip
     check(program)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_swiglu_compiles(tmp_path: Path, quantised: bool) -> None:
+@pytest.mark.parametrize(("lead", "quantised"), [(False, False), (True, False), (False, True), (True, True)])
+def test_swiglu_compiles(tmp_path: Path, lead: bool, quantised: bool) -> None:
     program = compiled(
-        tmp_path, gated_mlp.swiglu_kernel, "bf16", fp8.warps_for(12288),
-        fp8_out="p_o" if quantised else "", BLOCK_M=16384, FP8=quantised,
+        tmp_path, gated_mlp.swiglu_kernel, "bf16", quantise.warps_for(12288),
+        fp8_out="p_o" if quantised else "", BLOCK_M=16384, BLOCK_D=4096, LEAD=lead, FP8=quantised,
     )  # fmt: skip
     check(program)
 
 
 def test_quantise_compiles(tmp_path: Path) -> None:
-    program = compiled(tmp_path, fp8.quantise_kernel, "bf16", 16, BLOCK_D=16384)
+    program = compiled(tmp_path, quantise.quantise_kernel, "bf16", 16, BLOCK_D=16384)
     check(program)
     assert re.search(r"F2FP\.SATFINITE\.E4M3", program.sass)
