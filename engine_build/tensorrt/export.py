@@ -1,0 +1,168 @@
+"""Checkpoints to ONNX: every graph a backend needs, with sizes that vary, weights under their own names.
+
+Weights keep their names in the checkpoint, behind the part's module name, so that a LoRA can be refitted into a
+built engine by name. Graphs are strongly typed: what is bfloat16 in the file is bfloat16 in the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine_build.autoencoder import Autoencoder
+from engine_build.config import CheckpointConfig
+from engine_build.model import MMDiT
+from engine_build.tensorrt.graphs import (
+    Attention,
+    DitGraph,
+    Kind,
+    Port,
+    TextGraph,
+    VaeDecoderGraph,
+    VaeEncoderGraph,
+    kinds_of,
+)
+from engine_build.tensorrt.operators import translations
+from engine_build.text_encoder import TextEncoder
+from engine_build.weights import load_model
+
+OPSET = 23
+PARTS = ("text", "vae_encoder", "vae_decoder")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One ONNX file and what goes in and out of it."""
+
+    name: str
+    path: Path
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def export_checkpoint(
+    folder: Path,
+    out: Path,
+    *,
+    attention: Attention = "plugin",
+    dtype: torch.dtype = torch.float32,
+    only: tuple[str, ...] | None = None,
+) -> list[Exported]:
+    """Writes `NAME.onnx` for the graphs of a checkpoint: its DiT kinds, text, vae_encoder, vae_decoder.
+
+    `only` names some of them. Raises CheckpointError for a checkpoint that does not load.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    config, cpu = CheckpointConfig.load(folder), torch.device("cpu")
+    exported = []
+
+    def wanted(name: str) -> bool:
+        return only is None or name in only
+
+    model = load_model(folder, dtype=dtype)
+    for kind in kinds_of(model.config):
+        if wanted(kind):
+            exported.append(export_dit(model, kind, attention, out))
+    del model
+    if wanted("text"):
+        text = TextEncoder.load(folder, config, device=cpu, dtype=dtype)
+        exported.append(export_graph("text", TextGraph(text.model, config.text_layers), out, dtype))
+        del text
+    if wanted("vae_encoder") or wanted("vae_decoder"):
+        vae = Autoencoder.load(folder, device=cpu, dtype=dtype).vae
+        for name, graph in (("vae_encoder", VaeEncoderGraph(vae)), ("vae_decoder", VaeDecoderGraph(vae))):
+            if wanted(name):
+                exported.append(export_graph(name, graph, out, dtype))
+    return exported
+
+
+def export_dit(model: MMDiT, kind: Kind, attention: Attention, out: Path) -> Exported:
+    """One graph of an MMDiT on the CPU, in its own dtype."""
+    return export_graph(kind, DitGraph(model, kind, attention), out, model.dtype)
+
+
+def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> Exported:
+    """`out/NAME.onnx`, with weights of more than 1 MiB altogether in `NAME.onnx.data` beside it."""
+    path = out / f"{name}.onnx"
+    example = _example(graph.inputs, dtype)
+    dynamic = tuple(
+        {i: torch.export.Dim.AUTO for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in graph.inputs
+    )
+    named = isinstance(graph, DitGraph)
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
+        traced = torch.export.export(
+            graph.eval(), example, dynamic_shapes=(dynamic,) if named else dynamic, strict=False
+        )
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=translations(),
+            input_names=[port.name for port in graph.inputs],
+            output_names=[port.name for port in graph.outputs],
+            verbose=False,
+        )
+    for port, value in zip(
+        (*graph.inputs, *graph.outputs), (*program.model.graph.inputs, *program.model.graph.outputs), strict=True
+    ):
+        value.shape = _ir_shape(port)
+    program.model.producer_name = "changeroom"
+    size = sum(x.numel() * x.element_size() for x in graph.parameters())
+    program.save(path, external_data=size > 1 << 20)
+    _log.info("exported %s", path)
+    return Exported(name, path, graph.inputs, graph.outputs)
+
+
+def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Inputs that fit each other: two sequences of unequal lengths where a graph takes several."""
+    dtypes = {"float32": torch.float32, "model": dtype, "int32": torch.int32, "int64": torch.int64, "bool": torch.bool}
+    sizes = _SIZES | {"Ti": _SIZES["L"] + _SIZES["P"]}
+    if not any(port.name == "references" for port in ports):
+        sizes["Ti"] = sizes["L"]
+    sizes["T"] = sizes["Lt"] + sizes["Ti"]
+    made = []
+    for port in ports:
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
+        if port.name in _BOUNDS:
+            last = {"cu_seqlens": sizes["T"]}.get(port.name, sizes["P"])
+            made.append(torch.tensor([*_BOUNDS[port.name], last], dtype=torch.int32))
+        else:
+            made.append(torch.ones(shape, dtype=dtypes[port.dtype]))
+    return tuple(made)
+
+
+_SIZES = {
+    "L": 21, "Lt": 13, "P": 18, "N": 2, "N1": 3, "M1": 3, "R1": 4, "G": 5, "Gr": 6,
+    "B": 2, "Y": 64, "X": 96, "y": 16, "x": 24,
+}  # fmt: skip
+_BOUNDS = {"cu_seqlens": (0, 10), "prefix_cu": (0, 7), "reference_cu": (0, 7, 11)}
+
+
+def _ir_shape(port: Port) -> object:
+    import onnx_ir
+
+    return onnx_ir.Shape(port.axes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes about operators of packages that are not installed, which nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
