@@ -19,7 +19,7 @@ hypothesis_settings.register_profile("fuzz", max_examples=500)
 
 @pytest.fixture
 def settings(store_url: str, tmp_path: Path) -> Settings:
-    return load_settings(redis_url=store_url, data_dir=tmp_path, lease_s=1.0, max_in_flight=200)
+    return load_settings(redis_url=store_url, data_dir=tmp_path, lease_s=1.0, max_in_flight=200, max_backlog_s=0)
 
 
 @pytest.fixture
