@@ -13,6 +13,7 @@ import typer
 from service.commands.failures import OneLineFailures
 from service.commands.keys import keys
 from service.commands.loadtest import loadtest
+from service.commands.top import top
 from service.commands.tryon import tryon
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(weights, name="weights")
 app.add_typer(keys, name="keys")
 app.add_typer(loadtest, name="loadtest")
 app.command()(tryon)
+app.command()(top)
 
 MODEL_HELP = "nano, a checkpoint folder or a hub id"
 SetOption = Annotated[

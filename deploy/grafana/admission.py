@@ -29,6 +29,7 @@ QUEUE = Row(
         "short",
         {"waiting": "changeroom:waiting", "running": "changeroom:running"},
         "Accepted try-ons that have not ended.",
+        decimals=0,
     ),
     graph(
         "Backlog",
@@ -58,6 +59,7 @@ ADMISSION = Row(
             "turned away": f"{refused()} or vector(0)",
         },
         "In balance the first two are equal and the third is 0.",
+        colours=(("started", "blue"), ("ended", "green"), ("turned away", "red")),
     ),
     graph(
         "Turned away, by reason",

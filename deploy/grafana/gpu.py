@@ -59,6 +59,7 @@ MEMORY = Row(
         {"{{instance}}": ALLOCATED},
         "Held by tensors after the last batch. Should level off.",
         gpu_only=True,
+        height=6,
     ),
     graph(
         "GPU memory reserved",
@@ -66,6 +67,7 @@ MEMORY = Row(
         {"{{instance}}": RESERVED},
         "Held by the allocator, fragments included.",
         gpu_only=True,
+        height=6,
     ),
     graph(
         "Share of the card reserved",
@@ -75,6 +77,7 @@ MEMORY = Row(
         red(0.92),
         top=1.0,
         gpu_only=True,
+        height=6,
     ),
 )
 

@@ -23,6 +23,7 @@ from service import metrics
 
 AVAILABILITY_BUDGET = 0.005
 LATENCY_BUDGET = 0.05
+STATUS_COLOURS = (("succeeded", "green"), ("failed", "red"), ("expired", "orange"), ("canceled", "blue"))
 BURN_WINDOWS = ("5m", "1h", "6h", "3d")
 BAD_ENDS = stored(metrics.REQUESTS_TOTAL, "status, reason", 'status=~"failed|expired"')
 FIRING = 'count(ALERTS{alertname=~"Changeroom.+", alertstate="firing"}) or vector(0)'
@@ -91,6 +92,7 @@ RATE = Row(
         {"{{status}}": f"sum by (status) ({ENDED})"},
         "Every accepted try-on ends in exactly one of these.",
         stacked=True,
+        colours=STATUS_COLOURS,
     ),
     graph(
         "Failed and expired, by reason",

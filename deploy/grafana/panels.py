@@ -36,8 +36,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `base` colours a stat below its first limit, `top` is the highest value of the axis; `gpu_only`
-    marks what has data only where a worker has a CUDA device.
+    """One panel. `base` colours a stat below its first limit, `colours` are of lines by legend, `top` is the highest
+    value of the axis; `gpu_only` marks what has data only where a worker has a CUDA device.
     """
 
     title: str
@@ -50,6 +50,7 @@ class Panel:
     stacked: bool = False
     limits: tuple[Limit, ...] = ()
     base: str = "green"
+    colours: tuple[tuple[str, str], ...] = ()
     decimals: int | None = None
     top: float | None = None
     gpu_only: bool = False
@@ -169,7 +170,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "description": panel.about,
         "datasource": DATASOURCE,
         "targets": [_target(panel, index) for index in range(len(panel.queries))],
-        "fieldConfig": {"defaults": _field(panel), "overrides": []},
+        "fieldConfig": {"defaults": _field(panel), "overrides": _overrides(panel)},
         "options": _options(panel),
     }
 
@@ -210,6 +211,16 @@ def _field(panel: Panel) -> dict[str, Any]:
             "thresholdsStyle": {"mode": "dashed" if panel.limits else "off"},
         }
     return field
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    return [
+        {
+            "matcher": {"id": "byName", "options": legend},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for legend, colour in panel.colours
+    ]
 
 
 def _options(panel: Panel) -> dict[str, Any]:

@@ -116,14 +116,16 @@ class Event(Wire):
 class Activity(Wire):
     """What a worker has done since it became ready, for `changeroom top`.
 
-    `at` and `since` are Unix seconds, `busy_s` seconds in which the engine ran. `stages` counts jobs by stage and
-    latency bucket: one number a bound of `metrics.LATENCY_BUCKETS` and one for what took longer, not cumulative.
+    `at` and `since` are Unix seconds, `busy_s` seconds in which the engine ran. `latency` (acceptance to finished
+    picture) and `stages` count jobs by latency bucket: one number a bound of `metrics.LATENCY_BUCKETS` and one for
+    what took longer, not cumulative.
     """
 
     at: float
     since: float
     busy_s: float
     holding: int
+    latency: tuple[int, ...]
     stages: dict[str, tuple[int, ...]]
 
 

@@ -30,7 +30,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 SAMPLES = Path(str(files("service.gateway") / "studio" / "samples"))
 CATEGORIES = ("tops", "pants", "coats", "shoes", "bags", "hats")
 PROMPTS = ("", "keep the coat open", "tuck the top in")
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 BROKEN_SKU = "broken"
 
 

@@ -6,22 +6,31 @@ The last is tried on a real Prometheus that scrapes a running service under load
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from metric_names import unknown_metrics
-from scraped_service import Scraped, Visitors, scraped_service
+from PIL import Image
+from scraped_service import Scraped, Visitors, free_port, scraped_service
 
 from deploy.grafana.__main__ import ALL, DASHBOARDS, files
 from deploy.grafana.cluster import FOLDER
+from deploy.grafana.drawing import PALETTE, ticks, worded
 from deploy.grafana.panels import COLUMNS, DATASOURCE, Panel, Place, layout
 from deploy.grafana.prometheus import Prometheus, PrometheusError, Query, Span
+from deploy.grafana.sheet import BROWSERS, WIDTH, page, photograph
+from deploy.grafana.sheet import main as sheet_command
 
 ROOT = Path(__file__).parents[2]
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
@@ -168,3 +177,43 @@ def test_the_layout_puts_a_panel_that_does_not_fit_on_the_next_line() -> None:
     (dashboard,) = (one for one in ALL if one.uid == "changeroom-stages")
     places = {item.title: place for place, item in layout(dashboard) if isinstance(item, Panel)}
     assert places["VAE"] == Place(0, places["Queue"].y + places["Queue"].height, 8, 7)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not any(map(which, BROWSERS)) and not os.environ.get("CI"), reason="Chromium is missing")
+def test_the_sheet_draws_every_panel(under_load: Scraped, tmp_path: Path) -> None:
+    prometheus = Prometheus(under_load.prometheus)
+    now = time.time()
+    html, height = page(prometheus, Span(now - 60, now, 1, WINDOW_S))
+    prometheus.close()
+    assert html.count("no worker with a GPU here") == len(ONLY_WITH_A_GPU) and ">no data<" not in html
+    assert html.count("<h3") == len(PANELS) and all(escape(panel.title) in html for panel in PANELS)
+    photograph(html, height, tmp_path / "dashboards.png")
+    with Image.open(tmp_path / "dashboards.png") as picture:
+        assert picture.size == (WIDTH, height)
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or ()}
+    drawn = {tuple(bytes.fromhex(colour[1:])) for colour in PALETTE[:5]}
+    assert drawn <= colours
+
+
+@given(st.floats(1e-6, 1e9), st.booleans())
+def test_ticks_reach_the_top_in_a_few_round_steps(top: float, whole: bool) -> None:
+    marks = ticks(top, whole=whole)
+    assert marks[0] == 0 and marks[-1] >= top * 0.999 and 2 <= len(marks) <= 7
+    assert not whole or all(mark == int(mark) for mark in marks)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.25, "s", "250 ms"), (2.0, "s", "2 s"), (0.035, "percentunit", "3.5 %"), (3 << 30, "bytes", "3 GiB"),
+     (0.0, "bytes", "0 B"), (12_000.0, "short", "12 k"), (1.5, "reqps", "1.5/s")],
+)  # fmt: skip
+def test_values_are_worded_with_their_unit(value: float, unit: str, text: str) -> None:
+    assert worded(value, unit) == text
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert sheet_command(["--prometheus", nobody, "-o", str(tmp_path / "sheet.png")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {nobody} does not answer") and told.count("\n") == 1

@@ -1,0 +1,1 @@
+"""What `changeroom top` shows: readings of store and gateways, what changed between them, and the frame."""
