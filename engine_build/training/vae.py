@@ -5,6 +5,9 @@ patchify: 64 numbers for each 8x8 px token). Every residual block starts as the 
 convolution is zero), which makes the first thousand steps several times more productive. The loss is the mean
 squared error with a small gradient term that keeps edges, noise on the latents so that the decoder forgives
 the denoiser's errors, and a weak pull of the latents towards unit scale.
+
+Crops train fastest, but the group norms of whole pictures see other statistics, and heads are small: a second
+stage on whole pictures, with more weight on faces and hair, starts from the first one's average.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from engine_build.training.muon import Muon
 from engine_build.training.run import Ema, Run, descend, psnr, warm_then_decay
 from engine_build.training.world import sample_scene
 from engine_build.training.world_render import render
+from engine_build.training.world_specs import FACE, HAIR
 
 POOL_STEPS = 16
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """Widths, steps and optimizer of the autoencoder stage; sizes in pixels."""
+    """Widths, steps and optimizer of one autoencoder stage; sizes in pixels, `crop` 0 for whole pictures.
+
+    Pixels of faces and hair weigh 1 + `head_weight`.
+    """
 
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 16
@@ -38,6 +45,9 @@ class VaeConfig:
     learning_rate: float = 1e-2
     latent_noise: float = 0.03
     heights: tuple[int, ...] = (96, 96, 128)
+    shot: int = 48
+    head_weight: float = 0.0
+    first_seed: int = 500_000_000
     save_every: int = 500
 
 
@@ -59,27 +69,42 @@ def build(config: VaeConfig) -> AutoencoderKLFlux2:
     return vae
 
 
-def crops(step: int, config: VaeConfig, first_seed: int = 500_000_000) -> Tensor:
-    """(batch, 3, crop, crop) in [-1, 1]: crops of people and garment shots, a function of the step."""
+def batch(step: int, config: VaeConfig) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, H, W) in [-1, 1] and pixel weights (B, 1, H, W) of mean about 1, a function of the step.
+
+    People and garment shots: mixed crops, or whole pictures of one kind with every fourth step for shots.
+    """
     generator = torch.Generator().manual_seed(step)
-    people, shots = pictures(step // POOL_STEPS, config, first_seed)
-    pieces = []
+    people, weights, shots = pictures(step // POOL_STEPS, config)
+    plain = torch.ones_like(shots[:, :1])
+    if not config.crop:
+        images, chosen = (shots, plain) if step % 4 == 0 else (people, weights)
+        rows = torch.randperm(len(images), generator=generator)[: config.batch * (4 if step % 4 == 0 else 1)]
+        return images[rows] * 2 - 1, chosen[rows]
+    pieces, kept = [], []
     for i in range(config.batch):
-        pool = shots if i % 4 == 0 else people
-        image = pool[int(torch.randint(len(pool), (1,), generator=generator))]
-        spare = (side - config.crop + 1 for side in image.shape[1:])
+        images, chosen = (shots, plain) if i % 4 == 0 else (people, weights)
+        row = int(torch.randint(len(images), (1,), generator=generator))
+        spare = (side - config.crop + 1 for side in images.shape[2:])
         top, left = (int(torch.randint(most, (1,), generator=generator)) for most in spare)
-        pieces.append(image[:, top : top + config.crop, left : left + config.crop])
-    return torch.stack(pieces) * 2 - 1
+        place = (..., slice(top, top + config.crop), slice(left, left + config.crop))
+        pieces.append(images[row][place])
+        kept.append(chosen[row][place])
+    return torch.stack(pieces) * 2 - 1, torch.stack(kept)
 
 
 @lru_cache(maxsize=1)
-def pictures(pool: int, config: VaeConfig, first_seed: int) -> tuple[Tensor, Tensor]:
-    """Persons and targets (2N, 3, H, W) and garment shots (G, 3, 48, 48) in [0, 1] of one pool of scenes."""
+def pictures(pool: int, config: VaeConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """One pool of scenes: persons and targets (2N, 3, H, W) in [0, 1], their pixel weights (2N, 1, H, W) and
+    garment shots (G, 3, S, S) in [0, 1].
+    """
     height = config.heights[pool % len(config.heights)]
-    drawn = render([sample_scene(first_seed + pool * 12 + i, None) for i in range(12)], height)
+    scenes = [sample_scene(config.first_seed + pool * 12 + i, None) for i in range(12)]
+    drawn = render(scenes, height, config.shot)
     shots = torch.cat([drawn.garments[i, : int(n)] for i, n in enumerate(drawn.counts)])
-    return torch.cat([drawn.person, drawn.target]), shots
+    regions = torch.cat([drawn.person_regions, drawn.target_regions])[:, None]
+    heads = torch.isin(regions, torch.tensor([FACE, HAIR], dtype=regions.dtype))
+    return torch.cat([drawn.person, drawn.target]), 1 + config.head_weight * heads, shots
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,13 +112,13 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def loss(vae: AutoencoderKLFlux2, x: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Training loss and reconstruction of (B, 3, H, W) pictures in [-1, 1]."""
+def loss(vae: AutoencoderKLFlux2, x: Tensor, weight: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Training loss and reconstruction of (B, 3, H, W) pictures in [-1, 1]; weight is (B, 1, H, W)."""
     z = vae.encode(x).latent_dist.mean
     y = vae.decode(z + noise * torch.randn_like(z)).sample
     gradient = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
     pull = (z.square().mean() - 1).square()
-    return (y - x).square().mean() + 0.02 * gradient + 1e-3 * pull, y
+    return (weight * (y - x).square()).mean() + 0.02 * gradient + 1e-3 * pull, y
 
 
 def optimizers(vae: AutoencoderKLFlux2, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -108,11 +133,23 @@ def optimizers(vae: AutoencoderKLFlux2, learning_rate: float) -> list[torch.opti
     ]
 
 
-def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None = None) -> AutoencoderKLFlux2:
-    """Train, resume-safe; afterwards the BatchNorm statistics of the patchified latents are measured."""
+def train(
+    config: VaeConfig,
+    folder: Path,
+    resume: bool,
+    stage: str = "vae",
+    start_from: Path | None = None,
+    minutes: float | None = None,
+) -> AutoencoderKLFlux2:
+    """Train, resume-safe; afterwards the BatchNorm statistics of the patchified latents are measured.
+
+    `start_from` is the state file of an earlier stage, whose averaged weights this one begins with.
+    """
     torch.manual_seed(0)
-    run = Run(folder, "vae")
+    run = Run(folder, stage)
     vae = build(config)
+    if start_from is not None:
+        vae.load_state_dict(torch.load(start_from, weights_only=True)["ema"]["values"])
     pair = optimizers(vae, config.learning_rate)
     ema = Ema(vae, 0.998)
     start = run.restore(vae, ema, pair) if resume else 0
@@ -120,14 +157,14 @@ def train(config: VaeConfig, folder: Path, resume: bool, minutes: float | None =
     began = time.monotonic()
     for step, bar, task in run.progress(start, config.steps):
         rate = config.learning_rate * warm_then_decay(step, config.steps, 50, config.steps // 3)
-        x = crops(step, config)
-        value, y = loss(vae, x, config.latent_noise)
+        x, weight = batch(step, config)
+        value, y = loss(vae, x, weight, config.latent_noise)
         descend(value, vae, pair, rate)
         ema.update(vae)
         if step % 50 == 0:
             quality = psnr(y.detach() / 2, x / 2)
             run.log(step, loss=value.detach(), psnr=quality)
-            bar.update(task, description=f"vae {quality:.1f} dB")
+            bar.update(task, description=f"{stage} {quality:.1f} dB")
         last = step + 1 == config.steps or (minutes is not None and time.monotonic() - began > minutes * 60)
         if last or (step + 1) % config.save_every == 0:
             run.keep(step + 1, vae, ema, pair)
@@ -144,7 +181,7 @@ def measure_statistics(vae: AutoencoderKLFlux2, config: VaeConfig, batches: int 
     vae.eval()
     rows = []
     for step in range(batches):
-        z = vae.encode(crops(10_000_000 + step, config)).latent_dist.mode()
+        z = vae.encode(batch(10_000_000 + step, config)[0]).latent_dist.mode()
         rows.append(torch.nn.functional.pixel_unshuffle(z, 2).transpose(0, 1).flatten(1))
     flat = torch.cat(rows, 1)
     vae.bn.running_mean.copy_(flat.mean(1))
