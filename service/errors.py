@@ -8,6 +8,7 @@ ServiceError
 ├── NotFound (404)                  no such job, garment or result
 ├── Conflict (409)                  the job is not in a state for this
 ├── Gone (410)                      the result or the job's data expired or was erased
+│   └── Damaged (410)               a stored picture is not what was written
 ├── PayloadTooLarge (413)           body, image or part count over its limit
 ├── UnsupportedMediaType (415)      not a picture format on the allow-list
 ├── IdempotencyMismatch (422)       same Idempotency-Key, different body
@@ -64,6 +65,10 @@ class Conflict(ServiceError):
 
 class Gone(ServiceError):
     status, code, title = 410, "gone", "This was here and has been erased"
+
+
+class Damaged(Gone):
+    code, title = "damaged", "This was damaged in storage"
 
 
 class PayloadTooLarge(ServiceError):

@@ -29,6 +29,7 @@ from service.gateway.garments import Garments
 from service.gateway.keys import Caller
 from service.gateway.rewriter import Instruction, Rewriter
 from service.image_pool import ImagePool
+from service.jobs.giving_back import GivingBack
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
 from service.jobs.storage import BlobStore, blobs_of
@@ -77,6 +78,7 @@ class TryOns:
         self._garments = garments
         self._fleet = fleet
         self.stopping = asyncio.Event()
+        self._giving_back = GivingBack(queue, self.stopping)
 
     async def turn_away(self, asked: Asked) -> None:
         """Refuse before the body is read when this caller has just been refused. Raises QueueFull."""
@@ -138,7 +140,7 @@ class TryOns:
             with timed(asked.timings, "submit"):
                 await self._queue.submit(reserved, spec)
         except BaseException:
-            await asyncio.shield(self._queue.release(reserved))
+            await asyncio.shield(self._giving_back.release(reserved))
             raise
         return Submitted(reserved.id, replayed=False)
 

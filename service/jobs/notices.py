@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from redis import exceptions
+from redis.asyncio.client import PubSub
 
 from service.jobs import keys
 from service.jobs.store import Store
@@ -76,9 +77,23 @@ class Notices:
             self._wake_all()
             while True:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                if message is not None:
-                    for follower in self._followers.get(message["data"], ()):
-                        follower.set()
+                if message is None:
+                    await self._check_alive(channel)
+                elif message["type"] == "message":
+                    self._wake(message["data"])
+
+    async def _check_alive(self, channel: PubSub) -> None:
+        """A connection that went silent without an end would leave us deaf for ever: ask after each silence."""
+        await channel.ping()
+        message = await channel.get_message(timeout=self._store.timeout_s)
+        if message is None:
+            raise exceptions.TimeoutError("no answer to a ping")
+        if message["type"] == "message":
+            self._wake(message["data"])
+
+    def _wake(self, job_id: str) -> None:
+        for follower in self._followers.get(job_id, ()):
+            follower.set()
 
     def _wake_all(self) -> None:
         for followers in self._followers.values():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from base64 import urlsafe_b64encode
@@ -29,12 +30,14 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from service.errors import Gone, StoreUnavailable
+from service.errors import Damaged, Gone, StoreUnavailable
 from service.jobs.schemas import JobRecord
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Kind = Literal["input", "result", "garment"]
@@ -90,12 +93,20 @@ class BlobStore:
         return key
 
     async def get(self, key: str) -> bytes:
-        """The bytes of a blob. Raises Gone when it was erased, StoreUnavailable."""
+        """The bytes of a blob. Raises Gone when it was erased, Damaged when they have changed, StoreUnavailable."""
         path = _checked(key)
         try:
-            return await self._call(lambda: obstore.get(self._store, path).bytes().to_bytes())
+            data, digest = await self._call(partial(self._read, path))
         except FileNotFoundError:
             raise Gone("This picture has been erased.") from None
+        if digest != content_hash(path):
+            log.error("a stored picture is damaged", extra={"blob": path})
+            raise Damaged("This picture was damaged in storage.")
+        return data
+
+    def _read(self, path: str) -> tuple[bytes, str]:
+        data = obstore.get(self._store, path).bytes().to_bytes()
+        return data, hashlib.sha256(data).hexdigest()
 
     async def delete(self, *keys: str) -> None:
         """Erase blobs at once; those that are already gone are no error. Raises StoreUnavailable."""

@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 STORE_PATIENCE_S = 60.0
 
+NOT_STORED = JobError(
+    code="store-unavailable", message="The picture store did not answer. Try again.", retryable=True
+)
 ENGINE_FAILED = JobError(code="engine-failed", message="The engine failed on this request. Try again.", retryable=True)
 CANCELED = JobError(code="canceled", message="The job was canceled.")
 EXPIRED = JobError(
@@ -53,7 +56,16 @@ class Finisher:
         self._model = model
 
     async def settle(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
-        """Write the end of a job the engine returned; `before` are the seconds of the stages before it."""
+        """Write the end of a job the engine returned; `before` are the seconds of the stages before it.
+
+        What cannot be encoded or stored counts as a failed attempt: the job never stays with this worker.
+        """
+        try:
+            await self._settle(claim, outcome, before)
+        except Exception as error:
+            await self.give_up(claim, error)
+
+    async def _settle(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
         with span("try_on.finish", parent=claim.spec.traceparent, attributes={"status": outcome.status}):
             await self._progress.settle(claim)
             for (cache, result), count in outcome.cache.items():
@@ -77,7 +89,7 @@ class Finisher:
         started = time.perf_counter()
         data = await self._photos.encode(image, spec)
         encoded = time.perf_counter()
-        blob = await self._patiently(lambda: self._photos.store(data, spec))
+        blob = await self.patiently(claim, lambda: self._photos.store(data, spec))
         stages |= {"encode": encoded - started, "store": time.perf_counter() - encoded}
         result = JobResult(
             blob=blob,
@@ -110,31 +122,53 @@ class Finisher:
         self, claim: Claim, status: Finish, *, result: JobResult | None = None, error: JobError | None = None
     ) -> bool:
         """Write a terminal status; False when the job was canceled first or another worker owns it."""
-        written = await self._patiently(lambda: self._queue.finish(claim, status=status, result=result, error=error))
-        self._leases.drop(claim)
+        try:
+            written = await _patiently(
+                lambda: self._queue.finish(claim, status=status, result=result, error=error), lambda: True
+            )
+        finally:
+            self._leases.drop(claim)
         if not written:
             log.warning("end discarded: the job was canceled or is not ours", extra={"job_id": claim.spec.id})
             return False
         log.info("job %s", status, extra={"job_id": claim.spec.id, "attempt": claim.attempt})
         return True
 
+    async def give_up(self, claim: Claim, cause: Exception) -> None:
+        """An attempt came to nothing: because the job must not go on, or by a failure to count."""
+        reason = self._leases.stop_reason(claim)
+        if reason is None:
+            await self.fail_attempt(claim, cause)
+        else:
+            await self.stop(claim, reason)
+
     async def fail_attempt(self, claim: Claim, cause: BaseException | None) -> None:
         """Count a failed attempt; the queue decides between another one and the dead letter."""
         log.error("attempt failed: %r", cause, exc_info=cause, extra={"job_id": claim.spec.id})
-        await self._patiently(lambda: self._queue.fail_attempt(claim, ENGINE_FAILED))
-        self._leases.drop(claim)
+        error = NOT_STORED if isinstance(cause, StoreUnavailable) else ENGINE_FAILED
+        try:
+            await _patiently(lambda: self._queue.fail_attempt(claim, error), lambda: True)
+        finally:
+            self._leases.drop(claim)
 
     async def hand_back(self, claim: Claim) -> None:
-        await self._patiently(lambda: self._queue.hand_back(claim))
-        self._leases.drop(claim)
+        try:
+            await _patiently(lambda: self._queue.hand_back(claim), lambda: True)
+        finally:
+            self._leases.drop(claim)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call while the store is away; the fence makes a late write harmless."""
-        give_up_at = time.monotonic() + STORE_PATIENCE_S
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                if time.monotonic() >= give_up_at:
-                    raise
-                await asyncio.sleep(0.25)
+    async def patiently(self, claim: Claim, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call while the picture store is away and the job may go on. Raises StoreUnavailable."""
+        return await _patiently(call, lambda: self._leases.stop_reason(claim) is None)
+
+
+async def _patiently(call: Callable[[], Awaitable[T]], worth_it: Callable[[], bool]) -> T:
+    """Repeat a call for a minute while a store is away; the fence makes a late write harmless."""
+    give_up_at = time.monotonic() + STORE_PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            if time.monotonic() >= give_up_at or not worth_it():
+                raise
+            await asyncio.sleep(0.25)

@@ -2,13 +2,15 @@
 
 One process per device. The event loop claims, renews leases, reports and finishes; the engine has a thread of
 its own; pictures are decoded and encoded on other threads. A worker says it is ready only after a warm-up
-try-on succeeded, and takes that back before it drains. A hung engine ends the process with exit code 70, so
-that a supervisor starts a new one; its jobs go to another worker when their leases run out.
+try-on succeeded, and takes that back before it drains. A hung engine ends the process with exit code 70 (1 when
+it holds the interpreter, where only a timer in C can act), so that a supervisor starts a new one; its jobs go to
+another worker when their leases run out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import secrets
@@ -165,6 +167,7 @@ class Worker:
             await asyncio.gather(*background, claiming, running, stopped, return_exceptions=True)
             if webhooks is not None:
                 await webhooks.close()
+            faulthandler.cancel_dump_traceback_later()
             thread.close()
             photos.close()
 
@@ -227,9 +230,12 @@ class Worker:
             await asyncio.sleep(ANNOUNCE_EVERY_S)
 
     async def _watch_engine(self, queue: JobQueue, thread: EngineThread) -> None:
+        """End the process when the engine hangs; should it hold the interpreter meanwhile, a timer in C does."""
+        stall_s = self._settings.engine_stall_s
         while True:
+            faulthandler.dump_traceback_later(stall_s + HANG_CHECK_S, exit=True)
             await asyncio.sleep(HANG_CHECK_S)
-            if thread.stalled_for() > self._settings.engine_stall_s:
+            if thread.stalled_for() > stall_s:
                 log.critical("the engine shows no sign of life; this process gives way to a new one")
                 await _within(self._withdraw(queue), 1.0)
                 logging.shutdown()

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine_build.engine import Engine, Outcome, StepEvent
 from engine_build.errors import EngineError
-from service.errors import Gone, InvalidRequest, ServiceError, StoreUnavailable
+from service.errors import Damaged, Gone, InvalidRequest, ServiceError, StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, JobError
 from service.metrics import Metrics
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CLAIM_BLOCK_S = 2.0
 MAX_JOBS = 16
+REFUSED: dict[type[ServiceError], str] = {Damaged: "input-damaged", Gone: "input-erased"}
 
 
 class EngineBroken(Exception):
@@ -126,15 +127,15 @@ class Runner:
         error: JobError
         try:
             with span("try_on.prepare", parent=claim.spec.traceparent):
-                request = await self._photos.request(claim.spec)
+                request = await self._finisher.patiently(claim, lambda: self._photos.request(claim.spec))
             tokens = request_tokens(self._engine, request)
             return Prepared(claim, request, tokens, time.perf_counter() - started)
         except (Gone, InvalidRequest, EngineError) as cause:
-            code = "input-erased" if isinstance(cause, Gone) else "unprocessable-request"
+            code = next((code for kind, code in REFUSED.items() if isinstance(cause, kind)), "unprocessable-request")
             error = JobError(code=code, message=str(cause))
             self._spawn(self._end_failed(claim, error))
         except (ServiceError, OSError) as cause:
-            self._spawn(self._finisher.fail_attempt(claim, cause))
+            self._spawn(self._finisher.give_up(claim, cause))
         return None
 
     async def _end_failed(self, claim: Claim, error: JobError) -> None:

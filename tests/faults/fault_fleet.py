@@ -177,9 +177,13 @@ class Fleet:
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
-        for name, pid in pids.items():
-            until(lambda: self.parts[name].exited() is not None or self.parts[name].pid != pid, f"{name} ends")
+        until(lambda: all(self._left(name, pid) for name, pid in pids.items()), "the killed end")
         return killed
+
+    def _left(self, name: str, pid: int) -> bool:
+        if name == "store":
+            return not self.store.alive()
+        return self.parts[name].exited() is not None or self.parts[name].pid != pid
 
     def exit_code(self, name: str, seconds: float = PATIENCE_S) -> int:
         until(lambda: self.parts[name].exited() is not None, f"{name} ends", seconds)
