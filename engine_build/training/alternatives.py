@@ -129,22 +129,25 @@ def admissible(scenes: list[Scene], height: int) -> list[list[Truth]]:
     return result
 
 
-def alternatives(truths: list[Truth]) -> list[Alternatives]:
-    """What would be wrong about each truth, of the requested garments that show."""
+def alternatives(truths: list[Truth], others: bool = True) -> list[Alternatives]:
+    """What would be wrong about each truth, of the requested garments that show.
+
+    `others=False` leaves out other garments of a category, which only retrieval needs and most drawing goes into.
+    """
     found = [Alternatives({}, {}, {}) for _ in truths]
-    wrong = [(i, *one) for i, truth in enumerate(truths) for one in _wrong(truth)]
+    wrong = [(i, *one) for i, truth in enumerate(truths) for one in _wrong(truth) if others or one[0] != "other"]
     if not wrong:
         return found
     pictures, maps = draw([(truths[i].scene, outfit) for i, _, _, outfit in wrong], truths[0].target.shape[1])
-    others: dict[tuple[int, str], list[int]] = {}
+    drawn: dict[tuple[int, str], list[int]] = {}
     for row, (i, kind, category, _) in enumerate(wrong):
         if kind == "without":
             found[i].without[category] = pictures[row]
         elif kind == "opposite":
             found[i].opposite[category] = pictures[row]
         else:
-            others.setdefault((i, category), []).append(row)
-    for (i, category), rows in others.items():
+            drawn.setdefault((i, category), []).append(row)
+    for (i, category), rows in drawn.items():
         found[i].others[category] = (pictures[rows], maps[rows])
     return found
 

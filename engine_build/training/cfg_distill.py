@@ -6,7 +6,26 @@ told nothing but the picture to edit (Meng et al., arXiv 2210.03142, for a fixed
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
+
+from engine_build.model import MMDiT
+from engine_build.training.learner import Learner, StageConfig, autocast
+from engine_build.training.matching import chance, conditioned
+from engine_build.training.parts import Parts
+from engine_build.training.sample import Stream
+from engine_build.training.tokens import noised, token_weights
+
+
+@dataclass(frozen=True)
+class CfgDistillConfig(StageConfig):
+    """`guidance` is the w the student takes over; samples never lose their condition here."""
+
+    guidance: float = 2.5
+    drop: float = 0.0
+    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def guided(conditioned: Tensor, unconditioned: Tensor, guidance: float) -> Tensor:
@@ -17,3 +36,29 @@ def guided(conditioned: Tensor, unconditioned: Tensor, guidance: float) -> Tenso
 def imitation_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """Mean of `weight` (T,) times the squared distance of (T, C) velocities; the teacher is held constant."""
     return (weight[:, None] * (student - teacher.detach()).square()).mean()
+
+
+class CfgDistill:
+    """One step: noise a batch, let the frozen teacher guide itself, let the student imitate the result."""
+
+    def __init__(
+        self, parts: Parts, learner: Learner, config: CfgDistillConfig, teacher: MMDiT, stream: Stream
+    ) -> None:
+        self.parts, self.learner, self.config = parts, learner, config
+        self.teacher, self.stream = teacher, stream
+
+    def __call__(self, step: int) -> dict[str, Tensor | float]:
+        c = self.config
+        samples = self.stream.batch(step)
+        drawn = chance(samples, step, c, self.learner.place)
+        with autocast(self.parts.device, c.bf16):
+            with torch.no_grad():
+                batch = conditioned(self.parts, samples, c.draws)
+                null = conditioned(self.parts, [sample.unconditioned() for sample in samples], c.draws)
+                noisy = noised(batch, batch.target, drawn.eps, drawn.sigma)
+                without = self.teacher(null.at(noisy.target, drawn.sigma)).float()
+                target = guided(self.teacher(noisy).float(), without, c.guidance)
+            student = self.parts.dit(noisy).float()
+        loss = imitation_loss(student, target, token_weights(samples, c.edit_weight, c.draws))
+        self.learner.descend(loss, step)
+        return {"loss": loss.detach()}

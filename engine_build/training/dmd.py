@@ -10,11 +10,44 @@ Letters: M targets, T all their tokens, C channels.
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from engine_build.training.tokens import sample_means
+from engine_build.model import MMDiT
+from engine_build.packing import PackedBatch
+from engine_build.training.cfg_distill import guided
+from engine_build.training.flow import noise_levels
+from engine_build.training.learner import Learner, StageConfig, autocast
+from engine_build.training.matching import conditioned
+from engine_build.training.parts import Parts
+from engine_build.training.sample import Stream, Tokens
+from engine_build.training.sampler import levels, references_of
+from engine_build.training.tokens import noise_like, noised, per_token, sample_means
 from kernels import Segments
+
+
+@dataclass(frozen=True)
+class DmdConfig(StageConfig):
+    """`student_steps` evaluations a picture; `fake_updates` descents of the fake network for one of the student.
+
+    `guidance` is the teacher's (1 for a CFG-distilled one), tau is uniform in [`low`, `high`]. With `fresh_noise`
+    the student is re-noised with new noise between its steps, else it keeps its own, as Euler inference does.
+    """
+
+    student_steps: int = 4
+    fake_updates: int = 5
+    fake_learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
+    guidance: float = 1.0
+    low: float = 0.02
+    high: float = 0.98
+    fresh_noise: bool = False
+    drop: float = 0.0
+    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def matching_direction(x: Tensor, real: Tensor, fake: Tensor, segments: Segments) -> Tensor:
@@ -34,9 +67,94 @@ def matching_levels(count: int, low: float, high: float, generator: torch.Genera
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def renoised(x0: Tensor, velocity: Tensor, sigma: float, eps: Tensor | None) -> Tensor:
+def renoised(x0: Tensor, velocity: Tensor, sigma: Tensor | float, eps: Tensor | None) -> Tensor:
     """The next state at `sigma` of a student that predicted x0 (T, C): its own noise kept, or `eps` instead.
 
     With its own noise, `x0 + s (x0 + v) `, this is the Euler step that inference takes.
     """
     return (1 - sigma) * x0 + sigma * (x0 + velocity if eps is None else eps)
+
+
+class Dmd:
+    """One step: `fake_updates` descents of the fake on the student's pictures, then one of the student.
+
+    `teacher` is a frozen copy of the network in `parts`, `fake` the learner of a trainable one.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        learner: Learner,
+        config: DmdConfig,
+        teacher: MMDiT,
+        fake: tuple[MMDiT, Learner],
+        stream: Stream,
+    ) -> None:
+        self.parts, self.learner, self.config, self.stream = parts, learner, config, stream
+        self.teacher, (self.fake, self.fake_learner) = teacher, fake
+
+    def __call__(self, step: int) -> dict[str, Tensor | float]:
+        c = self.config
+        visits = range(step * (c.fake_updates + 1), (step + 1) * (c.fake_updates + 1))
+        losses = [self._fake_step(step, visit) for visit in visits[:-1]]
+        loss, strength = self._student_step(step, visits[-1])
+        return {"loss": loss, "fake_loss": sum(losses) / max(1, len(losses)), "strength": strength}
+
+    def _start(self, visit: int) -> tuple[list[Tokens], PackedBatch, torch.Generator]:
+        place = self.learner.place
+        samples = self.stream.batch(visit)
+        generator = torch.Generator().manual_seed((self.config.seed << 40) + visit * place.world + place.rank)
+        with torch.no_grad():
+            return samples, conditioned(self.parts, samples, self.config.draws), generator
+
+    def _roll(self, batch: PackedBatch, visit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Where the student stands before its n-th step, n random: state (T, C) and noise levels (M,)."""
+        c, schedule = self.config, levels(self.parts.schedule, batch, self.config.student_steps)
+        taken = random.Random(f"{c.seed}/{visit}").randrange(c.student_steps)
+        x = noise_like(batch, generator)
+        with torch.no_grad():
+            kv = references_of(self.parts.dit, batch) if taken else None
+            for now, then in pairwise(schedule[: taken + 1]):
+                velocity = self.parts.dit(batch.at(x, now), kv).float()
+                x0 = x - per_token(batch, now) * velocity
+                eps = noise_like(batch, generator) if c.fresh_noise else None
+                x = renoised(x0, velocity, per_token(batch, then), eps)
+        return x, schedule[taken]
+
+    def _picture(self, batch: PackedBatch, state: Tensor, sigma: Tensor) -> Tensor:
+        return state - per_token(batch, sigma) * self.parts.dit(batch.at(state, sigma)).float()
+
+    def _fake_step(self, step: int, visit: int) -> Tensor:
+        c = self.config
+        with autocast(self.parts.device, c.bf16):
+            _, batch, generator = self._start(visit)
+            state, sigma = self._roll(batch, visit, generator)
+            with torch.no_grad():
+                x = self._picture(batch, state, sigma)
+            tau = noise_levels(len(batch), c.shift, generator).to(x.device)
+            eps = noise_like(batch, generator)
+            velocity = self.fake(noised(batch, x, eps, tau)).float()
+        loss = (velocity - (eps - x)).square().mean()
+        self.fake_learner.descend(loss, step)
+        return loss.detach()
+
+    def _student_step(self, step: int, visit: int) -> tuple[Tensor, Tensor]:
+        c = self.config
+        with autocast(self.parts.device, c.bf16):
+            samples, batch, generator = self._start(visit)
+            state, sigma = self._roll(batch, visit, generator)
+            x = self._picture(batch, state, sigma)
+            with torch.no_grad():
+                tau = matching_levels(len(batch), c.low, c.high, generator).to(x.device)
+                noisy = noised(batch, x.detach(), noise_like(batch, generator), tau)
+                real = self.teacher(noisy).float()
+                if c.guidance != 1.0:
+                    null = conditioned(self.parts, [sample.unconditioned() for sample in samples], c.draws)
+                    real = guided(real, self.teacher(null.at(noisy.target, tau)).float(), c.guidance)
+                fake = self.fake(noisy).float()
+                at = per_token(batch, tau)
+                ours, theirs = noisy.target - at * real, noisy.target - at * fake
+                direction = matching_direction(x.detach(), ours, theirs, batch.target_segments)
+        loss = matching_loss(x, direction)
+        self.learner.descend(loss, step)
+        return loss.detach(), direction.abs().mean()

@@ -91,11 +91,16 @@ def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int 
     sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.LANCZOS).save(path)
 
 
-def judged(outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier) -> list[list[Sample]]:
-    """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once."""
+def judged(
+    outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier, others: bool = True
+) -> list[list[Sample]]:
+    """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once.
+
+    Without `others` nothing is said about retrieval, at a fraction of the cost.
+    """
     choice = [[nearest(one, allowed) for one in some] for some, allowed in zip(outputs, truths, strict=True)]
     needed = sorted({(i, k) for i, row in enumerate(choice) for k in row})
-    wrong = dict(zip(needed, alternatives([truths[i][k] for i, k in needed]), strict=True))
+    wrong = dict(zip(needed, alternatives([truths[i][k] for i, k in needed], others), strict=True))
     return [
         [score(one, truths[i][k], wrong[i, k], judge) for one, k in zip(some, choice[i], strict=True)]
         for i, some in enumerate(outputs)

@@ -10,9 +10,26 @@ Letters: P prompts, G pictures of one prompt, M = P * G, T tokens of all targets
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
 from torch import Tensor
 
-from engine_build.training.tokens import sample_means
+from engine_build.model import MMDiT
+from engine_build.training import adapters
+from engine_build.training.classifier import Classifier
+from engine_build.training.flow import noise_levels
+from engine_build.training.learner import Learner, StageConfig, autocast
+from engine_build.training.matching import conditioned
+from engine_build.training.parts import Parts
+from engine_build.training.run import Run
+from engine_build.training.sample import Source, Tokens, encode
+from engine_build.training.sampler import draw
+from engine_build.training.sharding import gathered, placed
+from engine_build.training.tokens import noise_like, noised, per_token, sample_means
+from engine_build.training.worldly import DIMENSIONS, world_scores
 from kernels import Segments
 
 LIMIT = 5.0
@@ -72,3 +89,161 @@ def anchor_loss(velocity: Tensor, reference: Tensor) -> Tensor:
 def follow(step: int, slope: float, most: float) -> float:
     """Share of itself the old policy keeps after step `step`: from 0, rising by `slope` a step to `most`."""
     return min(most, slope * step)
+
+
+@dataclass(frozen=True)
+class NftConfig(StageConfig):
+    """`prompts` scenes a step over all processes, `group` pictures of each in `sample_steps` steps, `updates` descents.
+
+    `slope` and `most` say how slowly the sampling policy follows, `anchor` weighs the distance from the start.
+    """
+
+    prompts: int = 6
+    group: int = 8
+    sample_steps: int = 8
+    updates: int = 2
+    beta: float = 1.0
+    slope: float = 0.01
+    most: float = 0.5
+    anchor: float = 1e-4
+    mix: tuple[float, ...] = (1.0, 1.0, 1.0)
+    ema: float = 0.9
+    window: int = 20
+
+
+class Rewards(Protocol):
+    """Anything that scores groups of pictures (G, 3, H, W), one group a sample, as (P, G, R); NaN is missing."""
+
+    dimensions: Sequence[str]
+
+    def __call__(self, pictures: Sequence[Tensor], samples: Sequence[Tokens]) -> Tensor: ...
+
+
+class WorldRewards:
+    """The four dimensions of scores.py against the procedural world's truth."""
+
+    dimensions = DIMENSIONS
+
+    def __init__(self, judge: Classifier) -> None:
+        self.judge = judge
+
+    def __call__(self, pictures: Sequence[Tensor], samples: Sequence[Tokens]) -> Tensor:
+        scenes = [sample.scene for sample in samples if sample.scene is not None]
+        rows = world_scores([list(group.cpu()) for group in pictures], scenes, self.judge)
+        return torch.tensor([[[getattr(one, name) for name in DIMENSIONS] for one in row] for row in rows])
+
+
+class Watch:
+    """Notices a reward being bought: one dimension's running mean up since the start, another's down."""
+
+    def __init__(self, dimensions: Sequence[str], window: int, least: float = 0.15) -> None:
+        self.dimensions, self.window, self.least = tuple(dimensions), window, least
+        self.seen, self.first, self.recent = 0, [0.0] * len(dimensions), [0.0] * len(dimensions)
+
+    def update(self, values: Sequence[float]) -> str | None:
+        """Take the means of one step; every `window` steps, a warning or None."""
+        self.seen += 1
+        for i, value in enumerate(values):
+            if self.seen <= self.window:
+                self.first[i] += (value - self.first[i]) / self.seen
+            self.recent[i] += (value - self.recent[i]) / min(self.seen, self.window)
+        if self.seen <= self.window or self.seen % self.window:
+            return None
+        change = [now - then for now, then in zip(self.recent, self.first, strict=True)]
+        up = [i for i, c in enumerate(change) if c > self.least]
+        down = [i for i, c in enumerate(change) if c < -self.least]
+        if not up or not down:
+            return None
+        told = ", ".join(f"{self.dimensions[i]} {change[i]:+.2f}" for i in (*up, *down))
+        return f"one dimension rises while another falls: {told}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "first": list(self.first), "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen, self.first, self.recent = state["seen"], list(state["first"]), list(state["recent"])
+
+
+class OldPolicy:
+    """The sampling policy: a frozen copy that follows the trained one. Its state is what distinguishes it."""
+
+    def __init__(self, dit: MMDiT) -> None:
+        self.dit = dit
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: tensor.detach() for name, tensor in adapters.tensors_of(self.dit).items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, tensor in adapters.tensors_of(self.dit).items():
+            tensor.copy_(placed(state[name], tensor))
+
+
+class Nft:
+    """One step: sample groups, score them, descend on them, let the old policy follow.
+
+    `old` and `reference` are frozen copies of the network in `parts`.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        learner: Learner,
+        config: NftConfig,
+        copies: tuple[MMDiT, MMDiT],
+        source: Source,
+        rewards: Rewards,
+        run: Run,
+    ) -> None:
+        self.parts, self.learner, self.source, self.config = parts, learner, source, config
+        self.rewards, self.run = rewards, run
+        self.old, self.reference = OldPolicy(copies[0]), copies[1]
+        self.watch = Watch(rewards.dimensions, config.window)
+
+    def __call__(self, step: int) -> dict[str, Tensor | float]:
+        c, place = self.config, self.learner.place
+        first = c.first_seed + step * c.prompts
+        samples = encode(
+            self.parts.encoder, self.source.draw(range(first + place.rank, first + c.prompts, place.world))
+        )
+        generator = torch.Generator().manual_seed((c.seed << 40) + (step << 8) + place.rank)
+        with torch.no_grad(), autocast(self.parts.device, c.bf16):
+            batch = conditioned(self.parts, samples, c.group)
+            eps = noise_like(batch, generator)
+            x0 = draw(self.old.dit, batch, eps, self.parts.schedule, c.sample_steps)
+        scores = self.rewards(self._pictures(x0, samples), samples)
+        rewards = geometric(scores)
+        everyone = gathered(rewards, place)
+        mine = slice(place.rank * len(samples), (place.rank + 1) * len(samples))
+        good = optimality(advantages(everyone)[mine]).flatten().to(x0.device)
+        loss = sum(self._descend(step, batch, x0, good, generator) for _ in range(c.updates)) / c.updates
+        adapters.blend(self.old.dit, self.parts.dit, follow(step, c.slope, c.most))
+        means = scores.flatten(0, 1).nanmean(0).tolist()
+        warning = self.watch.update(means)
+        if warning is not None:
+            self.run.warn(step, warning)
+        spread = rewards.std(1, correction=0).mean()
+        by_name = dict(zip(self.rewards.dimensions, means, strict=True))
+        return {"reward": rewards.mean(), "loss": loss, "spread": spread, **by_name}
+
+    def _descend(self, step: int, batch: Any, x0: Tensor, good: Tensor, generator: torch.Generator) -> Tensor:
+        c = self.config
+        sigma = noise_levels(len(batch), c.shift, generator).to(x0.device)
+        noisy = noised(batch, x0, noise_like(batch, generator), sigma)
+        with autocast(self.parts.device, c.bf16):
+            velocity = self.parts.dit(noisy).float()
+            with torch.no_grad():
+                old, reference = self.old.dit(noisy).float(), self.reference(noisy).float()
+        segments, levels = batch.target_segments, per_token(batch, sigma)
+        loss = policy_loss(velocity, old, x0, noisy.target, levels, good, segments, c.beta)
+        self.learner.descend(loss + c.anchor * anchor_loss(velocity, reference), step)
+        return loss.detach()
+
+    def _pictures(self, x0: Tensor, samples: Sequence[Tokens]) -> list[Tensor]:
+        """(G, 3, H, W) of each sample."""
+        side, group = self.parts.encoder.token_pixels, self.config.group
+        lengths = [group * len(sample.target) for sample in samples]
+        return [
+            self.parts.encoder.decode(tokens.unflatten(0, (group, -1)), sample.grid[0] * side, sample.grid[1] * side)
+            for tokens, sample in zip(x0.split(lengths), samples, strict=True)
+        ]

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig, ModelConfig, ReferenceAttention
@@ -125,11 +125,6 @@ class Workshop:
             schedule=Schedule.load(folder),
             write=lambda target: _write_over(folder, target, dit),
         )
-
-
-def tokenizer_in(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint folder."""
-    return AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
 
 
 def autoencoder_in(folder: Path) -> AutoencoderKLFlux2:

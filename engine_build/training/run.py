@@ -8,6 +8,7 @@ functions of the step number, hence a resumed run sees the very batches the unin
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from engine_build.errors import RequestError
 from engine_build.training.sharding import Place, average_gradients, placed, placed_state, whole
+
+logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
@@ -108,6 +111,16 @@ class Run:
         row.update({k: round(float(v), 5) for k, v in values.items()})
         with self.log_path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def warn(self, step: int, text: str) -> None:
+        """A line of the log that says something is wrong, and a warning of the process."""
+        if not self.place.first:
+            return
+        logger.warning("%s, step %d: %s", self.stage, step, text)
+        if self.board is not None:
+            self.board.add_text(f"{self.stage}/warning", text, step)
+        with self.log_path.open("a") as file:
+            file.write(json.dumps({"step": step, "warning": text}) + "\n")
 
     def progress(self, start: int, total: int) -> Iterator[tuple[int, Progress, Any]]:
         """Yield each step from `start` with the bar, so that the loop may update its description."""

@@ -87,7 +87,7 @@ def score(output: Tensor, truth: Truth, wrong: Alternatives, judge: Classifier) 
         head_psnr=head_psnr,
         garment_psnr=psnrs,
         categories=[g.category for g, _ in shown],
-        retrieval=[retrieved(output, truth, wrong, g.category) for g, _ in shown],
+        retrieval=[retrieved(output, truth, wrong, g.category) for g, _ in shown if wrong.others],
         omitted=gone,
         attributes=attributes,
         attributes_truth=attributes_truth,

@@ -85,6 +85,16 @@ def mean(values: Mapping[str, Tensor | float], place: Place) -> dict[str, float]
     return dict(zip(numbers, (packed / place.world).tolist(), strict=True))
 
 
+def gathered(rows: Tensor, place: Place) -> Tensor:
+    """The rows (N, ...) of all processes, in order of rank; each must have as many."""
+    if place.world == 1:
+        return rows
+    local = rows.contiguous().cuda() if dist.get_backend() == "nccl" else rows.contiguous()
+    parts = [torch.empty_like(local) for _ in range(place.world)]
+    dist.all_gather(parts, local)
+    return torch.cat(parts).to(rows.device)
+
+
 def whole(tree: Any) -> Any:
     """The same nested state with every sharded tensor gathered. All processes must call it."""
     if isinstance(tree, DTensor):

@@ -6,18 +6,21 @@ garments takes about twenty tokens; any other text still works, byte by byte.
 
 from __future__ import annotations
 
+import itertools
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from engine_build.instruction import NOUNS, PREFIX
+from engine_build.training.editing import edit_of
 from engine_build.training.phrases import instruction_of
 from engine_build.training.world import sample_scene
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
 
 
-def train(samples: int = 4000, vocabulary: int = 1024) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on `samples` instructions of training scenes; deterministic."""
+def train(samples: int = 4000, vocabulary: int = 1024, edits: int = 0) -> PreTrainedTokenizerFast:
+    """A tokenizer trained on `samples` instructions of training scenes and `edits` of general edits; deterministic."""
     nouns = "|".join(NOUNS.values())
     pieces = Regex(rf"{PREFIX.strip()}| the (?:{nouns}) of image \d| ?\w+|[^\w\s]|\s+")
     tokenizer = Tokenizer(models.BPE())
@@ -35,5 +38,6 @@ def train(samples: int = 4000, vocabulary: int = 1024) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     told = (instruction_of(sample_scene(seed, 1 + seed % 6)) for seed in range(samples))
-    tokenizer.train_from_iterator(told, trainer)
+    edited = (edit_of(number).instruction for number in range(edits))
+    tokenizer.train_from_iterator(itertools.chain(told, edited), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512)

@@ -1,39 +1,71 @@
 """`changeroom train STAGE --config FILE`: read the file, run the stage, leave a checkpoint folder.
 
-`nano` runs its parts in order, each resumable: tokenizer, autoencoder, flow matching, export.
+`nano` runs its parts in order, each resumable: tokenizer, autoencoder, the flow-matching stages, export. The
+other stages of the recipe are those of stages.py; each is a table of the file.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers import AutoencoderKLFlux2
 
 from engine_build.config import PRESETS, ModelConfig
 from engine_build.errors import RequestError
-from engine_build.training import flow, tokenizer, vae
+from engine_build.loading import pick_device
+from engine_build.training import flow, stages, tokenizer, vae
+from engine_build.training.evidence import EvidenceConfig
+from engine_build.training.evidence import run as run_evidence
 from engine_build.training.export import export
 from engine_build.training.grids import Grids
 from engine_build.training.latents import Encoder
+from engine_build.training.learner import StageConfig
+from engine_build.training.parts import Workshop, autoencoder_in
+from engine_build.training.sharding import Place, processes
+from engine_build.weights import locate
 
 T = TypeVar("T")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "nano.toml"
+RUN_KEYS = {"out", "threads", "device", "tensorboard", "autoencoder_from", "tokenizer_edits"}
+TABLES = {"vae", "flow", "model", "checkpoint", "evidence"}
+NAMES = ("nano", *stages.STAGES, "evidence")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One config file: the run's folder and a table for each part."""
+    """One config file: the run's folder and a table for each part.
+
+    `flows` are nano's flow stages in order, from `[flow]` or `[[flow]]`. `autoencoder_from` names a checkpoint
+    (a folder, or `nano`) whose autoencoder the run's networks use instead of training their own, `tokenizer_edits`
+    how many instructions of general edits their tokenizer learns from. `tables` holds the stages' own
+    configurations; a stage without a table has its defaults.
+    """
 
     out: Path
     threads: int
     vae: vae.VaeConfig
-    flow: flow.FlowConfig
-    model: dict[str, int]
+    flows: tuple[flow.FlowConfig, ...]
+    model: dict[str, Any]
     steps: int
+    device: str = "auto"
+    tensorboard: bool = False
+    autoencoder_from: str = ""
+    tokenizer_edits: int = 0
+    tables: dict[str, StageConfig] | None = None
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+
+    @property
+    def flow(self) -> flow.FlowConfig:
+        """The first flow stage."""
+        return self.flows[0]
+
+    def stage(self, name: str) -> StageConfig:
+        """The table of a stage, or its defaults."""
+        return (self.tables or {}).get(name) or stages.STAGES[name].config()
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -44,17 +76,45 @@ class TrainConfig:
             raise RequestError(f"{path} does not exist; start from {DEFAULT_CONFIG}") from error
         except tomllib.TOMLDecodeError as error:
             raise RequestError(f"{path} is not valid TOML: {error}") from error
-        _known(path, "", raw, {"out", "threads", "vae", "flow", "model", "checkpoint"})
+        _known(path, "", raw, RUN_KEYS | TABLES | set(stages.STAGES))
         _known(path, "[model] ", raw.get("model", {}), {f.name for f in fields(ModelConfig)})
         _known(path, "[checkpoint] ", raw.get("checkpoint", {}), {"default_steps"})
+        given = raw.get("flow", {})
+        listed = given if isinstance(given, list) else [given]
         return cls(
             out=Path(raw.get("out", "runs/nano")),
             threads=int(raw.get("threads", 0)),
             vae=_table(vae.VaeConfig, "[vae] ", raw.get("vae", {}), path),
-            flow=_table(flow.FlowConfig, "[flow] ", raw.get("flow", {}), path),
-            model=dict(raw.get("model", {})),
+            flows=tuple(_table(flow.FlowConfig, "[flow] ", one, path) for one in listed),
+            model={name: tuple(v) if isinstance(v, list) else v for name, v in raw.get("model", {}).items()},
             steps=int(raw.get("checkpoint", {}).get("default_steps", 4)),
+            device=str(raw.get("device", "auto")),
+            tensorboard=bool(raw.get("tensorboard", False)),
+            autoencoder_from=str(raw.get("autoencoder_from", "")),
+            tokenizer_edits=int(raw.get("tokenizer_edits", 0)),
+            tables={
+                name: _table(stage.config, f"[{name}] ", raw[name], path)
+                for name, stage in stages.STAGES.items()
+                if name in raw
+            },
+            evidence=_table(EvidenceConfig, "[evidence] ", raw.get("evidence", {}), path),
         )
+
+    def workshop(self, device: torch.device) -> Workshop:
+        """Where the stages of this file work."""
+        return Workshop(
+            out=self.out,
+            shape=replace(PRESETS["nano"], **self.model),
+            device=device,
+            tokenizer=lambda: tokenizer.train(edits=self.tokenizer_edits),
+            autoencoder=self._autoencoder,
+            default_steps=self.steps,
+        )
+
+    def _autoencoder(self) -> AutoencoderKLFlux2:
+        if self.autoencoder_from:
+            return autoencoder_in(locate(self.autoencoder_from))
+        return vae.train(self.vae, self.out, resume=True)
 
 
 def _known(path: Path, table: str, values: dict[str, Any], known: set[str]) -> None:
@@ -66,7 +126,7 @@ def _known(path: Path, table: str, values: dict[str, Any], known: set[str]) -> N
 
 
 def _table(kind: type[T], table: str, values: dict[str, Any], path: Path) -> T:
-    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
+    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
     _known(path, table, values, set(defaults))
     for name, value in values.items():
         wanted = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
@@ -76,28 +136,62 @@ def _table(kind: type[T], table: str, values: dict[str, Any], path: Path) -> T:
 
 
 def train_nano(config: TrainConfig, resume: bool) -> Path:
-    """All parts of nano; returns the checkpoint folder `out/checkpoint`."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    """All parts of nano; returns the checkpoint folder `out/checkpoint`.
+
+    The flow stages are called flow, flow2, flow3 …; each begins with the averages of the one before.
+    """
     words = tokenizer.train()
     autoencoder = vae.train(config.vae, config.out, resume)
     shape = replace(PRESETS["nano"], **config.model)
     encoder = Encoder(autoencoder)
-    grids = Grids(config.out, config.flow, encoder, words, config.steps)
-    model = flow.train(config.flow, shape, encoder, words, config.out, resume, show=grids.write)
+    start: Path | None = None
+    for number, one in enumerate(config.flows, start=1):
+        name = "flow" if number == 1 else f"flow{number}"
+        grids = Grids(config.out, one, encoder, words, config.steps)
+        model = flow.train(
+            one, shape, encoder, words, config.out, resume, stage=name, start_from=start, show=grids.write
+        )
+        start = config.out / f"{name}.pt"
     folder = config.out / "checkpoint"
-    export(folder, model, autoencoder, words, config.flow, config.steps)
+    export(folder, model, autoencoder, words, config.flows[-1], config.steps)
     return folder
 
 
-STAGES: dict[str, Callable[[TrainConfig, bool], Path]] = {"nano": train_nano}
+def run_stage(
+    config: TrainConfig,
+    stage: str,
+    resume: bool,
+    place: Place | None = None,
+    stop_after: int | None = None,
+    name: str | None = None,
+    table: StageConfig | None = None,
+) -> Path:
+    """One stage of stages.py, under another `name` and with another `table` if given; returns what it leaves."""
+    job = stages.Job(
+        stage=name or stage,
+        config=table or config.stage(stage),
+        shop=config.workshop(pick_device(config.device)),
+        place=place or Place(),
+        resume=resume,
+        tensorboard=config.tensorboard,
+        stop_after=stop_after,
+    )
+    return stages.STAGES[stage].go(job)
 
 
 def main(stage: str, config: Path | None, resume: bool) -> Path:
     """Run a stage. Raises RequestError for an unknown one or a config that does not fit."""
-    if stage not in STAGES:
-        raise RequestError(f"there is no training stage {stage!r}; choose from {', '.join(STAGES)}")
+    if stage not in NAMES:
+        raise RequestError(f"there is no training stage {stage!r}; choose from {', '.join(NAMES)}")
     loaded = TrainConfig.load(config or DEFAULT_CONFIG)
-    if not resume and any(loaded.out.glob("*.pt")):
-        raise RequestError(f"{loaded.out} holds an earlier run: pass --resume to go on, or choose another out")
-    return STAGES[stage](loaded, resume)
+    if loaded.threads:
+        torch.set_num_threads(loaded.threads)
+    with processes(pick_device(loaded.device)) as place:
+        held = list(loaded.out.glob("*.pt")) if stage == "nano" else [loaded.out / f"{stage}.pt"]
+        if not resume and place.first and any(path.exists() for path in held):
+            raise RequestError(f"{loaded.out} holds an earlier run: pass --resume to go on, or choose another out")
+        if stage == "nano":
+            return train_nano(loaded, resume)
+        if stage == "evidence":
+            return run_evidence(loaded, run_stage)
+        return run_stage(loaded, stage, resume, place)

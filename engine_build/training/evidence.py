@@ -1,0 +1,181 @@
+"""`changeroom train evidence`: the whole recipe for several seeds, every stage measured in every way of sampling.
+
+Runs for hours in the background and goes on where it was interrupted: a stage resumes from its state, a
+measurement that is on disk is not made again. Leaves `evidence.json`, means over seeds with their standard
+errors, and plots, in the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine_build.loading import pick_device
+from engine_build.training import classifier, plots, stages
+from engine_build.training.measures import HeldOut, Way, assess, standard_error
+from engine_build.training.parts import Parts
+
+if TYPE_CHECKING:
+    from engine_build.training.train import TrainConfig
+
+logger = logging.getLogger(__name__)
+FIGURES = (
+    "identity",
+    "garment_fidelity",
+    "background",
+    "physics",
+    "overall",
+    "omission_rate",
+    "attribute_accuracy",
+    "attribute_accuracy_truth",
+    "layering_accuracy",
+    "retrieval_at_16",
+    "garment_psnr",
+    "sharpness",
+    "kid",
+    "diversity",
+    "seconds_per_image",
+)
+
+
+@dataclass(frozen=True)
+class EvidenceConfig:
+    """`stages` in order, each starting as its table says; students of each number in `student_steps` at the end.
+
+    `samples` held-out scenes with garments as in `mix`; `guidance` is the teacher's w where guidance is measured.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    stages: tuple[str, ...] = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill")
+    student_steps: tuple[int, ...] = (4, 2, 1)
+    samples: int = 128
+    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    teacher_steps: int = 32
+    cut_steps: tuple[int, ...] = (4, 2, 1)
+    guidance: float = 2.0
+    diversity_repeats: int = 4
+    judge: str = ""
+
+
+def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
+    """Everything that is still missing; returns the path of evidence.json."""
+    e = config.evidence
+    for seed in e.seeds:
+        mine = _seeded(config, seed)
+        for name in e.stages:
+            if not _finished(mine, name):
+                train_stage(mine, name, resume=True)
+            _measure_stage(mine, name, name, ways(e))
+        for steps in e.student_steps:
+            name = f"dmd-{steps}"
+            table = replace(mine.stage("dmd"), student_steps=steps)
+            if not _finished(mine, name, table.steps):
+                train_stage(mine, "dmd", resume=True, name=name, table=table)
+            _measure_stage(mine, name, "dmd", [Way(steps)])
+        _write(config)
+    return _write(config)
+
+
+def ways(e: EvidenceConfig) -> list[Way]:
+    """Full schedule with guidance and without, and the control: the same network cut to a few steps."""
+    return [Way(e.teacher_steps, e.guidance), Way(e.teacher_steps), *(Way(steps) for steps in e.cut_steps)]
+
+
+def label(way: Way) -> str:
+    """A way's name in files and figures: `32`, `32-cfg`, `4`."""
+    return f"{way.steps}" if way.guidance == 1.0 else f"{way.steps}-cfg"
+
+
+def collected(out: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Mean over seeds and standard error of every figure by stage and way: `{"nft/32": {"overall": {...}}}`."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        for path in sorted((out / f"seed-{seed}" / "measured").glob("*.json")):
+            rows.setdefault(path.stem.replace("@", "/"), []).append(json.loads(path.read_text(encoding="utf-8")))
+    result = {}
+    for name, found in sorted(rows.items()):
+        figures: dict[str, Any] = {"seeds": len(found), "nfe": found[0]["nfe"], "samples": found[0]["samples"]}
+        for figure in FIGURES:
+            values = [row[figure] for row in found if row.get(figure) is not None]
+            if values:
+                error = standard_error(values)
+                spread = None if error != error else round(error, 5)
+                figures[figure] = {"mean": round(sum(values) / len(values), 5), "standard_error": spread}
+        for part in ("rare", "common"):
+            values = [row["patterns"][part] for row in found if row["patterns"][part] is not None]
+            if values:
+                figures[f"pattern_{part}"] = {"mean": round(sum(values) / len(values), 5)}
+        result[name] = figures
+    return result
+
+
+def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
+    """The run of one seed: its own folder, its own chance, its own training scenes."""
+    tables = {
+        name: replace(config.stage(name), seed=seed, first_seed=config.stage(name).first_seed + seed * 1_000_000)
+        for name in stages.STAGES
+    }
+    return replace(config, out=config.out / f"seed-{seed}", tables=tables)
+
+
+def _finished(config: TrainConfig, name: str, steps: int | None = None) -> bool:
+    """Whether a stage has taken its last step and left its checkpoint or LoRA."""
+    wanted = steps if steps is not None else config.stage(name).steps
+    state = config.out / f"{name}.pt"
+    left = [config.out / name / "checkpoint" / "model_index.json", config.out / name / "lora.safetensors"]
+    if not state.exists() or not any(path.exists() for path in left):
+        return False
+    return int(torch.load(state, map_location="cpu", weights_only=True)["step"]) >= wanted
+
+
+def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) -> None:
+    e, c = config.evidence, config.stage(table)
+    missing = [(way, _measured(config, name, way)) for way in some if not _measured(config, name, way).exists()]
+    if not missing:
+        return
+    parts = trained(config, name, c)
+    height, shot = _size(config)
+    held = HeldOut.make(parts, height, shot, e.samples, e.mix)
+    judge = classifier.load(Path(e.judge)) if e.judge else classifier.load()
+    rare = config.stage("tryon").rare
+    for way, path in missing:
+        random.seed(0)
+        figures = assess(parts, held, way, judge, rare=rare, repeats=e.diversity_repeats)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        logger.info("%s %s %s", config.out, path.stem, figures["overall"])
+
+
+def trained(config: TrainConfig, name: str, c: Any) -> Parts:
+    """The averaged weights a stage of the run left, in the reference attention it was trained with."""
+    shop = config.workshop(pick_device(config.device))
+    state = torch.load(config.out / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]["values"]
+    if any(key.startswith("dit.") for key in state):
+        return shop.parts(replace(c, start_from=name, loras=()))
+    lora = str(config.out / name / "lora.safetensors")
+    return shop.parts(replace(c, loras=(*c.loras, lora)))
+
+
+def _size(config: TrainConfig) -> tuple[int, int]:
+    table = config.stage("tryon")
+    return table.height, table.shot
+
+
+def _measured(config: TrainConfig, name: str, way: Way) -> Path:
+    return config.out / "measured" / f"{name}@{label(way)}.json"
+
+
+def _write(config: TrainConfig) -> Path:
+    e = config.evidence
+    path = config.out / "evidence.json"
+    report = {"seeds": list(e.seeds), "guidance": e.guidance, "figures": collected(config.out, e.seeds)}
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plots.write(config.out, report)
+    return path

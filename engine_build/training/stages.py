@@ -1,0 +1,312 @@
+"""Every training stage after the autoencoder, from a configuration to a checkpoint folder or a LoRA file.
+
+    pretrain (A)  resolution (B)  tryon (C)  isolate  nft (D)  cfg-distill, dmd (E)  expert
+
+Each stage starts from another one's averaged weights, leaves `out/STAGE.pt` (its state), `out/STAGE.jsonl` (its
+log), `out/grids/STAGE-*.png`, and `out/STAGE/checkpoint` or `out/STAGE/lora.safetensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine_build.errors import RequestError
+from engine_build.model import MMDiT
+from engine_build.training import adapters, classifier, isolation
+from engine_build.training.cfg_distill import CfgDistill, CfgDistillConfig
+from engine_build.training.dmd import Dmd, DmdConfig
+from engine_build.training.editing import Edits
+from engine_build.training.experts import DOMAINS, ExpertConfig, ExpertTryOns
+from engine_build.training.isolation import IsolateConfig
+from engine_build.training.learner import Learner, StageConfig, fit, recompute
+from engine_build.training.matching import Matching
+from engine_build.training.measures import Way
+from engine_build.training.nft import Nft, NftConfig, WorldRewards
+from engine_build.training.packing_report import PackingConfig, measure
+from engine_build.training.parts import Backbone, Parts, Workshop
+from engine_build.training.run import Run
+from engine_build.training.sample import Sample, Source, Stream, Tokens
+from engine_build.training.sharding import Place, shard
+from engine_build.training.sheets import write_sheet
+from engine_build.training.stream import TokenStream
+from engine_build.training.tryons import TryOns
+
+
+@dataclass(frozen=True)
+class PretrainConfig(StageConfig):
+    """Stage A: general edits; `tryon_share` of the samples are try-ons already."""
+
+    tryon_share: float = 0.2
+    train_text: bool = True
+
+
+@dataclass(frozen=True)
+class ResolutionConfig(StageConfig):
+    """Stage B: sizes in turn. `heights[i]` with shots of `shots[i]` from step `begins[i]` on."""
+
+    tryon_share: float = 0.5
+    heights: tuple[int, ...] = (48, 64)
+    shots: tuple[int, ...] = (24, 32)
+    begins: tuple[int, ...] = (0, 500)
+    train_text: bool = True
+
+
+@dataclass(frozen=True)
+class TryOnConfig(StageConfig):
+    """Stage C: try-ons balanced over categories, `mix[k - 1]` the frequency of k garments.
+
+    Patterns named in `rare` show in one scene of `rare_one_in`. Every `validate_every` steps the log tells each
+    category's loss on held-out scenes.
+    """
+
+    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    rare: tuple[str, ...] = ()
+    rare_one_in: int = 20
+    validate_every: int = 200
+    train_text: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a stage: its name and table, where it works, and how it was asked to go on."""
+
+    stage: str
+    config: Any
+    shop: Workshop
+    place: Place
+    resume: bool = False
+    tensorboard: bool = False
+    stop_after: int | None = None
+
+    @property
+    def run(self) -> Run:
+        return Run(self.shop.out, self.stage, self.place, self.tensorboard)
+
+    @property
+    def folder(self) -> Path:
+        return self.shop.out / self.stage
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Two sources: the second for a share of the numbers."""
+
+    first: Source
+    second: Source
+    share: float
+
+    def draw(self, numbers: Sequence[int]) -> list[Sample]:
+        """Samples in the order of their numbers."""
+        second = [random.Random(f"mixture/{n}").random() < self.share for n in numbers]
+        drawn = {}
+        for source, wanted in ((self.first, False), (self.second, True)):
+            chosen = [n for n, is_second in zip(numbers, second, strict=True) if is_second == wanted]
+            if chosen:
+                drawn |= dict(zip(chosen, source.draw(chosen), strict=True))
+        return [drawn[n] for n in numbers]
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Streams one after another: `streams[i]` from step `begins[i]` on."""
+
+    streams: tuple[Stream, ...]
+    begins: tuple[int, ...]
+
+    def batch(self, step: int) -> list[Tokens]:
+        return self.streams[max(i for i, begin in enumerate(self.begins) if begin <= step)].batch(step)
+
+
+def pretrain(job: Job) -> Path:
+    c: PretrainConfig = job.config
+    return _matching(job, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share))
+
+
+def resolution(job: Job) -> Path:
+    c: ResolutionConfig = job.config
+    if (
+        not len(c.heights) == len(c.shots) == len(c.begins)
+        or c.begins[:1] != (0,)
+        or list(c.begins) != sorted(c.begins)
+    ):
+        raise RequestError("[resolution] heights, shots and begins need one entry a size, begins rising from 0")
+    sources = tuple(
+        Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share)
+        for height, shot in zip(c.heights, c.shots, strict=True)
+    )
+    return _matching(job, *sources, begins=c.begins)
+
+
+def tryon(job: Job) -> Path:
+    c: TryOnConfig = job.config
+    source = TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in)
+    return _matching(job, source, validate_every=c.validate_every)
+
+
+def expert(job: Job) -> Path:
+    c: ExpertConfig = job.config
+    if c.domain not in DOMAINS:
+        raise RequestError(f"there is no domain {c.domain!r}; choose from {', '.join(DOMAINS)}")
+    return _matching(job, ExpertTryOns(c), region_only=c.region_loss)
+
+
+def isolate(job: Job) -> Path:
+    """Fine-tune a joint network with isolated references, then write `isolation.json`."""
+    c: IsolateConfig = job.config
+    path = _matching(job, TryOns(c.height, c.shot, c.mix), mode="isolated")
+    report = job.folder / "isolation.json"
+    if c.report_samples and job.stop_after is None and job.place.first and not report.exists():
+        before = job.shop.parts(c)
+        after = job.shop.parts(replace(c, start_from=job.stage, loras=()), "isolated")
+        networks = {"joint": before, "isolated, not tuned": isolation.with_mode(before, "isolated"), "isolated": after}
+        result = isolation.report(networks, c, classifier.load())
+        report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def nft(job: Job) -> Path:
+    c: NftConfig = job.config
+    if c.prompts % job.place.world:
+        raise RequestError(f"[nft] {c.prompts} prompts do not divide among {job.place.world} processes")
+    parts, learner, copies = _prepare(job, copies=2)
+    run = job.run
+    source = TryOns(c.height, c.shot, c.mix)
+    step = Nft(parts, learner, c, (copies[0], copies[1]), source, WorldRewards(classifier.load()), run)
+    more = {"old": step.old, "watch": step.watch}
+    return _fit(job, parts, learner, step, run, more, source, Way(c.sample_steps))
+
+
+def cfg_distill(job: Job) -> Path:
+    c: CfgDistillConfig = job.config
+    parts, learner, (teacher,) = _prepare(job, copies=1)
+    source = TryOns(c.height, c.shot, c.mix)
+    step = CfgDistill(parts, learner, c, teacher, _stream(job, parts, source))
+    return _fit(job, parts, learner, step, job.run, {}, source, Way(8))
+
+
+def dmd(job: Job) -> Path:
+    c: DmdConfig = job.config
+    parts, learner, (teacher, fake) = _prepare(job, copies=2, trainable=1)
+    source = TryOns(c.height, c.shot, c.mix)
+    module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
+    chaser = Learner(module, c, job.place, c.fake_learning_rate)
+    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(job, parts, source))
+    return _fit(job, parts, learner, step, job.run, {"fake": chaser}, source, Way(c.student_steps))
+
+
+def packing(job: Job) -> Path:
+    """Measure packed against padded batches; writes `packing.json`."""
+    parts = job.shop.parts(job.config)
+    job.shop.out.mkdir(parents=True, exist_ok=True)
+    path = job.shop.out / "packing.json"
+    path.write_text(json.dumps(measure(parts, job.config), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's table in the configuration file and what runs it."""
+
+    config: type[StageConfig]
+    go: Callable[[Job], Path]
+
+
+STAGES: dict[str, Stage] = {
+    "pretrain": Stage(PretrainConfig, pretrain),
+    "resolution": Stage(ResolutionConfig, resolution),
+    "tryon": Stage(TryOnConfig, tryon),
+    "isolate": Stage(IsolateConfig, isolate),
+    "nft": Stage(NftConfig, nft),
+    "cfg-distill": Stage(CfgDistillConfig, cfg_distill),
+    "dmd": Stage(DmdConfig, dmd),
+    "expert": Stage(ExpertConfig, expert),
+    "packing": Stage(PackingConfig, packing),
+}
+
+
+def _matching(
+    job: Job,
+    *sources: Source,
+    begins: tuple[int, ...] = (0,),
+    region_only: bool = False,
+    validate_every: int = 0,
+    mode: Any = None,
+) -> Path:
+    parts, learner, _ = _prepare(job, mode=mode)
+    streams = tuple(_stream(job, parts, source) for source in sources)
+    stream = streams[0] if len(streams) == 1 else InTurn(streams, begins)
+    step = Matching(parts, learner, stream, region_only, validate_every)
+    return _fit(job, parts, learner, step, job.run, {}, sources[-1], Way(8))
+
+
+def _stream(job: Job, parts: Parts, source: Source) -> TokenStream:
+    c: StageConfig = job.config
+    place = job.place
+    return TokenStream(source, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
+
+
+def _prepare(
+    job: Job, copies: int = 0, trainable: int | None = None, mode: Any = None
+) -> tuple[Parts, Learner, list[MMDiT]]:
+    """Parts, the learner of what the stage trains, and copies of the network, frozen but for copy `trainable`."""
+    c: StageConfig = job.config
+    parts = job.shop.parts(c, mode)
+    text: nn.Module | None = getattr(parts.network, "text", None)
+    parts.network.requires_grad_(True)
+    if text is not None and (not c.train_text or c.lora_rank):
+        text.requires_grad_(False)
+    if c.lora_rank:
+        adapters.attach(parts.dit, c.lora_rank, c.lora_alpha, c.lora_layers, c.seed)
+    others = [adapters.twin(parts.dit) for _ in range(copies)]
+    if trainable is not None:
+        for tensor in adapters.tensors_of(others[trainable]).values():
+            tensor.requires_grad_(True)
+    for network in (parts.dit, *others):
+        if c.checkpointing:
+            recompute(network)
+        shard(network, text if network is parts.dit else None, job.place, c.bf16)
+    module: nn.Module = adapters.LoraWeights(parts.dit) if c.lora_rank else parts.network
+    return parts, Learner(module, c, job.place), others
+
+
+def _fit(
+    job: Job,
+    parts: Parts,
+    learner: Learner,
+    step: Callable[[int], Any],
+    run: Run,
+    more: dict[str, Any],
+    source: Source,
+    way: Way,
+) -> Path:
+    """Run the loop; write what the stage leaves."""
+    c: StageConfig = job.config
+
+    def show(index: int) -> None:
+        sheet = job.shop.out / "grids" / f"{job.stage}-{index}.png"
+        write_sheet(sheet, parts, source, way, write=job.place.first)
+
+    fit(run, learner, step, job.resume, more, show if c.show_every else None, job.stop_after)
+    return _leave(job, parts, learner)
+
+
+def _leave(job: Job, parts: Parts, learner: Learner) -> Path:
+    """A checkpoint folder or a LoRA file of the averaged weights; only one process at the end of a whole run writes."""
+    if isinstance(learner.module, adapters.LoraWeights):
+        path = job.folder / "lora.safetensors"
+        if job.place.first:
+            adapters.write(path, learner.module, learner.ema.values)
+        return path
+    folder = job.folder / "checkpoint"
+    if job.place.world > 1:
+        return job.shop.out / f"{job.stage}.pt"
+    with learner.ema.applied(learner.module):
+        parts.write(folder)
+    return folder
