@@ -132,8 +132,8 @@ def offsets(curve: Curve, duration_s: float, rng: np.random.Generator, cv: float
 
 
 def _intervals(count: int, cv: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Intervals of mean 1: Gamma with shape 1/cv² and scale cv²; all alike for cv 0."""
-    if cv == 0:
+    """Intervals of mean 1: Gamma with shape 1/cv² and scale cv²; all alike below a cv of 0.001."""
+    if cv < 0.001:
         return np.ones(count)
     return rng.gamma(1 / cv**2, cv**2, count)
 

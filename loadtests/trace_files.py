@@ -18,6 +18,7 @@ import gzip
 import io
 import math
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,9 +50,9 @@ class Recorded:
 
 def read_trace(path: Path) -> list[Recorded]:
     """The requests of a trace in the order of their time. Raises TraceError or OSError."""
-    with _text(path) as lines:
-        rows = csv.DictReader(lines)
-        try:
+    try:
+        with _text(path) as lines:
+            rows = csv.DictReader(lines)
             names = {name.strip() for name in rows.fieldnames or () if name}
             read = _reader(names)
             if read is None:
@@ -60,8 +61,8 @@ def read_trace(path: Path) -> list[Recorded]:
                     "lora_request_trace.csv"
                 )
             found = list(_rows(path, rows, read))
-        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-            raise TraceError(f"{path}: not a CSV file ({error})") from error
+    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error) as error:
+        raise TraceError(f"{path}: not a CSV file ({error})") from error
     if not found:
         raise TraceError(f"{path}: no requests in it")
     found.sort(key=lambda row: row.offset_s)
@@ -136,7 +137,8 @@ def _text(path: Path) -> Iterator[Iterable[str]]:
     """The lines of the trace inside `path`: plain, gzip, or the first fitting table of a tar archive."""
     if path.is_file() and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            yield io.StringIO(_member(path, archive), newline="")
+            text = _member(path, archive)
+        yield io.StringIO(text, newline="")
         return
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
