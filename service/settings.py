@@ -10,6 +10,7 @@ import os
 import secrets
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -111,6 +112,14 @@ class Settings(BaseSettings):
     def blob_address(self) -> str:
         """`blob_url`, or the folder `blobs` of the data folder."""
         return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
+
+    @property
+    def store_is_local(self) -> bool:
+        """Whether the store is a socket or a loopback address: then there are no gateways on other machines."""
+        parts = urlsplit(self.redis_url)
+        return parts.scheme == "unix" or parts.hostname in ("localhost", "::1") or (
+            parts.hostname or ""
+        ).startswith("127.")
 
     def signing_key(self) -> bytes:
         """The key of signed addresses: `url_secret`, or one kept in the data folder (made once, mode 0600).

@@ -10,12 +10,15 @@ import typer
 
 from service.commands.failures import CommandFailed
 
-keys = typer.Typer(help="API keys, kept as digests.", no_args_is_help=True)
+keys = typer.Typer(no_args_is_help=True)
 
 
 @keys.callback()
 def _group() -> None:
-    """API keys, kept as digests."""
+    """API keys, kept as digests, each with its own limits.
+
+    Where keys are required, only those made with --high-priority may send priority=high.
+    """
 
 
 @keys.command()
@@ -25,6 +28,9 @@ def new(
     rate_per_minute: Annotated[int | None, typer.Option(min=0, help="Requests a minute; 0 is unlimited.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=0, help="Jobs in flight; 0 is unlimited.")] = None,
     daily_quota: Annotated[int | None, typer.Option(min=0, help="Jobs a UTC day; 0 is unlimited.")] = None,
+    high_priority: Annotated[
+        bool, typer.Option("--high-priority", help="The key may send priority=high, ahead of all others.")
+    ] = False,
 ) -> None:
     """Make a key, add its digest to the file and print the key, once.
 
@@ -38,8 +44,13 @@ def new(
     try:
         known = KeyFile.model_validate_json(file.read_bytes()) if file.exists() else KeyFile()
         key, entry = new_key(tenant)
-        limits = {"rate_per_minute": rate_per_minute, "concurrency": concurrency, "daily_quota": daily_quota}
-        entry = KeyEntry.model_validate(entry.model_dump() | limits)
+        rights = {
+            "rate_per_minute": rate_per_minute,
+            "concurrency": concurrency,
+            "daily_quota": daily_quota,
+            "high_priority": high_priority,
+        }
+        entry = KeyEntry.model_validate(entry.model_dump() | rights)
     except ValidationError as error:
         first = error.errors()[0]
         raise CommandFailed(f"{first['msg']} (at {'.'.join(map(str, first['loc'])) or file})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from service import telemetry
 from service.errors import ServiceError
 from service.gateway import compat_fashn, compat_openai, openapi, ops, problems, routes
+from service.gateway.callbacks import Callbacks
 from service.gateway.connections import guarded_protocol
 from service.gateway.exchange import Exchange
 from service.gateway.fleet import Fleet
@@ -33,6 +35,8 @@ from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
 from service.settings import Settings
 
+log = logging.getLogger("changeroom.gateway")
+
 DESCRIPTION = (
     "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with "
     "a stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
@@ -43,6 +47,11 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway as an ASGI application. Raises SettingsError for a key file that cannot be used."""
     keys = KeyRing(settings)
     metrics = Metrics()
+    if settings.auth_required and settings.url_secret is None and not settings.store_is_local:
+        log.warning(
+            "CHANGEROOM_URL_SECRET is not set: picture addresses signed here are refused by other gateways; "
+            "give all gateways the same one"
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,7 +65,18 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(rewriter.close)
             garments = Garments(Catalogue(queue.store), blobs, pool)
             fleet = Fleet(queue)
-            tryons = TryOns(settings, queue, blobs, pool=pool, rewriter=rewriter, garments=garments, fleet=fleet)
+            callbacks = Callbacks(settings)
+            stack.callback(callbacks.close)
+            tryons = TryOns(
+                settings,
+                queue,
+                blobs,
+                pool=pool,
+                rewriter=rewriter,
+                garments=garments,
+                fleet=fleet,
+                callbacks=callbacks,
+            )
             upkeep = asyncio.create_task(keep_house(queue, blobs), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
             app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)

@@ -86,11 +86,14 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
     draft = Draft(
         person=pictures["model_image"],
         garments=(GarmentDraft(pictures["garment_image"], category=CATEGORIES[inputs.category]),),
-        options=Options(
-            seed=inputs.seed,
-            output_format=inputs.output_format,
-            metadata={RETURN_BASE64: "true"} if inputs.return_base64 else {},
-            webhook_url=body.webhook_url,
+        options=validate(
+            Options,
+            {
+                "seed": inputs.seed,
+                "output_format": inputs.output_format,
+                "metadata": {RETURN_BASE64: "true"} if inputs.return_base64 else {},
+                "webhook_url": body.webhook_url,
+            },
         ),
     )
     submitted = await parts.tryons.submit(draft, asked)

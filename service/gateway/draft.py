@@ -17,6 +17,8 @@ MAX_GARMENTS = 6
 MAX_PROMPT = 2000
 MAX_LAYER = 120
 CATEGORIES: tuple[str, ...] = get_args(Category)
+PRIORITY_HELP = "`high` goes ahead of the others; where keys are required, only for keys that have it (422 otherwise)."
+WEBHOOK_HELP = "Told when the job ends (Standard Webhooks): an https address whose host is public (400 otherwise)."
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,9 +52,9 @@ class Options(BaseModel):
     steps: int | None = Field(None, ge=1, le=100, description="Denoising steps; the model has a default.")
     output_format: OutputFormat = "jpeg"
     quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality.")
-    priority: Priority = "normal"
+    priority: Priority = Field("normal", description=PRIORITY_HELP)
     metadata: dict[str, str] = Field(default_factory=dict, description="Returned as given; at most 16 entries.")
-    webhook_url: str | None = Field(None, max_length=2048)
+    webhook_url: str | None = Field(None, max_length=2048, description=WEBHOOK_HELP)
 
     @field_validator("metadata")
     @classmethod

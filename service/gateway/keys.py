@@ -4,7 +4,7 @@ A slow password hash would add nothing: the keys are random, not chosen by peopl
 dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
-               "daily_quota": 100000}]}
+               "daily_quota": 100000, "high_priority": true}]}
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHAPE = re.compile(r"^cr_[A-Za-z0-9_-]{43}$", re.ASCII)
 
 
 class KeyEntry(BaseModel):
-    """One key at rest; limits left out are the service's own."""
+    """One key at rest; limits left out are the service's own, high priority left out is not allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +44,7 @@ class KeyEntry(BaseModel):
     rate_per_minute: int | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=0)
     daily_quota: int | None = Field(None, ge=0)
+    high_priority: bool = False
 
 
 class KeyFile(BaseModel):
@@ -71,6 +72,7 @@ class Caller:
 
     tenant: str
     limits: Limits
+    high_priority: bool
 
 
 class KeyRing:
@@ -121,17 +123,21 @@ class KeyRing:
         return found
 
     def caller(self, request: Request) -> Caller:
-        """The tenant behind a request and its limits: the key's own where set. Raises Unauthorized."""
+        """The tenant behind a request and what it may do: the key's own limits where set. Raises Unauthorized.
+
+        High priority is for keys that have it; where keys are not required, it is for anyone.
+        """
         entry = self.identify(request)
         if entry is None:
-            return Caller(ANONYMOUS, self._limits)
+            return Caller(ANONYMOUS, self._limits, high_priority=True)
         own = {
             "rate_per_minute": entry.rate_per_minute,
             "concurrency": entry.concurrency,
             "daily_quota": entry.daily_quota,
         }
         given = {name: value for name, value in own.items() if value is not None}
-        return Caller(entry.tenant, self._limits.model_copy(update=given))
+        high_priority = entry.high_priority or not self._required
+        return Caller(entry.tenant, self._limits.model_copy(update=given), high_priority)
 
     def _refresh(self, path: Path) -> None:
         now = time.monotonic()

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from service.gateway.draft import CATEGORIES, MAX_LAYER, MAX_PROMPT, SKU, JsonTryOn
+from service.gateway.draft import CATEGORIES, MAX_LAYER, MAX_PROMPT, PRIORITY_HELP, SKU, WEBHOOK_HELP, JsonTryOn
 from service.gateway.views import Problem
 
 SAMPLE = (
@@ -25,8 +25,13 @@ _PLAIN: dict[str, Any] = {
     "steps": {"type": "integer", "minimum": 1, "maximum": 100},
     "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
     "quality": {"type": "integer", "minimum": 1, "maximum": 100, "default": 90},
-    "priority": {"type": "string", "enum": ["high", "normal", "low"], "default": "normal"},
-    "webhook_url": {"type": "string", "maxLength": 2048},
+    "priority": {
+        "type": "string",
+        "enum": ["high", "normal", "low"],
+        "default": "normal",
+        "description": PRIORITY_HELP,
+    },
+    "webhook_url": {"type": "string", "maxLength": 2048, "description": WEBHOOK_HELP},
 }
 
 _TRY_ON_FORM: dict[str, Any] = {

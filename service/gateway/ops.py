@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from service.errors import EngineUnavailable, NotFound
@@ -91,15 +93,25 @@ async def models(parts: Parts, caller: Who) -> views.ModelList:
     )
 
 
+class StudioFiles(StaticFiles):
+    """The page's files, with ETags: code is asked for anew each time, so that one page never mixes two versions."""
+
+    def file_response(self, full_path: Any, *args: Any, **more: Any) -> Response:
+        answer = super().file_response(full_path, *args, **more)
+        picture = str(full_path).endswith((".jpg", ".png", ".webp"))
+        answer.headers["Cache-Control"] = "public, max-age=86400" if picture else "no-cache"
+        return answer
+
+
 def mount_studio(app: FastAPI) -> None:
     """Serve the studio page at / and its files below /studio/."""
-    folder = Path(str(files("service.gateway") / "studio"))
+    studio = StudioFiles(directory=Path(str(files("service.gateway") / "studio")), check_dir=False)
 
-    async def page() -> Response:
-        index = folder / "index.html"
-        if not index.is_file():
-            raise NotFound("This build has no studio page.", code="no-studio")
-        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+    async def page(request: Request) -> Response:
+        try:
+            return await studio.get_response("index.html", request.scope)
+        except HTTPException:
+            raise NotFound("This build has no studio page.", code="no-studio") from None
 
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
-    app.mount("/studio", StaticFiles(directory=folder, check_dir=False), name="studio")
+    app.mount("/studio", studio, name="studio")

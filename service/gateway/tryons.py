@@ -22,6 +22,7 @@ from service.errors import (
     UnprocessableRequest,
 )
 from service.gateway import views
+from service.gateway.callbacks import Callbacks
 from service.gateway.draft import Draft
 from service.gateway.exchange import timed
 from service.gateway.fleet import Fleet
@@ -69,6 +70,7 @@ class TryOns:
         rewriter: Rewriter,
         garments: Garments,
         fleet: Fleet,
+        callbacks: Callbacks,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -77,6 +79,7 @@ class TryOns:
         self._rewriter = rewriter
         self._garments = garments
         self._fleet = fleet
+        self._callbacks = callbacks
         self.stopping = asyncio.Event()
         self._giving_back = GivingBack(queue, self.stopping)
 
@@ -95,12 +98,13 @@ class TryOns:
         with timed(asked.timings, "check"):
             await self._fleet.check(size, options.steps)
             digest = await asyncio.to_thread(draft.digest) if asked.idempotency_key else ""
-        if options.webhook_url and not self._settings.webhooks_enabled:
+        if options.priority == "high" and not asked.caller.high_priority:
             raise UnprocessableRequest(
-                "webhook_url: webhooks are off here; poll or read the events instead.",
-                code="webhooks-disabled",
-                pointer="webhook_url",
+                "priority: this key may not use high; send normal or low, or ask for a key that may.",
+                code="priority-not-allowed",
+                pointer="priority",
             )
+        self._callbacks.check(options.webhook_url)
         with timed(asked.timings, "reserve"):
             reserved = await self._queue.reserve(
                 tenant=asked.caller.tenant,
@@ -178,6 +182,7 @@ class TryOns:
                     if garment.data is not None
                 }
                 written = group.create_task(self._rewriter.write(phrases, draft.options.prompt))
+                group.create_task(self._callbacks.resolve(draft.options.webhook_url))
         except* ServiceError as errors:
             raise first_of(errors) from errors
         refs = []

@@ -25,10 +25,10 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from service.egress import ForbiddenTarget, VettedBackend, check_url
 from service.errors import InvalidRequest, StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, JobRecord
-from service.worker.egress import ForbiddenTarget, VettedBackend, check_url
 
 log = logging.getLogger(__name__)
 

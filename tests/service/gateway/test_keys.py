@@ -29,13 +29,18 @@ def bearer(key: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def keys() -> dict[str, str]:
     """Fresh keys by tenant."""
-    return {tenant: new_key(tenant)[0] for tenant in ("shop", "other", "slow", "single", "daily")}
+    return {tenant: new_key(tenant)[0] for tenant in ("shop", "other", "slow", "single", "daily", "urgent")}
 
 
 @pytest.fixture(scope="module")
 def key_file(keys: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
-    limits = {"slow": {"rate_per_minute": 2}, "single": {"concurrency": 1}, "daily": {"daily_quota": 2}}
+    limits: dict[str, dict[str, int]] = {
+        "slow": {"rate_per_minute": 2},
+        "single": {"concurrency": 1},
+        "daily": {"daily_quota": 2},
+        "urgent": {"high_priority": True},
+    }
     entries = [{"tenant": t, "sha256": digest(k), **limits.get(t, {})} for t, k in keys.items()]
     path.write_text(json.dumps({"keys": entries}))
     return path
@@ -126,6 +131,23 @@ def test_rate_and_quota_are_told_apart(guarded: Live, keys: dict[str, str]) -> N
             assert f'changeroom_admission_rejected_total{{reason="{code}"}} 1.0' in client.get("/metrics").text
 
 
+def test_high_priority_is_for_keys_that_have_it(guarded: Live, keys: dict[str, str]) -> None:
+    answers = {}
+    for tenant in ("shop", "urgent"):
+        with guarded.client(headers=bearer(keys[tenant])) as client:
+            for priority in ("low", "normal", "high"):
+                answers[tenant, priority] = client.post("/v1/try-ons", files=FILES, data={"priority": priority})
+    refused = answers.pop(("shop", "high"))
+    assert {answer.status_code for answer in answers.values()} == {202}
+    assert (refused.status_code, refused.json()["code"]) == (422, "priority-not-allowed")
+    assert refused.json()["pointer"] == "priority"
+
+
+def test_where_keys_are_not_required_anyone_may_be_in_a_hurry(launch: Callable[..., Live], key_file: Path) -> None:
+    with launch(api_keys_file=key_file).client() as client:
+        assert client.post("/v1/try-ons", files=FILES, data={"priority": "high"}).status_code == 202
+
+
 def test_concurrency_counts_jobs_in_flight(guarded: Live, keys: dict[str, str]) -> None:
     guarded.hold()
     try:
@@ -182,6 +204,25 @@ def test_a_key_is_revoked_by_changing_the_file(launch: Callable[..., Live], tmp_
         os.utime(path, (1, 1))
         time.sleep(2.1)
         assert client.get("/v1/models", headers=bearer(key)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("auth", "store", "secret", "warns"),
+    [
+        (True, "redis://store.internal:6379/0", None, True),
+        (True, "redis://store.internal:6379/0", "given", False),
+        (True, "redis://127.0.0.1:6379/0", None, False),
+        (True, "unix:///run/store.sock", None, False),
+        (False, "redis://store.internal:6379/0", None, False),
+    ],
+)
+def test_gateways_that_would_sign_differently_are_warned_about(
+    key_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, auth: bool, store: str, secret: str, warns: bool
+) -> None:
+    create_app(
+        Settings(redis_url=store, auth_required=auth, api_keys_file=key_file, url_secret=secret, data_dir=tmp_path)
+    )
+    assert ("CHANGEROOM_URL_SECRET" in caplog.text) == warns
 
 
 def test_a_bad_key_file_ends_the_start_with_one_line(tmp_path: Path) -> None:

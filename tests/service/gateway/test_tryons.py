@@ -328,6 +328,20 @@ def test_events_replay_follow_and_resume(held: Live) -> None:
         assert [e["id"] for e in rest] == [e["id"] for e in seen[seen.index(progress) + 1 :]]
 
 
+def test_the_page_is_asked_for_anew_and_its_pictures_are_kept(http: httpx.Client) -> None:
+    for path, kept in (
+        ("/", "no-cache"),
+        ("/studio/app.js", "no-cache"),
+        ("/studio/samples/hats-1.png", "public, max-age=86400"),
+    ):
+        first = http.get(path)
+        assert first.status_code == 200 and first.headers["cache-control"] == kept
+        again = http.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["cache-control"] == kept and again.headers["etag"] == first.headers["etag"]
+    assert http.get("/studio/nothing.js").json()["code"] == "not-found"
+
+
 def test_a_result_says_why_the_configured_model_did_not_write_its_instruction(launch: Callable[..., Live]) -> None:
     with socket.socket() as closed:  # bound and not listening: connections are refused
         closed.bind(("127.0.0.1", 0))

@@ -90,7 +90,6 @@ def bench(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         max_backlog_s=0,
         max_attempts=RULES.max_attempts,
         store_timeout_s=20,
-        max_backlog_s=0,
     )
     made = Bench(loop, loop.run_until_complete(JobQueue.connect(chosen)))
     yield made

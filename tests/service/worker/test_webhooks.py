@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 import pytest
 from step_engine import StepEngine, ended, working
 
+from service.egress import ForbiddenTarget, VettedBackend, check_url, is_public
 from service.errors import InvalidRequest
 from service.jobs import keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRef, JobError, JobRecord, JobResult, JobSpec
 from service.worker import webhooks
-from service.worker.egress import ForbiddenTarget, VettedBackend, check_url, is_public
 from service.worker.webhooks import Message, WebhookDelivery, WebhookSender, message, signature, signing_key
 
 KEY = b"0123456789abcdef0123456789abcdef"
