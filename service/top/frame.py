@@ -173,7 +173,7 @@ def seconds(value: float) -> str:
 def bar(share: float, width: int = BAR) -> Text:
     """A share of 1 as a bar."""
     full = round(max(0.0, min(1.0, share)) * width)
-    return Text.assemble(("━" * full, "cyan"), ("━" * (width - full), "bright_black"))
+    return Text.assemble(("━" * full, "cyan"), ("╌" * (width - full), "bright_black"))
 
 
 def sparkline(values: list[int]) -> str:

@@ -38,8 +38,9 @@ RECORDED = frozenset(rule["record"] for group in RULES["groups"] for rule in gro
 PANELS = [panel for dashboard in ALL for panel in dashboard.panels]
 # What a machine without a GPU has no data for: the worker exposes these gauges with a CUDA device only.
 ONLY_WITH_A_GPU = {"GPU memory allocated", "GPU memory reserved", "Share of the card reserved"}
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 WINDOW_S = 15.0
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_what_is_checked_in_is_what_the_generator_writes() -> None:

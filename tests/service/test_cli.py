@@ -16,7 +16,7 @@ from PIL import Image
 from service.cli import app
 
 COMMANDS = (
-    ["up"], ["gateway"], ["worker"], ["tryon"], ["samples"], ["weights", "check"], ["train"], ["evaluate"],
+    ["up"], ["gateway"], ["worker"], ["tryon"], ["samples"], ["weights", "check"], ["train"], ["evaluate"], ["top"],
 )  # fmt: skip
 
 
