@@ -130,4 +130,8 @@ def load_engine(
     from engine_build.torch_engine import EngineOptions, load
 
     options = EngineOptions(reference_cache_bytes=reference_cache_bytes, loras=tuple(loras), overflow=overflow)
+    if backend == "tensorrt":
+        from engine_build.tensorrt.backend import load as load_tensorrt
+
+        return load_tensorrt(model, device=device, options=options)
     return load(model, backend=backend, device=device, dtype=dtype, options=options)

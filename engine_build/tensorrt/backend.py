@@ -1,0 +1,70 @@
+"""The `tensorrt` backend of `load_engine`: the usual engine over a pipeline whose parts are graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from engine_build.autoencoder import Autoencoder
+from engine_build.config import CheckpointConfig, read_json
+from engine_build.errors import BackendError
+from engine_build.loading import pick_device
+from engine_build.pipeline import Pipeline
+from engine_build.reference_cache import Caches
+from engine_build.sampling import Schedule
+from engine_build.tensorrt.graphs import Attention
+from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
+from engine_build.text_encoder import TextEncoder
+from engine_build.torch_engine import EngineOptions, TorchEngine
+from engine_build.weights import locate, model_config
+
+ENGINES = "engines"
+
+
+def load(
+    model: str | Path, *, device: str = "auto", options: EngineOptions | None = None, engines: Path | None = None
+) -> TorchEngine:
+    """The engine of a checkpoint with TensorRT, from `engines` or the folder `engines` in the checkpoint's.
+
+    Raises BackendError without TensorRT, a GPU, or engines that were built for just this.
+    """
+    from engine_build.tensorrt.runtime import EngineRunner
+
+    options = options or EngineOptions()
+    if options.loras:
+        raise BackendError("LoRA files are built into TensorRT engines; use the torch or triton backend for others")
+    folder = locate(model)
+    runner = EngineRunner(engines or folder / ENGINES, folder, pick_device(device))
+    attention: Attention = "plugin" if runner.manifest.attention == "plugin" else "standard"
+    name = folder.name if Path(model).expanduser().is_dir() else str(model)
+    return engine_over(name, folder, runner, attention, options, runner.manifest.checkpoint)
+
+
+def engine_over(
+    name: str, folder: Path, runner: Runner, attention: Attention, options: EngineOptions, checkpoint_id: str
+) -> TorchEngine:
+    """An engine whose network parts a runner computes; tokenizer and schedule come from the checkpoint."""
+    config = CheckpointConfig.load(folder)
+    shape = model_config(folder)
+    if options.reference_attention not in (None, shape.reference_attention):
+        raise BackendError("another reference attention needs engines of its own")
+    autoencoder = Autoencoder.load(folder, device=runner.device, dtype=torch.float32)
+    autoencoder.vae = GraphVae(runner)  # type: ignore[assignment]
+    hidden = int(read_json(folder / "text_encoder" / "config.json")["hidden_size"])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
+    text = TextEncoder(GraphText(runner, hidden, config.text_layers), tokenizer, config)  # type: ignore[arg-type]
+    pipeline = Pipeline(
+        model=GraphMMDiT(shape, runner, attention),  # type: ignore[arg-type]
+        autoencoder=autoencoder,
+        text_encoder=text,
+        schedule=Schedule.load(folder),
+        caches=Caches.of(
+            text_bytes=options.text_cache_bytes,
+            latent_bytes=options.latent_cache_bytes,
+            reference_bytes=options.reference_cache_bytes,
+        ),
+        checkpoint_id=checkpoint_id,
+    )
+    return TorchEngine(name, pipeline, config, options)

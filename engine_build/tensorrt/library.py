@@ -1,0 +1,25 @@
+"""TensorRT, imported only when something needs it, or one line that says how to get it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from engine_build.errors import BackendError
+
+OLDEST = (10, 15)
+INSTALL = "pip install 'changeroom[tensorrt]' on a Linux machine with an NVIDIA GPU"
+
+
+def tensorrt() -> ModuleType:
+    """The module. Raises BackendError where it is missing, broken, or older than `OLDEST`."""
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError as error:
+        raise BackendError(f"TensorRT is not installed; run: {INSTALL}") from error
+    except (ImportError, OSError) as error:
+        raise BackendError(f"TensorRT does not load ({error}); run: {INSTALL}") from error
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise BackendError(f"TensorRT {trt.__version__} is too old, {wanted} or newer is needed; run: {INSTALL}")
+    return trt

@@ -1,0 +1,114 @@
+"""Which sizes an engine is built for: a bucket of requests becomes TensorRT's min, opt and max of every input.
+
+A bucket is one target size, up to a number of garments, up to a number of requests in one forward. Each bucket
+is one optimisation profile of every engine, and one execution context at run time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from engine_build.config import CheckpointConfig
+from engine_build.dressing import reference_tokens
+from engine_build.errors import RequestError
+from engine_build.tensorrt.graphs import Port
+from engine_build.tensorrt.operators import query_tile
+
+Shape = tuple[int, ...]
+_WRITTEN = re.compile(r"(\d+)x(\d+)(?::(\d+))?(?:\*(\d+))?")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Requests of `width` x `height` pixels, up to `garments` each, up to `requests` together."""
+
+    width: int
+    height: int
+    garments: int = 6
+    requests: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Bucket:
+        """From `768x1024`, `768x1024:6` (garments) or `768x1024:6*4` (requests). Raises RequestError."""
+        found = _WRITTEN.fullmatch(text)
+        if found is None:
+            raise RequestError(f"{text!r} is not WIDTHxHEIGHT[:GARMENTS][*REQUESTS], e.g. 768x1024:6*4")
+        garments, requests = int(found[3] or 6), int(found[4] or 1)
+        if not 1 <= garments <= 6 or requests < 1:
+            raise RequestError(f"{text!r}: 1 to 6 garments, at least one request")
+        return cls(int(found[1]), int(found[2]), garments, requests)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}:{self.garments}*{self.requests}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Smallest, usual and largest size of an axis."""
+
+    least: int
+    usual: int
+    most: int
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.least + other.least, self.usual + other.usual, self.most + other.most)
+
+
+def spans(bucket: Bucket, config: CheckpointConfig, side: int, dtype: torch.dtype) -> dict[str, Span]:
+    """Every named axis of the graphs for one bucket; `side` is the pixels of a token's edge.
+
+    Raises RequestError for a size that is not in whole tokens.
+    """
+    if bucket.width % side or bucket.height % side:
+        raise RequestError(f"bucket {bucket}: sizes must be multiples of {side} pixels")
+    n, size = bucket.requests, (bucket.width, bucket.height)
+    target = bucket.width * bucket.height // side**2
+    most_text = config.max_text_tokens
+    text = Span(most_text, most_text, most_text * n) if config.pad_text else Span(1, most_text // 4, most_text * n)
+    image = Span(target, target, target * n)
+    one, all_of_them = (reference_tokens(size, k, config, side) for k in (1, bucket.garments))
+    references = Span(1, one, all_of_them * n)
+    shown = Span(1, 2, (1 + min(bucket.garments, max(1, config.max_references - 1))) * n)
+    stream = image + references if config.reference_attention == "joint" else image
+    joint, tile = text + stream, query_tile(dtype)
+    edges = (side, max(bucket.width, bucket.height, int(config.garment_area**0.5) * 2))
+    scale = side // 2
+    return {
+        "L": image,
+        "Lt": text,
+        "P": references,
+        "Ti": stream,
+        "T": joint,
+        "N": Span(1, 1, n),
+        "N1": Span(2, 2, n + 1),
+        "M1": Span(2, 2, n + 1),
+        "R1": Span(2, 3, shown.most + 1),
+        "G": Span(1, -(-joint.usual // tile), joint.most // tile + n),
+        "Gr": Span(1, -(-references.usual // tile) + 1, references.most // tile + shown.most),
+        "B": Span(1, 1, shown.most),
+        "X": Span(edges[0], bucket.width, edges[1]),
+        "Y": Span(edges[0], bucket.height, edges[1]),
+        "x": Span(2, bucket.width // scale, edges[1] // scale),
+        "y": Span(2, bucket.height // scale, edges[1] // scale),
+    }
+
+
+def profile(ports: tuple[Port, ...], sizes: dict[str, Span]) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """min, opt and max shape of every input."""
+
+    def at(port: Port, which: str) -> Shape:
+        return tuple(getattr(sizes[axis], which) if isinstance(axis, str) else axis for axis in port.axes)
+
+    return {port.name: (at(port, "least"), at(port, "usual"), at(port, "most")) for port in ports}
+
+
+def fits(shapes: dict[str, Shape], profile_shapes: dict[str, tuple[Shape, Shape, Shape]]) -> bool:
+    """Whether inputs of these shapes may run under a profile."""
+    return all(
+        name in profile_shapes
+        and all(a <= size <= b for size, a, b in zip(shape, *profile_shapes[name][::2], strict=True))
+        for name, shape in shapes.items()
+    )
