@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from engine_build.autoencoder import Autoencoder
@@ -109,7 +112,9 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
             input_names=[port.name for port in graph.inputs],
             output_names=[port.name for port in graph.outputs],
             verbose=False,
+            optimize=False,
         )
+        _tidy(program.model)
     for port, value in zip(
         (*graph.inputs, *graph.outputs), (*program.model.graph.inputs, *program.model.graph.outputs), strict=True
     ):
@@ -146,10 +151,15 @@ _SIZES = {
 _BOUNDS = {"cu_seqlens": (0, 10), "prefix_cu": (0, 7), "reference_cu": (0, 7, 11)}
 
 
-def _ir_shape(port: Port) -> object:
-    import onnx_ir
-
+def _ir_shape(port: Port) -> onnx_ir.Shape:
     return onnx_ir.Shape(port.axes)
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Folds constants and drops what is left over; TensorRT does the rest, and rewriting patterns takes longest."""
+    fold_constants(model, onnx_shape_inference=False)
+    for tidy in (RemoveUnusedNodesPass(), RemoveUnusedFunctionsPass(), RemoveUnusedOpsetsPass()):
+        tidy(model)
 
 
 @contextmanager

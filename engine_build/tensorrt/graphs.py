@@ -45,8 +45,8 @@ class Port:
 
 
 def kinds_of(config: ModelConfig) -> tuple[Kind, ...]:
-    """The graphs that a checkpoint of this reference attention needs."""
-    return ("joint",) if config.reference_attention == "joint" else ("references", "first", "cached")
+    """The graphs an engine needs for a checkpoint's reference attention; `first` is for callers without a cache."""
+    return ("joint",) if config.reference_attention == "joint" else ("references", "cached")
 
 
 class DitGraph(nn.Module):

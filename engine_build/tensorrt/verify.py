@@ -26,7 +26,10 @@ from engine_build.torch_engine import EngineOptions, TorchEngine
 from engine_build.torch_engine import load as load_torch
 from engine_build.weights import locate
 
+PLUGIN: Attention = "plugin"
+STANDARD: Attention = "standard"
 BOUND = 1e-4  # of the largest value, float32 on both sides
+BOUND_BFLOAT16 = 5e-2  # of the largest value, when both sides round to 8 bits in other places
 
 
 @dataclass(frozen=True)
@@ -80,35 +83,59 @@ def verify(
     torch_engine = load_torch(model, device="cpu", dtype="float32", options=options)
     onnx_engine = engine_over(folder.name, folder, runner, attention, options, fingerprint(folder))
     requests = 2 if attention == "plugin" else 1
-    rows = (*_parts(torch_engine, onnx_engine, runner, requests), _picture(torch_engine, onnx_engine))
+    rows = (*_parts(torch_engine, onnx_engine, requests, BOUND), _picture(torch_engine, onnx_engine))
     return Verdict(str(model), attention, supported().tensorrt, operators, rows)
 
 
-def _parts(ours: TorchEngine, theirs: TorchEngine, runner: OnnxRunner, requests: int) -> list[Row]:
+def verify_engines(
+    model: str, engines: Path | None = None, progress: Callable[[str], None] = lambda _: None
+) -> Verdict:
+    """Compares engines that were built with torch on the same GPU, in the engines' dtype.
+
+    Raises BackendError without TensorRT, a GPU, or engines that fit.
+    """
+    from engine_build.tensorrt.backend import load
+
+    progress("loading engines")
+    options = EngineOptions(previews=False)
+    theirs = load(model, options=options, engines=engines)
+    manifest = theirs.pipeline.model.runner.manifest
+    progress("comparing with torch")
+    ours = load_torch(model, device="cuda", dtype=manifest.precision, options=options)
+    bound = BOUND if manifest.precision == "float32" else BOUND_BFLOAT16
+    rows = _parts(ours, theirs, 2 if manifest.attention == PLUGIN else 1, bound)
+    return Verdict(str(model), manifest.attention, manifest.tensorrt, {}, tuple(rows))
+
+
+def _parts(ours: TorchEngine, theirs: TorchEngine, requests: int, bound: float) -> list[Row]:
     a, b = ours.pipeline, theirs.pipeline
     generator = torch.Generator().manual_seed(0)
     shape = a.model.config
-    batch = _batch(shape.joint_attention_dim, shape.in_channels, generator, requests)
+    batch = _batch(shape.joint_attention_dim, shape.in_channels, generator, requests).to(a.device)
     graphs = b.model
     rows = []
+
+    def compare(part: str, got: Tensor, want: Tensor) -> None:
+        far = (got.float() - want.float()).abs().max() / want.float().abs().max()
+        rows.append(Row(part, float(far), bound))
+
     with torch.inference_mode():
         if shape.reference_attention == "joint":
-            rows.append(_row("joint step", graphs(batch), a.model(batch)))
+            compare("joint step", graphs(batch), a.model(batch))
         else:
             kv, same = a.model.encode_references(batch), graphs.encode_references(batch)
-            rows.append(_row("references", torch.cat(same.keys + same.values), torch.cat(kv.keys + kv.values)))
-            want = a.model(batch, kv)
-            rows += [_row("cached step", graphs(batch, kv), want), _row("first step", graphs(batch), want)]
+            compare("references", torch.cat(same.keys + same.values), torch.cat(kv.keys + kv.values))
+            compare("cached step", graphs(batch, kv), a.model(batch, kv))
         told = compose([GarmentPhrase("tops")])
-        rows.append(_row("text", b.text_encoder.encode(told), a.text_encoder.encode(told)))
+        compare("text", b.text_encoder.encode(told), a.text_encoder.encode(told))
         side = a.autoencoder.token_pixels
         noise = torch.rand((side * 6, side * 4, 3), generator=generator)
         picture = Image.fromarray((noise.numpy() * 255).astype(np.uint8))
-        tokens = a.autoencoder.encode([picture])
-        rows.append(_row("vae encoder", b.autoencoder.encode([picture]), tokens))
+        compare("vae encoder", b.autoencoder.encode([picture]), a.autoencoder.encode([picture]))
         latents = torch.randn((1, a.autoencoder.channels // 4, 12, 8), generator=generator)
-        decoded = a.autoencoder.vae.decode(latents, return_dict=False)[0]
-        rows.append(_row("vae decoder", runner.run("vae_decoder", {"latents": latents})["pixels"], decoded))
+        latents = latents.to(a.device, a.autoencoder.vae.dtype)
+        decoded = [vae.decode(latents, return_dict=False)[0] for vae in (b.autoencoder.vae, a.autoencoder.vae)]
+        compare("vae decoder", *decoded)
     return rows
 
 
@@ -141,7 +168,3 @@ def _picture(ours: TorchEngine, theirs: TorchEngine) -> Row:
         pictures.append(np.asarray(outcome.image, dtype=np.float32))
     difference = float(np.abs(pictures[0] - pictures[1]).max())
     return Row("picture, colour levels", difference, 1.0)
-
-
-def _row(part: str, got: Tensor, want: Tensor) -> Row:
-    return Row(part, float((got - want).abs().max() / want.abs().max()), BOUND)

@@ -1,0 +1,90 @@
+"""What a bench found, for people and for machines."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import diffusers
+import torch
+
+from engine_build.bench.run import Results, Row
+from engine_build.loading import pick_device
+
+
+def as_dict(results: Results, command: str) -> dict[str, Any]:
+    """Everything, with the machine, versions, date and command."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command,
+        "weights": f"{results.plan.preset} shapes, random weights",
+        **machine(results.plan.device),
+        "plan": asdict(results.plan),
+        "end_to_end": [asdict(row) for row in results.rows],
+        "attention": [asdict(row) for row in results.attention],
+        "packed": [asdict(row) for row in results.packed],
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The hardware and versions of this run."""
+    picked = pick_device(device)
+    on_gpu = picked.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(picked) if on_gpu else platform.processor() or platform.machine(),
+        "threads": None if on_gpu else torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+            "diffusers": diffusers.__version__,
+        },
+    }
+
+
+def file_name(results: Results) -> str:
+    """One name a device, preset and date, like `gpu-klein-4b-nvidia-h200-2026-11-21.json`."""
+    name = re.sub(r"[^a-z0-9]+", "-", str(machine(results.plan.device)["device"]).lower()).strip("-")
+    return f"gpu-{results.plan.preset}-{name}-{datetime.now(UTC).date().isoformat()}.json"
+
+
+def table(results: Results) -> str:
+    """Markdown tables of everything measured."""
+    lines = [
+        "| size | garments | mode | p20 ms | p50 ms | p80 ms | faster than diffusers | times the floor |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_line(row) for row in results.rows),
+    ]
+    if results.attention:
+        lines += [
+            "",
+            "| tokens | kernels | ms | TFLOP/s | SDPA ms | SDPA TFLOP/s |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {a.tokens} | {a.kernels} | {a.ours_ms:.3f} | {a.ours_tflops:.3g} "
+            f"| {a.sdpa_ms:.3f} | {a.sdpa_tflops:.3g} |"
+            for a in results.attention
+        ]
+    if results.packed:
+        lines += ["", "| size | requests | images/s |", "| --- | --- | --- |"]
+        lines += [
+            f"| {p.width}x{p.height} | {p.requests} | "
+            + (p.status if p.images_per_second is None else f"{p.images_per_second:.2f}")
+            + " |"
+            for p in results.packed
+        ]
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    start = f"| {row.width}x{row.height} | {row.garments} | {row.mode} |"
+    if row.p20 is None or row.p50 is None or row.p80 is None:
+        return f"{start} {row.status} | | | | |"
+    faster = f"{row.times_faster:.2f}" if row.times_faster else ""
+    floor = f"{row.times_floor:.2f}" if row.times_floor else ""
+    return f"{start} {row.p20:.1f} | {row.p50:.1f} | {row.p80:.1f} | {faster} | {floor} |"

@@ -1,0 +1,174 @@
+"""`changeroom engine`: build TensorRT engines, check them without a GPU, measure every backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.failures import CommandFailed
+
+engine = typer.Typer(help="Build, check and measure engines.", no_args_is_help=True)
+
+ModelArgument = Annotated[str, typer.Option(help="nano, a checkpoint folder or a hub id")]
+AttentionOption = Annotated[
+    str, typer.Option(help="plugin: our packed kernel inside the engine; standard: TensorRT's own operator.")
+]
+
+
+@engine.command()
+def build(
+    model: ModelArgument = "nano",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the engines; default: engines in the checkpoint's own.")
+    ] = None,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WxH[:GARMENTS][*REQUESTS]",
+            help="A size to be fast at, with up to 6 garments and as many requests together; repeat for several.",
+        ),
+    ] = None,
+    attention: AttentionOption = "plugin",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
+    level: Annotated[int, typer.Option(min=0, max=5, help="TensorRT's optimisation effort.")] = 3,
+    workspace_gib: Annotated[
+        float | None, typer.Option(min=0.1, help="Scratch memory a kernel may take; default: all there is.")
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Keep weights replaceable.")] = False,
+    same_family: Annotated[
+        bool, typer.Option("--same-family", help="Run on every GPU of this compute capability.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run with later TensorRT of this major version.")
+    ] = False,
+) -> None:
+    """Build TensorRT engines of a checkpoint. Needs an NVIDIA GPU and: pip install 'changeroom[tensorrt]'
+
+    Every bucket becomes one optimisation profile of every engine, and one execution context at run time. Beside
+    the engines lies manifest.json, which says what they were built from; they refuse to load anywhere else.
+    Afterwards: changeroom up --model MODEL --backend tensorrt
+
+    Example: changeroom engine build --model ./klein --bucket 768x1024:6 --bucket 1024x1024:6*2
+    """
+    _one_of("--attention", attention, ("plugin", "standard"))
+    _one_of("--dtype", dtype, ("bfloat16", "float16", "float32"))
+    from engine_build.config import CheckpointConfig
+    from engine_build.tensorrt.compile import BuildOptions
+    from engine_build.tensorrt.compile import build as build_engines
+    from engine_build.tensorrt.library import tensorrt
+    from engine_build.tensorrt.profiles import Bucket
+    from engine_build.weights import locate
+
+    tensorrt()
+    folder = locate(model)
+    width, height = CheckpointConfig.load(folder).default_size
+    options = BuildOptions(
+        attention="plugin" if attention == "plugin" else "standard",
+        dtype=dtype,
+        level=level,
+        workspace_bytes=None if workspace_gib is None else int(workspace_gib * 2**30),
+        refit=refit,
+        same_family=same_family,
+        version_compatible=version_compatible,
+    )
+    buckets = [Bucket.parse(text) for text in bucket or [f"{width}x{height}"]]
+    target = out or folder / "engines"
+    manifest = build_engines(model, target, buckets, options, _say)
+    typer.echo(f"{target.absolute()}: {', '.join(manifest.engines)} for {manifest.gpu}")
+
+
+@engine.command()
+def verify(
+    model: ModelArgument = "nano",
+    backend: Annotated[
+        str, typer.Option(help="onnx: exported graphs on the CPU; tensorrt: built engines on the GPU.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the ONNX files, or of the built engines; default: a passing one.")
+    ] = None,
+    attention: AttentionOption = "plugin",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
+) -> None:
+    """Compare a checkpoint's engines with the torch backend, part by part and picture by picture.
+
+    With --backend onnx no GPU is needed: every graph is exported, checked by ONNX, its operators compared with
+    the list that TensorRT's parser takes, and run in onnxruntime, our attention replaced by its definition.
+    Needs: pip install 'changeroom[onnx]'
+
+    Example: changeroom engine verify --model nano --attention plugin --json verify.json
+    """
+    import tempfile
+
+    from service.settings import let_threads_sleep
+
+    _one_of("--attention", attention, ("plugin", "standard"))
+    _one_of("--backend", backend, ("onnx", "tensorrt"))
+    let_threads_sleep()
+    from engine_build.tensorrt import verify as checks
+
+    if backend == "tensorrt":
+        verdict = checks.verify_engines(model, out, _say)
+    else:
+        with tempfile.TemporaryDirectory(prefix="changeroom-onnx-") as passing:
+            kind = checks.PLUGIN if attention == "plugin" else checks.STANDARD
+            verdict = checks.verify(model, out or Path(passing), kind, _say)
+    if json_file is not None:
+        json_file.write_text(verdict.as_json() + "\n", encoding="utf-8")
+    for row in verdict.rows:
+        typer.echo(f"{row.part:<24} {row.error:.2e}  of {row.bound:.0e}  {'ok' if row.ok else 'TOO FAR'}")
+    for name, operators in verdict.operators.items():
+        typer.echo(f"{name:<24} {sum(operators.values())} nodes, {len(operators)} operators, all in TensorRT's list")
+    if not verdict.ok:
+        raise CommandFailed(f"the engines of {model} do not agree with torch")
+
+
+@engine.command()
+def bench(
+    preset: Annotated[
+        str, typer.Option(help="Shape of the model, with random weights: klein-4b, tstars-5b or nano.")
+    ] = "klein-4b",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs of every case.")] = 10,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="Only this mode; repeat for several. Default: all of them.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE|DIR", help="Also write everything here.")
+    ] = None,
+) -> None:
+    """Measure try-ons end to end: diffusers, torch.compile, and every mode of this engine, in one run.
+
+    One row a mode, size and number of garments, with p20, p50 and p80, how many times faster than diffusers, and
+    how many times the floor that arithmetic allows an H200. Then attention alone against torch's, and pictures a
+    second when requests are packed together. The last line is the same as one line of JSON.
+
+    Example: changeroom engine bench --preset klein-4b --json loadtests/results
+    """
+    from service.settings import let_threads_sleep
+
+    let_threads_sleep()
+    from engine_build.bench import report, run
+
+    plan = run.Plan.of(preset, device, repeats, tuple(mode or ()))
+    results = run.run(plan, _say)
+    chosen = "".join(f" --mode {name!r}" for name in mode or ())
+    command = f"changeroom engine bench --preset {preset} --device {device} --repeats {repeats}{chosen}"
+    found: dict[str, Any] = report.as_dict(results, command)
+    if json_file is not None:
+        target = json_file / report.file_name(results) if json_file.is_dir() else json_file
+        target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"written: {target}", err=True)
+    typer.echo(report.table(results))
+    typer.echo(json.dumps(found))
+
+
+def _one_of(option: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise typer.BadParameter(f"{given!r} is not one of {', '.join(known)}", param_hint=option)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
