@@ -3,6 +3,7 @@
 #   make run             the whole service on this machine; CHANGEROOM_PORT=8080 make run picks the port
 #   make test            lint and every test; installs Chromium where it may
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
+#   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
 #
 # Which torch: Linux without an NVIDIA GPU takes the CPU build from PyTorch's own index (200 MB, not gigabytes of
 # CUDA). TORCH_INDEX_URL=<index> make setup chooses another one, TORCH_INDEX_URL=pypi the default of pip.
@@ -17,10 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint bench-gateway clean
+.PHONY: help setup setup-test setup-browser run test lint bench-gateway bench-gpu clean
 
 help:
-	@sed -n '3,5p' Makefile | sed 's/^# *//'
+	@sed -n '3,6p' Makefile | sed 's/^# *//'
 
 setup: $(VENV)/.stamp
 
@@ -98,6 +99,12 @@ lint: setup-test
 
 bench-gateway: setup
 	$(BIN)/python -m loadtests.gateway_bench
+
+PRESET ?= klein-4b
+
+bench-gpu: setup
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install -e '.[gpu]'
+	$(BIN)/changeroom engine bench --preset $(PRESET) --json loadtests/results
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.engine import engine
 from service.commands.failures import OneLineFailures
 from service.commands.keys import keys
 from service.commands.loadtest import loadtest
@@ -26,6 +27,7 @@ app = typer.Typer(
 weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
 app.add_typer(keys, name="keys")
+app.add_typer(engine, name="engine")
 app.add_typer(loadtest, name="loadtest")
 app.command()(tryon)
 app.command()(top)
