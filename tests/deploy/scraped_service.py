@@ -6,6 +6,7 @@ the addresses differ, and every interval is one second.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import shutil
@@ -25,6 +26,9 @@ import httpx
 import yaml
 
 from service.jobs.embedded import start_server
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import JobError
+from service.settings import load_settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SAMPLES = Path(str(files("service.gateway") / "studio" / "samples"))
@@ -93,6 +97,20 @@ def answers(url: str, logs: Path) -> None:
     raise RuntimeError(f"{url} did not answer\n{tails}")
 
 
+async def dead_letter(url: str, redis_url: str) -> None:
+    """A try-on that is given up: claimed as by a worker whose engine fails at every attempt."""
+    names = {"person": "person-1.png", "garment": "tops-1.png"}
+    pictures = {part: (SAMPLES / name).read_bytes() for part, name in names.items()}
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+        (await client.post("/v1/try-ons", files=pictures)).raise_for_status()
+    queue = await JobQueue.connect(load_settings(redis_url=redis_url, store_timeout_s=5))
+    settled = ""
+    while settled != "failed":
+        for claim in await queue.claim("failing", max_jobs=1, token_budget=1 << 40, block_s=2):
+            settled = await queue.fail_attempt(claim, JobError(code="engine-failed", message="The engine failed."))
+    await queue.close()
+
+
 @contextmanager
 def scraped_service(
     folder: Path, *, model: str = "nano", workers: int = 1, max_in_flight: int = 6
@@ -116,13 +134,16 @@ def scraped_service(
         common = ["--data", str(data), "--redis-url", store.url]
         for setting in (f"max_in_flight={max_in_flight}", "rate_per_minute=0", "store_timeout_s=5"):
             common += ["--set", setting]
+        stack.enter_context(
+            process(folder / "gateway.log", *command, "gateway", *common, "--port", str(gateway))
+        )
+        found = Scraped(f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{watcher}", store.url, data / "blobs")
+        answers(f"{found.gateway}/livez", folder)
+        asyncio.run(dead_letter(found.gateway, store.url))
         for index, port in enumerate(ports):
             own = ["--model", model, "--device", "cpu", "--metrics-port", str(port)]
             own += ["--set", "reference_cache_bytes=3000000", "--set", "drain_grace_s=6", "--set", f"workers={workers}"]
             stack.enter_context(process(folder / f"worker-{index}.log", *command, "worker", *common, *own))
-        stack.enter_context(
-            process(folder / "gateway.log", *command, "gateway", *common, "--port", str(gateway))
-        )
         stack.enter_context(
             process(
                 folder / "prometheus.log",
@@ -133,7 +154,6 @@ def scraped_service(
                 "--log.level=warn",
             )
         )
-        found = Scraped(f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{watcher}", store.url, data / "blobs")
         answers(f"{found.gateway}/readyz", folder)
         answers(f"{found.prometheus}/-/ready", folder)
         yield found
@@ -167,13 +187,12 @@ class Visitors:
             raise self.surprises[0]
 
     def _break_a_garment(self) -> None:
-        """A catalogue garment whose picture cannot be read afterwards (a link to itself): each attempt at it fails."""
+        """A catalogue garment whose picture is gone afterwards: try-ons with it fail."""
         before = set(self._service.blobs.rglob("*"))
         picture = (SAMPLES / "tops-1.png").read_bytes()
         self._client.put(f"/v1/garments/{BROKEN_SKU}", files={"image": picture}).raise_for_status()
         (blob,) = (path for path in set(self._service.blobs.rglob("*")) - before if path.is_file())
         blob.unlink()
-        blob.symlink_to(blob)
 
     def _arrive(self) -> None:
         started = due = time.monotonic()

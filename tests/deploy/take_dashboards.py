@@ -16,7 +16,7 @@ from scraped_service import Visitors, scraped_service
 from deploy.grafana.prometheus import Span
 from deploy.grafana.sheet import POINTS, sheet
 
-QUIET, WAVE, PEAK = 0.7, 1.5, 5.0
+QUIET, WAVE, PEAK = 0.6, 1.2, 3.0
 
 
 def hill(at: float, middle: float) -> float:
@@ -30,7 +30,7 @@ def main(output: Path, minutes: float) -> None:
     def rate(at: float) -> float:
         return QUIET + WAVE * hill(at / seconds, 0.25) + PEAK * hill(at / seconds, 0.6)
 
-    with tempfile.TemporaryDirectory() as folder, scraped_service(Path(folder), workers=2, max_in_flight=24) as service:
+    with tempfile.TemporaryDirectory() as folder, scraped_service(Path(folder), workers=2, max_in_flight=16) as service:
         with Visitors(service, rate) as visitors:
             started = time.time()
             time.sleep(seconds)
