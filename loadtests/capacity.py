@@ -76,6 +76,8 @@ class Plan:
     mean_rate: float
     peak_minute_rate: float
     offered_load: float
+    mean_seconds: float
+    service_cv2: float
     seed: int
 
     @property
@@ -159,7 +161,7 @@ def plan(
 
     low, high = 0, max(1, math.ceil(load * 0.5))
     while not trial(high):
-        if tried[high].utilisation < 0.02 and tried[high].unserved <= goal.unserved or high > MOST_GPUS:
+        if (tried[high].utilisation < 0.02 and tried[high].unserved <= goal.unserved) or high > MOST_GPUS:
             row = tried[high]
             raise NotEnough(
                 f"{high} GPUs are no better than fewer: p95 {row.p95_s:.2f} s, {row.unserved:.2%} unserved without "
@@ -183,6 +185,8 @@ def plan(
         mean_rate=len(arrivals) / max(length, 1.0),
         peak_minute_rate=peak_rate(arrivals),
         offered_load=load,
+        mean_seconds=load * max(length, 1.0) / len(arrivals),
+        service_cv2=times.moments(mix_of(arrivals))[1],
         seed=seed,
     )
 
@@ -191,21 +195,3 @@ def _engine_seconds(arrivals: Sequence[Arrival], times: ServiceTimes, recorded: 
     if recorded:
         return sum(one.service_s or times.mean([one.garments]) for one in arrivals)
     return sum(times.mean([one.garments]) for one in arrivals)
-
-
-def table(plan: Plan) -> str:
-    """The plan as text, one line a fleet size."""
-    head = f"{'GPUs':>6} {'p50':>9} {'p95':>9} {'p99':>9} {'/s':>8} {'refused':>8} {'late':>7} {'busy':>6} {'batch':>6}"
-    lines = [
-        f"{plan.requests} requests in {plan.length_s / 3600:.2f} h: {plan.mean_rate:.3g}/s in the mean, "
-        f"{plan.peak_minute_rate:.3g}/s in the busiest minute, {plan.offered_load:.3g} GPUs of work in the mean",
-        head,
-    ]
-    for row in plan.rows:
-        mark = " <" if row.gpus == plan.gpus else "  keeps it" if row.keeps else ""
-        lines.append(
-            f"{row.gpus:>6} {row.p50_s:>8.2f}s {row.p95_s:>8.2f}s {row.p99_s:>8.2f}s {row.throughput:>8.3g} "
-            f"{row.rejected:>8.2%} {row.expired + row.failed:>7.2%} {row.utilisation:>6.1%} {row.mean_batch:>6.2f}{mark}"
-        )
-    lines.append(f"{plan.gpus} GPUs keep it: {plan.goal.text()}")
-    return "\n".join(lines)

@@ -99,7 +99,9 @@ class Clients:
         key: str | None = None,
         connections: int = 1000,
         seed: int = 0,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """`transport` replaces httpx's own for all but slow readers."""
         self._wardrobe = wardrobe
         self._manners = manners
         self._seed = seed
@@ -113,7 +115,7 @@ class Clients:
         limits = httpx.Limits(
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE_S
         )
-        self._http = httpx.AsyncClient(**common, limits=limits)
+        self._http = httpx.AsyncClient(**common, limits=limits, transport=transport)
         narrow = [(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)]
         self._slow = httpx.AsyncClient(
             **(common | {"transport": httpx.AsyncHTTPTransport(limits=limits, socket_options=narrow, trust_env=False)})

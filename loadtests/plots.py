@@ -73,13 +73,7 @@ def line_plot(
     body = [_value_axis(frame, ticks, axis), _time_axis(frame)]
     for line in lines:
         body.append(_path(frame, at, line))
-    for rule in rules:
-        y = frame.y(rule.value)
-        body.append(
-            f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="rule-label" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">'
-            f"{escape(rule.label)}</text>"
-        )
+    body += [_rule(frame, rule) for rule in rules]
     body.append(_hovers(frame, at, lines, axis))
     return _svg(label, body)
 
@@ -151,6 +145,58 @@ def range_plot(label: str, ranges: Sequence[Range], axis: Axis, title: str, word
     return _svg(label, body)
 
 
+@dataclass(frozen=True)
+class Column:
+    """One place on the category axis of a column plot; a marked one is set off."""
+
+    name: str
+    marked: bool = False
+
+
+def column_plot(
+    label: str,
+    columns: Sequence[Column],
+    layers: Sequence[Series],
+    axis: Axis,
+    title: str,
+    *,
+    rules: Sequence[Rule] = (),
+) -> str:
+    """Bars side by side for each of `columns`, one a layer; values that are None leave their place empty."""
+    values = [value for layer in layers for value in layer.values if value is not None]
+    ticks = nice_ticks(max([axis.least, *values, *(rule.value for rule in rules)]), whole=axis.whole)
+    frame = _Frame(1.0, ticks[-1])
+    body = [_value_axis(frame, ticks, axis)]
+    slot = PLOT_W / max(len(columns), 1)
+    width = slot * 0.7 / max(len(layers), 1)
+    for i, column in enumerate(columns):
+        left = LEFT + slot * (i + 0.15)
+        if column.marked:
+            body.append(
+                f'<rect x="{LEFT + slot * i:.1f}" y="{TOP}" width="{slot:.1f}" height="{PLOT_H}" '
+                'style="fill:var(--grid);opacity:.45"/>'
+            )
+        for j, layer in enumerate(layers):
+            value = layer.values[i]
+            if value is None:
+                continue
+            y = frame.y(value)
+            body.append(
+                f'<rect class="mark" x="{left + j * width:.1f}" y="{y:.1f}" width="{max(1.0, width - 2):.1f}" '
+                f'height="{max(0.8, frame.y(0) - y):.1f}" style="fill:var(--c-{layer.colour})">'
+                f"<title>{escape(column.name)}: {escape(layer.name)} {escape(axis.text(value))}</title></rect>"
+            )
+        body.append(
+            f'<text class="tick" x="{LEFT + slot * (i + 0.5):.1f}" y="{TOP + PLOT_H + 17}" text-anchor="middle">'
+            f"{escape(column.name)}</text>"
+        )
+    body += [_rule(frame, rule) for rule in rules]
+    body.append(
+        f'<text class="title" x="{LEFT + PLOT_W / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(title)}</text>'
+    )
+    return _svg(label, body)
+
+
 def legend(entries: Sequence[Series]) -> str:
     """The names of lines or layers beside their colours, as HTML."""
     items = "".join(
@@ -159,6 +205,15 @@ def legend(entries: Sequence[Series]) -> str:
         for one in entries
     )
     return f'<ul class="legend">{items}</ul>'
+
+
+def _rule(frame: _Frame, rule: Rule) -> str:
+    y = frame.y(rule.value)
+    return (
+        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="rule-label" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">'
+        f"{escape(rule.label)}</text>"
+    )
 
 
 class _Frame:

@@ -37,7 +37,7 @@ REPORT = "Report"
 DURATION = "DURATION"
 
 
-def _read(option: str, reader: Callable[[str], Read], text: str) -> Read:
+def read(option: str, reader: Callable[[str], Read], text: str) -> Read:
     """`text` as `reader` understands it; what it does not is wrong usage (exit code 2)."""
     try:
         return reader(text)
@@ -278,10 +278,10 @@ def replay(
     from loadtests.verdict import Objectives, seconds, share
 
     def time(option: str, text: str | None) -> float | None:
-        return None if text is None else _read(option, seconds, text)
+        return None if text is None else read(option, seconds, text)
 
     def part(option: str, text: str | None) -> float | None:
-        return None if text is None else _read(option, share, text)
+        return None if text is None else read(option, share, text)
 
     traffic = Traffic(
         shape=shape.value,
@@ -299,16 +299,16 @@ def replay(
         busiest=busiest,
         images=images.value,
         seed=seed,
-        asked=_read("--garments, --sizes, --priorities", lambda _: asked(garments, sizes, priorities), ""),
+        asked=read("--garments, --sizes, --priorities", lambda _: asked(garments, sizes, priorities), ""),
     )
     manners = Manners(
         patience_s=time("--patience", patience),
-        impatient=_read("--impatient", share, impatient),
+        impatient=read("--impatient", share, impatient),
         retries=retries,
         rude=rude,
-        timeout_s=_read("--timeout", seconds, timeout),
+        timeout_s=read("--timeout", seconds, timeout),
         download=download,
-        slow_readers=_read("--slow-readers", share, slow_readers),
+        slow_readers=read("--slow-readers", share, slow_readers),
     )
     objectives = Objectives(
         p50_s=time("--p50", p50),
@@ -319,7 +319,7 @@ def replay(
         max_gave_up=part("--max-gave-up", max_gave_up),
         reject_within_s=time("--reject-within", reject_within),
         min_goodput=min_goodput,
-        max_late_s=_read("--max-late", seconds, max_late),
+        max_late_s=read("--max-late", seconds, max_late),
     )
     base = url.rstrip("/")
     metrics = f"{base}/metrics" if metrics_url is None else metrics_url

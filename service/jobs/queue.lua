@@ -115,7 +115,7 @@ end
 -- starved between claims. A tenant may have ROOM_SHARE times as many jobs in flight as are still free: alone it
 -- gets four fifths, several get equal parts, and a newcomer always finds room (dynamic thresholds: Choudhury, Hahne,
 -- IEEE/ACM Trans. Networking 6(2), 1998). Nothing is refused before the first job has shown how long one takes.
-local LEAST_WAITING, ROOM_SHARE = 4, 4
+local LEAST_WAITING, ROOM_SHARE = 2, 4
 
 local function no_room(tenant, limit_s, now)
   if limit_s == 0 or redis.call('HEXISTS', K.SERVICE, 'seconds') == 0 then return false end
