@@ -39,7 +39,7 @@ class Metrics:
 
     Labels: `status` a terminal status, `reason` an error code or "", `garments` "1" to "6", `stage` an
     engine or worker stage, `cache` and `result` ("hit", "miss", "eviction"), `phase` "queued" or
-    "running", `kind` "allocated" or "reserved".
+    "running", `kind` "allocated", "reserved" or "total" (the card).
     """
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)

@@ -9,6 +9,7 @@ from service import metrics
 LOOKUPS = 'result=~"hit|miss"'
 HITS = summed(metrics.CACHE_EVENTS, "cache", 'result="hit"')
 ALLOCATED = f'{metrics.GPU_MEMORY}{{{WORKER}, kind="allocated"}}'
+CARD = f'{metrics.GPU_MEMORY}{{{WORKER}, kind="total"}}'
 RESERVED = f'{metrics.GPU_MEMORY}{{{WORKER}, kind="reserved"}}'
 
 WORKERS = Row(
@@ -72,8 +73,8 @@ MEMORY = Row(
     graph(
         "Share of the card reserved",
         "percentunit",
-        {"{{instance}}": f"{RESERVED} / on() group_left() changeroom:gpu_memory_card_bytes"},
-        "The card's size is set in deploy/prometheus/rules.yaml. Above 92 % it is a ticket.",
+        {"{{instance}}": f"{RESERVED} / ignoring(kind) {CARD}"},
+        "Above 92 % it is a ticket.",
         red(0.92),
         top=1.0,
         gpu_only=True,

@@ -209,6 +209,7 @@ class Runner:
 
         self._metrics.gpu_memory.labels("allocated").set(torch.cuda.memory_allocated(self._info.device))
         self._metrics.gpu_memory.labels("reserved").set(torch.cuda.memory_reserved(self._info.device))
+        self._metrics.gpu_memory.labels("total").set(torch.cuda.mem_get_info(self._info.device)[1])
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

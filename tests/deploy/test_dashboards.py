@@ -114,7 +114,7 @@ def test_the_gpu_panels_draw_a_worker_that_has_a_gpu(tmp_path: Path, promtool: s
     labels = 'job="changeroom-worker", instance="w:9101"'
     series = [
         {"series": f'changeroom_gpu_memory_bytes{{{labels}, kind="{kind}"}}', "values": f"{size}x5"}
-        for kind, size in (("allocated", 30 << 30), ("reserved", 40 << 30))
+        for kind, size in (("allocated", 30 << 30), ("reserved", 40 << 30), ("total", 80 << 30))
     ]
     expected = {"GPU memory allocated": 30 << 30, "GPU memory reserved": 40 << 30, "Share of the card reserved": 0.5}
     checks = [

@@ -64,7 +64,7 @@ def test_labels_in_rules_are_what_the_service_says() -> None:
     text = RULES.read_text()
     assert set(re.findall(r'le="([^"]+)"', text)) <= {str(bucket) for bucket in LATENCY_BUCKETS}
     assert f'reason="{QueueFull.code}"' in text
-    assert set(re.findall(r'kind="([^"]+)"', text)) == {"reserved", "allocated"}
+    assert set(re.findall(r'kind="([^"]+)"', text)) == {"reserved", "allocated", "total"}
 
 
 def test_every_alert_fires_and_stays_silent_in_a_test() -> None:
