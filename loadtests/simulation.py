@@ -29,6 +29,7 @@ UNSEEN = -1
 LEARNING = 0.2
 SWEEP_S = 2.0
 LEAST_WAITING, ROOM_SHARE = 2, 4
+DEBT_S = 10.0
 
 _QUEUED, _ROOM, _START, _END, _DONE, _CRASH, _BACK, _LEASE = range(8)
 
@@ -166,6 +167,7 @@ class _Run:
         self._leased = 0
         self._held: Counter[str] = Counter()
         self._turns: Counter[tuple[str, str]] = Counter()
+        self._last_turn: dict[str, dict[str, float]] = {name: {} for name in HANDICAP_S}
         self._rate_at: dict[str, float] = defaultdict(float)
         self._seconds: float | None = None
         self._workers = [_Worker(index) for index in range(fleet.gpus)]
@@ -260,12 +262,22 @@ class _Run:
     def _on_queued(self, job: int) -> None:
         priority = self._arrivals[job].priority
         turns = (priority, self._tenant(job))
-        gap = min(10.0, max(0.1, self._seconds or 1.0))
         self._queued_at[job] = self._now
-        self._order[job] = self._now + self._turns[turns] * gap
+        self._order[job] = self._place(turns)
         self._turns[turns] += 1
         self._deadlines.append((self._now + self._fleet.deadline_s, job))
         self._line_up(job)
+
+    def _place(self, turns: tuple[str, str]) -> float:
+        """The rule of submit.lua: a virtual clock for each tenant of a priority."""
+        places = self._last_turn[turns[0]]
+        place = self._now
+        if turns[1] in places:
+            gap = (self._seconds or 1.0) * len(places) / max(1, self._live)
+            last = places[turns[1]]
+            place = max(self._now, last + 0.001, min(last + gap, self._now + DEBT_S))
+        places[turns[1]] = place
+        return place
 
     def _line_up(self, job: int) -> None:
         self._waiting.add(job)
@@ -387,7 +399,10 @@ class _Run:
         self._status[job] = status
         self._in_flight -= 1
         self._held[self._tenant(job)] -= 1
-        self._turns[self._arrivals[job].priority, self._tenant(job)] -= 1
+        priority, tenant = self._arrivals[job].priority, self._tenant(job)
+        self._turns[priority, tenant] -= 1
+        if not self._turns[priority, tenant]:
+            del self._last_turn[priority][tenant]
 
     def _expire(self) -> None:
         """Jobs still waiting at their deadline end; one the engine has begun is let finish."""

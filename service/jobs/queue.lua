@@ -15,6 +15,7 @@
 --   RESERVATIONS     zset    id by expiry: accepted requests that are not jobs yet
 --   TENANT<tenant>   set     the tenant's ids in flight
 --   TURNS<priority>:<tenant>  set  those of them that are jobs of this priority
+--   LAST_TURN<priority> hash tenant to the order of its last job, while it has any in flight
 --   IDEMPOTENCY<tenant>:<key digest>  hash  digest (of the body), job
 --   RATE<tenant>     string  theoretical arrival time of the next request (GCRA)
 --   QUOTA<tenant>:<day>  string  jobs accepted on that UTC day
@@ -139,7 +140,10 @@ local function leave_flight(id, tenant, priority)
   redis.call('ZREM', K.DEADLINES, id)
   redis.call('ZREM', K.LEASES, id)
   redis.call('SREM', K.TENANT .. tenant, id)
-  if priority then redis.call('SREM', K.TURNS .. priority .. ':' .. tenant, id) end
+  if not priority then return end
+  local turns = K.TURNS .. priority .. ':' .. tenant
+  redis.call('SREM', turns, id)
+  if redis.call('EXISTS', turns) == 0 then redis.call('HDEL', K.LAST_TURN .. priority, tenant) end
 end
 
 -- A reservation that never became a job: everything it took is given back, its quota included.

@@ -5,10 +5,19 @@ if not job[1] then return 0 end
 if job[1] ~= 'reserved' then return 1 end
 local now = now_ms()
 
--- Inside a priority, each job the tenant already has there counts as one job's time of delay: tenants take turns.
-local turns = K.TURNS .. priority .. ':' .. job[2]
-local gap = math.max(100, math.min(10000, seconds_per_job() * 1000))
-local order = string.format('%.0f', now + redis.call('SCARD', turns) * gap)
+-- Inside a priority tenants take turns: a tenant's next place is one job of its fair part of the workers after its
+-- last one (virtual clock: L. Zhang, SIGCOMM 1990), never before its last one, so that its own jobs stay in order,
+-- and at most DEBT_MS from now, so that nobody pays for long for what it used while others were away.
+local DEBT_MS = 10000
+local tenant, turns, last_turn = job[2], K.TURNS .. priority .. ':' .. job[2], K.LAST_TURN .. priority
+local place = now
+local last = tonumber(redis.call('HGET', last_turn, tenant))
+if last then
+  local gap = seconds_per_job() * 1000 * redis.call('HLEN', last_turn) / math.max(1, live_workers(now))
+  place = math.max(now, last + 1, math.min(last + gap, now + DEBT_MS))
+end
+local order = string.format('%.0f', place)
+redis.call('HSET', last_turn, tenant, order)
 redis.call('SADD', turns, id)
 redis.call('ZREM', K.RESERVATIONS, id)
 redis.call('HSET', K.JOB .. id, 'status', 'queued', 'spec', spec, 'priority', priority, 'tokens', tokens,

@@ -90,7 +90,7 @@ def test_every_arrival_is_accounted_for_under_crashes_overload_and_limits() -> N
     assert min(outcome.count(kind) for kind in (SUCCEEDED, EXPIRED, FAILED, FULL, CONCURRENCY, RATE)) > 0, counts
     assert np.isfinite(outcome.latency).sum() == counts["succeeded"]
     assert outcome.lost_leases > 0 and 0 < outcome.utilisation <= 1
-    assert outcome.latency[outcome.status == SUCCEEDED].min() >= 0.35 + 0.1
+    assert outcome.latency[outcome.status == SUCCEEDED].min() > 0.449
 
 
 def test_one_seed_one_outcome() -> None:

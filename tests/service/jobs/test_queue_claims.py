@@ -83,6 +83,26 @@ async def test_tenants_take_turns(queue: JobQueue, hand: Hand) -> None:
     assert greedy[0] == order[0]
 
 
+async def test_jobs_of_one_tenant_stay_in_their_order(queue: JobQueue, hand: Hand) -> None:
+    await queue.store.client.hset(keys.SERVICE, "seconds", 5)
+    posted = [await hand.post() for _ in range(6)]
+    served = [(await hand.claim_one()) for _ in range(4)]
+    for claim in served:
+        await queue.finish(claim, status="succeeded", result=RESULT)
+    posted += [await hand.post() for _ in range(3)]
+    served += [(await hand.claim_one()) for _ in range(5)]
+    assert ids(served) == posted
+
+
+async def test_two_floods_are_served_in_turn_and_a_newcomer_at_once(queue: JobQueue, hand: Hand) -> None:
+    one = [await hand.post("one") for _ in range(12)]
+    two = [await hand.post("two") for _ in range(4)]
+    first = {(await hand.claim_one()).spec.id for _ in range(8)}
+    assert 3 <= len(first & set(one)) <= 5 and 3 <= len(first & set(two)) <= 4
+    newcomer = await hand.post("three")
+    assert newcomer in {(await hand.claim_one()).spec.id for _ in range(2)}
+
+
 async def test_positions_follow_the_claim_order(queue: JobQueue, hand: Hand) -> None:
     low = await hand.post(priority="low")
     normal = await hand.post(priority="normal")
