@@ -2,6 +2,7 @@
 #
 #   make run             the whole service on this machine; CHANGEROOM_PORT=8080 make run picks the port
 #   make test            lint and every test; installs Chromium where it may
+#   make test-faults     every fault on real processes, the long ones too; writes loadtests/results/faults.json
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
 #   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
 #
@@ -18,10 +19,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint bench-gateway bench-gpu clean
+.PHONY: help setup setup-test setup-browser run test lint test-faults bench-gateway bench-gpu clean
 
 help:
-	@sed -n '3,6p' Makefile | sed 's/^# *//'
+	@sed -n '3,7p' Makefile | sed 's/^# *//'
 
 setup: $(VENV)/.stamp
 
@@ -96,6 +97,14 @@ lint: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+FAULTS := loadtests/results/faults.json
+
+test-faults: setup-test
+	@rm -f $(FAULTS); \
+	CHANGEROOM_FAULTS_LEDGER=$(FAULTS) $(BIN)/python -m pytest tests/faults -m "long or not long" --reruns 0 \
+	  --timeout 600; status=$$?; \
+	$(BIN)/python tests/faults/fault_table.py $(FAULTS); exit $$status
 
 bench-gateway: setup
 	$(BIN)/python -m loadtests.gateway_bench

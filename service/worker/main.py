@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 16.0
 HANG_CHECK_S = 1.0
+FROZEN_EXTRA_S = 10.0
 ANNOUNCING = 0
 LAST_STEP_S = 5.0
 
@@ -233,7 +234,7 @@ class Worker:
         """End the process when the engine hangs; should it hold the interpreter meanwhile, a timer in C does."""
         stall_s = self._settings.engine_stall_s
         while True:
-            faulthandler.dump_traceback_later(stall_s + HANG_CHECK_S, exit=True)
+            faulthandler.dump_traceback_later(stall_s + FROZEN_EXTRA_S, exit=True, file=sys.__stderr__ or 2)
             await asyncio.sleep(HANG_CHECK_S)
             if thread.stalled_for() > stall_s:
                 log.critical("the engine shows no sign of life; this process gives way to a new one")

@@ -12,22 +12,26 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import redis
 from fault_proxy import Proxy
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service.jobs import keys
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.supervisor import Child
 
-PATIENCE_S = 40.0
+PATIENCE_S = 60.0
+START_S = 120.0
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-QUICK = {"lease_s": 3.0, "sweep_s": 0.5, "drain_grace_s": 10.0}
+PRODUCTION: dict[str, Any] = {"lease_s": 15.0, "sweep_s": 2.0, "drain_grace_s": 30.0}
+QUICK: dict[str, Any] = {"lease_s": 4.0, "sweep_s": 0.5, "drain_grace_s": 30.0}
 
 
 def until(done: Callable[[], Any], what: str, seconds: float = PATIENCE_S, every: float = 0.02) -> Any:
@@ -62,7 +66,7 @@ class Fleet:
     ) -> None:
         self.folder = folder
         self.model = model
-        self.settings = {**QUICK, **(settings or {})}
+        self.settings = {**PRODUCTION, **(settings or {})}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.parts: dict[str, Child] = {}
@@ -83,7 +87,7 @@ class Fleet:
         self.start_gateway(wait=False)
         for index in range(workers):
             self.start_worker(index, wait=False)
-        until(self.alive, "the gateway lives")
+        self.await_gateway()
         for index in range(workers):
             self.await_ready(f"worker-{index}")
         return self
@@ -101,9 +105,11 @@ class Fleet:
         if hasattr(self, "store"):
             self._resume(self.store.pid)
             self.store.kill()
+            self._client.close()
 
     def start_store(self) -> None:
         self.store = start_server(self._store_folder)
+        self._client = self._connect()
         if self._proxied:
             port = free_port()
             with self.redis() as client:
@@ -113,14 +119,19 @@ class Fleet:
                     self.proxies[name] = Proxy()
                 self.proxies[name].target = port
 
-    def redis(self) -> redis.Redis:
-        """A client of the test's own, straight to the store."""
-        return redis.Redis(unix_socket_path=str(self.store.socket_path), decode_responses=True, socket_timeout=10)
+    @contextmanager
+    def redis(self) -> Iterator[redis.Redis]:
+        """The test's own client, straight to the store."""
+        yield self._client
+
+    def _connect(self) -> redis.Redis:
+        path = str(self.store.socket_path)
+        return redis.Redis(unix_socket_path=path, decode_responses=True, socket_timeout=10, retry=Retry(NoBackoff(), 1))
 
     def start_gateway(self, *, wait: bool = True) -> None:
         self._launch("gateway", "gateway", ["--port", str(self.port)])
         if wait:
-            until(self.alive, "the gateway lives")
+            self.await_gateway()
 
     def start_worker(self, index: int = 0, *, model: str = "", direct: bool = False, wait: bool = True) -> str:
         """Start `worker-INDEX` with the fleet's model or another one, `direct` past the proxy; returns its name."""
@@ -203,13 +214,23 @@ class Fleet:
         except httpx.TransportError:
             return False
 
+    def await_gateway(self) -> None:
+        """Wait until the gateway lives. Raises RuntimeError when its process ends instead."""
+
+        def up() -> bool:
+            if self.parts["gateway"].exited() is not None and "gateway" not in self.supervised:
+                raise RuntimeError(f"the gateway ended: {self.log('gateway')[-600:]}")
+            return self.alive()
+
+        until(up, "the gateway lives", START_S, every=0.1)
+
     def alive(self) -> bool:
         return self.answers("/livez")
 
     def ready(self) -> bool:
         return self.answers("/readyz")
 
-    def await_ready(self, name: str, seconds: float = PATIENCE_S) -> None:
+    def await_ready(self, name: str) -> None:
         """Wait until the present process of this worker is announced in the store."""
 
         def announced() -> bool:
@@ -217,7 +238,7 @@ class Fleet:
                 return any(f"-{self.parts[name].pid}-" in worker for worker in client.zrange(keys.WORKERS, 0, -1))
             return False
 
-        until(announced, f"{name} is ready", seconds, every=0.05)
+        until(announced, f"{name} is ready", START_S, every=0.05)
 
     def job(self, job_id: str) -> dict[str, str]:
         """The job's hash as it stands in the store."""

@@ -43,6 +43,7 @@ class Case:
         self.verified = False
         self._path = path
         self._began = datetime.now(UTC)
+        self._load = os.getloadavg()[0]
         self._found: dict[str, Any] = {}
 
     def recovered(self, what: str, seconds: float, promise_s: float) -> None:
@@ -74,6 +75,7 @@ class Case:
             "passed": self.verified,
             "at": self._began.isoformat(timespec="seconds"),
             "seconds": round((datetime.now(UTC) - self._began).total_seconds(), 1),
+            "load_before": round(self._load, 1),
             "settings": {name: self.fleet.settings[name] for name in ("lease_s", "sweep_s")},
             "model": self.fleet.model,
             "accepted": sum(bool(order.ids) for order in orders),

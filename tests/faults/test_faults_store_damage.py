@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fault_fleet import until
 from fault_ledger import Case
-from test_faults_store_away import RECOVERY_S, back, probe
+from test_faults_store_away import RECOVERY_S, back
 
 Begin = Callable[..., Case]
 
@@ -24,6 +24,7 @@ def append_only_file(case: Case) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_the_tail_of_the_append_only_file_is_cut(begin: Begin) -> None:
     """As a power cut leaves it: the last job is lost with the bytes, its client's retry makes it anew."""
     case = begin("store killed, last 700 bytes of the AOF cut off", model="null:4:0.05", workers=0)
@@ -54,7 +55,7 @@ def test_the_tail_of_the_append_only_file_is_cut(begin: Begin) -> None:
 
 def test_flushall(begin: Begin) -> None:
     """An operator empties the store: its jobs are gone, said so with 404, and the service goes on by itself."""
-    case = begin("FLUSHALL with jobs running and waiting", model="null:20:0.1")
+    case = begin("FLUSHALL with jobs running and waiting", model="null:80:0.1")
     fleet, customers = case.fleet, case.customers
     for _ in range(6):
         customers.order(webhook=False)
@@ -95,7 +96,7 @@ def refused(case: Case) -> None:
     with case.fleet.client() as client:
         for number in range(3):
             order = case.customers.orders[0]
-            key, order.key = order.key, f"{case.name}-{number}"
+            key, order.key = order.key, f"refused-{number}"
             answer = case.customers.post(client, order)
             order.key = key
             assert (answer.status_code, answer.json()["retryable"]) == (503, True), answer.text
@@ -180,6 +181,29 @@ def test_the_disk_of_the_pictures_is_full(blob_disk: Path, begin: Begin, seconds
     customers.finish()
     case.recovered("every job has ended", time.monotonic() - freed, 20)
     case.verify(succeeded=5)
+
+
+@pytest.mark.long
+def test_the_pictures_cannot_be_reached(begin: Begin) -> None:
+    """The folder of the pictures errs for 8 s: what runs keeps its result, what was claimed waits for its pictures."""
+    case = begin("pictures unreachable for 8 s", model="null:15:0.2")
+    fleet, customers = case.fleet, case.customers
+    orders = [customers.order(deadline_s=140) for _ in range(8)]
+    customers.accepted()
+    until(lambda: len(fleet.jobs_of("processing")) >= 4, "a batch runs")
+    folder, away = fleet.folder / "blobs", fleet.folder / "away"
+    folder.rename(away)
+    folder.symlink_to(folder)
+    extra = customers.order(deadline_s=140)
+    until(extra.refusals, "a request is refused")
+    time.sleep(8)
+    folder.unlink()
+    away.rename(folder)
+    returned = time.monotonic()
+    customers.accepted(extra)
+    case.recovered("202 after the pictures' return", (extra.accepted_at or 0.0) - returned, RECOVERY_S)
+    case.verify(succeeded=9)
+    assert {order.attempts for order in orders} == {1}
 
 
 def test_pictures_are_missing_or_damaged(begin: Begin) -> None:
