@@ -8,6 +8,7 @@ from deploy.grafana.promql import (
     ENDED,
     GATEWAY,
     QUEUE_TIME_ALERT_S,
+    REASON_COLOURS,
     SCALE_OUT_S,
     graph,
     orange,
@@ -67,6 +68,7 @@ ADMISSION = Row(
         {"{{reason}}": refused("reason")},
         "queue-full is our limit; the other reasons are limits of one key.",
         stacked=True,
+        colours=REASON_COLOURS,
     ),
     graph(
         "Share turned away: queue full",
@@ -75,6 +77,7 @@ ADMISSION = Row(
         "Of all that were admitted or turned away for this reason. Above 5 % it pages.",
         red(0.05),
         top=1.0,
+        colours=REASON_COLOURS,
     ),
 )
 
@@ -101,6 +104,7 @@ AMISS = Row(
         "short",
         {"{{reason}}": f"max by (reason) ({metrics.DEAD_LETTER}{{{GATEWAY}}})"},
         "Given up after every attempt failed. Each step up is a ticket.",
+        colours=REASON_COLOURS,
         decimals=0,
     ),
 )

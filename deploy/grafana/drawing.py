@@ -14,7 +14,10 @@ from deploy.grafana.prometheus import Line, Span
 PALETTE = (
     "#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0", "#37872d", "#fade2a",
 )  # fmt: skip
-NAMED = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "transparent": "none"}
+NAMED = {
+    "green": "#73bf69", "orange": "#ff9830", "red": "#f2495c", "blue": "#5794f2", "yellow": "#f2cc0c",
+    "purple": "#b877d9", "transparent": "none",
+}  # fmt: skip
 HEAD, LEGEND_LINE, AXIS, FOOT, LEFT, RIGHT = 28, 18, 20, 6, 56, 14
 LETTER = 6.2
 TEXT = "#9fa3ab"
@@ -170,9 +173,7 @@ def _axes(frame: Frame, marks: Sequence[tuple[float, str]]) -> list[str]:
     for value, text in marks:
         y = frame.y(value)
         shapes.append(f'<line x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#2a2d33"/>')
-        shapes.append(
-            f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end" fill="{TEXT}">{escape(text)}</text>'
-        )
+        shapes.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end" fill="{TEXT}">{escape(text)}</text>')
     return shapes + _clock(frame)
 
 

@@ -7,6 +7,7 @@ from deploy.grafana.promql import (
     BACKLOG_ALERT_S,
     ENDED,
     OBJECTIVE_LATENCY_S,
+    REASON_COLOURS,
     SCALE_OUT_S,
     graph,
     green,
@@ -100,6 +101,7 @@ RATE = Row(
         {"{{reason}}": f"sum by (reason) ({BAD_ENDS})"},
         "What did not end well.",
         stacked=True,
+        colours=REASON_COLOURS,
     ),
     graph(
         "Turned away, by reason",
@@ -107,6 +109,7 @@ RATE = Row(
         {"{{reason}}": refused("reason")},
         "Requests that never became a try-on.",
         stacked=True,
+        colours=REASON_COLOURS,
     ),
 )
 

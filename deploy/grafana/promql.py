@@ -17,6 +17,10 @@ WORKER = 'job="changeroom-worker"'
 WINDOW = "[$__rate_interval]"
 
 OBJECTIVE_LATENCY_S = 3.0
+REASON_COLOURS = (
+    ("engine-failed", "red"), ("worker-lost", "purple"), ("deadline-exceeded", "orange"), ("input-erased", "blue"),
+    ("queue-full", "orange"), ("rate-limited", "yellow"), ("store-unavailable", "red"),
+)  # fmt: skip
 SCALE_OUT_S, BACKLOG_ALERT_S, QUEUE_TIME_ALERT_S = 5.0, 30.0, 10.0
 
 

@@ -79,8 +79,8 @@ def _pixels(place: Place) -> tuple[int, int, int, int]:
     return left, place.y * CELL, right - left - GAP, place.height * CELL - GAP
 
 
-def photograph(html: str, height: int, output: Path) -> None:
-    """The page as a PNG. Raises SheetError."""
+def photograph(html: str, height: int, output: Path, width: int = WIDTH) -> None:
+    """The page as a PNG of this many pixels. Raises SheetError."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         raise SheetError("Chromium is missing (Debian: apt install chromium)")
@@ -90,7 +90,7 @@ def photograph(html: str, height: int, output: Path) -> None:
         command = [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
             "--disable-dev-shm-usage", "--disable-background-networking",
-            f"--user-data-dir={folder}/profile", f"--window-size={WIDTH},{height}", f"--screenshot={shot}",
+            f"--user-data-dir={folder}/profile", f"--window-size={width},{height}", f"--screenshot={shot}",
             source.as_uri(),
         ]  # fmt: skip
         try:

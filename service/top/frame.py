@@ -33,7 +33,7 @@ def frame(history: History, sources: str) -> RenderableType:
     )
     troubles = [Text(f"! {line}", "bold red") for line in now.troubles]
     boxes = Boxes(_queue(history), _ended(history), _refused(history), _amiss(history))
-    return Group(head, *troubles, boxes, _workers(history), _stages(history))
+    return Group(head, *troubles, boxes, _workers(history), Text(""), _stages(history))
 
 
 class Boxes:
@@ -160,7 +160,7 @@ def _stages(history: History) -> RenderableType:
     longest = max(stage.p95 for stage in stages)
     for stage in stages:
         style = "bold" if stage.name == WHOLE else ""
-        shown = bar(stage.p95 / longest if longest else 0.0, 2 * BAR)
+        shown = bar(stage.p95 / longest if longest else 0.0, 3 * BAR, " ")
         table.add_row(stage.name, seconds(stage.p50), seconds(stage.p95), str(stage.count), shown, style=style)
     return table
 
@@ -170,10 +170,10 @@ def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def bar(share: float, width: int = BAR) -> Text:
-    """A share of 1 as a bar."""
+def bar(share: float, width: int = BAR, rest: str = "╌") -> Text:
+    """A share of 1 as a bar; `rest` fills what is left."""
     full = round(max(0.0, min(1.0, share)) * width)
-    return Text.assemble(("━" * full, "cyan"), ("╌" * (width - full), "bright_black"))
+    return Text.assemble(("━" * full, "cyan"), (rest * (width - full), "bright_black"))
 
 
 def sparkline(values: list[int]) -> str:
