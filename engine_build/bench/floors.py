@@ -48,38 +48,36 @@ class Work:
         return self.linear / (rates.fp8 if fp8 else rates.bf16) + self.attention / rates.attention
 
 
-def linears(config: ModelConfig, tokens: int) -> float:
-    """Operations of all blocks' linears for so many tokens."""
-    d, m = config.width, config.mlp_width
-    return 2.0 * (4 * d * d + 3 * d * m) * config.layers * tokens
-
-
-def attention(config: ModelConfig, queries: int, keys: int) -> float:
-    """Operations of all layers' attention."""
-    return 4.0 * queries * keys * config.width * config.layers
-
-
 def denoise(
     config: ModelConfig,
     mode: ReferenceAttention,
     *,
-    own: int,
+    text: int,
+    target: int,
     references: tuple[int, ...],
     steps: int,
     cached: bool = False,
 ) -> Work:
-    """A picture's denoising: `own` tokens of text and target, `references` tokens each, `steps` steps.
+    """A picture's denoising with so many tokens of text, target and each reference, in `steps` steps.
 
-    joint runs every token through every step; the others run references once, or never when they are cached.
+    joint runs every token through every step; the others run references once, or never when they are cached. In
+    the last layer only the target's tokens are computed, of all others just keys and values.
     """
-    shown = sum(references)
+    shown, own = sum(references), text + target
     if mode == "joint":
-        everything = own + shown
-        return Work(linears(config, everything), attention(config, everything, everything)).times(steps)
-    step = Work(linears(config, own), attention(config, own, own + shown))
+        return _layers(config, own + shown, own + shown, target).times(steps)
+    step = _layers(config, own, own + shown, target)
     groups = (shown,) if mode == "shared" else references
-    once = Work(linears(config, shown), sum(attention(config, n, n) for n in groups))
+    once = sum((_layers(config, n, n, 0) for n in groups), Work(0.0, 0.0))
     return step.times(steps) + (Work(0.0, 0.0) if cached else once)
+
+
+def _layers(config: ModelConfig, tokens: int, keys: int, wanted: int) -> Work:
+    """All layers for some tokens that attend `keys`, of which only `wanted` are asked for at the end."""
+    d, m, before = config.width, config.mlp_width, config.layers - 1
+    whole, key_and_value = 2.0 * (4 * d * d + 3 * d * m), 2.0 * (2 * d * d)
+    linear = whole * (before * tokens + wanted) + key_and_value * (tokens - wanted)
+    return Work(linear, 4.0 * d * keys * (before * tokens + wanted))
 
 
 def autoencoder(vae: AutoencoderKLFlux2, size: tuple[int, int], encode: bool) -> float:

@@ -268,11 +268,11 @@ def _floor(plan: Plan, weights: Weights, mode: Mode, size: tuple[int, int], garm
     """Seconds of denoising, decoding and, unless cached, encoding, by counting."""
     side = 2 ** len(weights.vae.config.block_out_channels)
     person, one = size[0] * size[1] // side**2, plan.garment**2 // side**2
-    own = person + _text_tokens(weights, garments)
     references = (person, *[one] * garments)
     work = floors.denoise(
-        weights.shape, mode.attention, own=own, references=references, steps=plan.steps, cached=mode.cached
-    )
+        weights.shape, mode.attention, text=_text_tokens(weights, garments), target=person,
+        references=references, steps=plan.steps, cached=mode.cached,
+    )  # fmt: skip
     pixels = floors.autoencoder(weights.vae, size, encode=False)
     if not mode.cached:
         pixels += floors.autoencoder(weights.vae, size, encode=True)

@@ -18,6 +18,8 @@ def tensorrt() -> ModuleType:
         raise BackendError(f"TensorRT is not installed; run: {INSTALL}") from error
     except (ImportError, OSError) as error:
         raise BackendError(f"TensorRT does not load ({error}); run: {INSTALL}") from error
+    if not hasattr(trt, "__version__"):
+        raise BackendError(f"the tensorrt found at {list(trt.__path__)} is not NVIDIA's; run: {INSTALL}")
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST:
         wanted = ".".join(map(str, OLDEST))

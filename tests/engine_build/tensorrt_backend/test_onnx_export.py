@@ -1,0 +1,116 @@
+"""Exported graphs against the torch backend: nano as a whole, tiny models in every mode and form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from graph_parity import onnx_initialisers, tiny_batch, tiny_model, worst
+
+from engine_build.config import ReferenceAttention
+from engine_build.tensorrt.export import export_dit
+from engine_build.tensorrt.graphs import Attention, Kind
+from engine_build.tensorrt.lint import check
+from engine_build.tensorrt.model import GraphMMDiT
+from engine_build.tensorrt.onnx_runner import OnnxRunner
+from engine_build.tensorrt.verify import Verdict, verify
+from engine_build.weights import NANO, load_model
+
+ONE = (7, (3, 4), ((2, 3), (4, 4)))
+TWO = (12, (5, 2), ((3, 3),))
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Verdict]:
+    folder = tmp_path_factory.mktemp("onnx")
+    return folder, verify("nano", folder)
+
+
+@pytest.mark.timeout(600)
+def test_nano_agrees_with_torch_in_every_part_and_in_the_picture(nano: tuple[Path, Verdict]) -> None:
+    _, verdict = nano
+    assert {row.part for row in verdict.rows} == {
+        "references", "cached step", "text", "vae encoder", "vae decoder", "picture, colour levels",
+    }  # fmt: skip
+    assert verdict.ok, verdict.rows
+    assert all(row.bound == 1e-4 for row in verdict.rows if not row.part.startswith("picture"))
+
+
+def test_every_layer_of_nano_attends_through_the_plugin(nano: tuple[Path, Verdict]) -> None:
+    folder, verdict = nano
+    assert verdict.operators["cached"]["prefixed_attention"] == 8
+    assert verdict.operators["references"]["packed_attention"] == 7  # nobody reads what the last layer attends
+    assert not any("Attention" in verdict.operators[name] for name in ("cached", "references"))
+    assert verdict.operators["text"]["Attention"] == 3
+    model = onnx.load(folder / "cached.onnx", load_external_data=False)
+    node = next(n for n in model.graph.node if n.op_type == "prefixed_attention")
+    told = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert told == {"plugin_namespace": b"changeroom", "plugin_version": b"1", "aot": 1}
+
+
+def test_weights_keep_their_names_for_refit(nano: tuple[Path, Verdict]) -> None:
+    folder, _ = nano
+    names = {f"model.{name}" for name, _ in load_model(NANO).named_parameters()}
+    unused = {name for name in names if name not in onnx_initialisers(folder / "cached.onnx")}
+    assert not unused
+
+
+def test_sizes_vary_under_shared_names(nano: tuple[Path, Verdict]) -> None:
+    folder, _ = nano
+    graph = onnx.load(folder / "cached.onnx", load_external_data=False).graph
+    axes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    assert axes["target"] == ["L", 64]
+    assert axes["key_0"] == axes["value_7"] == ["P", 4, 32]
+    assert axes["tiles"] == ["G", 2]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("mode", "kinds", "attention", "guidance"),
+    [
+        ("joint", ("joint",), "plugin", False),
+        ("joint", ("joint",), "standard", True),
+        ("shared", ("references", "first", "cached"), "plugin", False),
+        ("isolated", ("references", "first", "cached"), "standard", False),
+    ],
+)
+def test_modes_and_forms(
+    tmp_path: Path, mode: ReferenceAttention, kinds: tuple[Kind, ...], attention: Attention, guidance: bool
+) -> None:
+    model, batch = tiny_model(mode, guidance), tiny_batch(ONE, TWO, guidance=guidance)
+    for kind in kinds:
+        graph = export_dit(model, kind, attention, tmp_path)
+        counts = check(graph.path, graph.outputs)
+        assert ("Attention" in counts) == (attention == "standard")
+    graphs = GraphMMDiT(model.config, OnnxRunner(tmp_path), attention)
+    with torch.inference_mode():
+        want = model(batch)
+        assert worst(graphs(batch), want) < EXACT
+        if mode != "joint":
+            kv = graphs.encode_references(batch) if attention == "plugin" or mode == "isolated" else None
+            ours = model.encode_references(batch)
+            assert kv is not None
+            assert worst(torch.cat(kv.keys + kv.values), torch.cat(ours.keys + ours.values)) < EXACT
+            assert worst(graphs(batch, kv), want) < EXACT
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    model = tiny_model("isolated").to(torch.bfloat16)
+    graph = export_dit(model, "cached", "plugin", tmp_path)
+    check(graph.path, graph.outputs)
+    dtypes = onnx_initialisers(graph.path)
+    weights = {dtype for name, dtype in dtypes.items() if name.startswith("model.")}
+    assert weights == {onnx.TensorProto.BFLOAT16}
+
+
+def test_a_neighbour_changes_nothing(tmp_path: Path) -> None:
+    model = tiny_model("joint")
+    export_dit(model, "joint", "plugin", tmp_path)
+    graphs = GraphMMDiT(model.config, OnnxRunner(tmp_path), "plugin")
+    with torch.inference_mode():
+        alone = graphs(tiny_batch(ONE))
+        beside = graphs(tiny_batch(ONE, TWO))[: len(alone)]
+    assert worst(beside, alone) < EXACT

@@ -1,0 +1,104 @@
+"""The bench, end to end at nano's size on the CPU, and the arithmetic of its floors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from engine_build.bench import floors
+from engine_build.bench.run import Plan, percentiles
+from engine_build.config import PRESETS, ReferenceAttention
+from engine_build.errors import RequestError
+from engine_build.model import MMDiT
+from engine_build.packing import Reference, Sequence, pack
+from service.cli import app
+
+MODES = ["diffusers", "diffusers + torch.compile", "torch", "triton", "torch + cached references"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_one_command_measures_and_writes_everything(tmp_path: Path) -> None:
+    chosen = [word for mode in MODES for word in ("--mode", mode)]
+    command = [
+        "engine",
+        "bench",
+        "--preset",
+        "nano",
+        "--device",
+        "cpu",
+        "--repeats",
+        "2",
+        "--json",
+        str(tmp_path),
+        *chosen,
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (file,) = tmp_path.glob("gpu-nano-*.json")
+    found = json.loads(file.read_text())
+    assert json.loads(done.stdout.splitlines()[-1]) == found
+    assert found["weights"] == "nano shapes, random weights"
+    assert "--device cpu" in found["command"]
+    assert found["versions"]["torch"] == torch.__version__
+    rows = {(row["mode"], row["garments"]): row for row in found["end_to_end"]}
+    assert set(rows) == {(mode, garments) for mode in MODES for garments in (1, 3)}
+    for mode in ("diffusers", "torch", "torch + cached references"):
+        for garments in (1, 3):
+            row = rows[mode, garments]
+            assert row["status"] == "ok"
+            assert 0 < row["p20"] <= row["p50"] <= row["p80"]
+            assert row["times_faster"] == pytest.approx(rows["diffusers", garments]["p50"] / row["p50"])
+            assert 0 < row["floor"] < row["p50"]
+    assert set(rows["torch", 1]["stages"]) == {"text", "vae_encode", "denoise", "vae_decode", "encode"}
+    assert "GPU only" in rows["diffusers + torch.compile", 1]["status"]
+    if not torch.cuda.is_available():
+        assert rows["triton", 1]["status"].startswith("skipped: the triton kernels need")
+    assert rows["torch + cached references", 3]["floor"] < rows["torch", 3]["floor"]
+    assert [row["tokens"] for row in found["attention"]] == sorted({row["tokens"] for row in found["attention"]})
+    assert {row["requests"] for row in found["packed"]} == {1, 2}
+    assert all(row["images_per_second"] > 0 for row in found["packed"])
+
+
+@pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
+def test_floors_count_what_the_model_does(mode: ReferenceAttention) -> None:
+    """Against torch's own count on the model, whose ends and modulation the floor leaves out."""
+    shape = replace(PRESETS["nano"], reference_attention=mode)
+    with torch.device("meta"):
+        model = MMDiT(shape)
+        shown = tuple(Reference(torch.empty(n * n, 64), torch.empty(n * n, 4, dtype=torch.long)) for n in (20, 16))
+        ids = torch.empty(400, 4, dtype=torch.long)
+        batch = pack([Sequence(torch.empty(112, 192), torch.empty(400, 64), ids, 1.0, shown)])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(batch)
+    work = floors.denoise(shape, mode, text=112, target=400, references=(400, 256), steps=1)
+    counted = counter.get_total_flops()
+    assert counted == pytest.approx(work.linear + work.attention, rel=0.04)
+
+
+def test_floors_of_klein_at_one_megapixel() -> None:
+    """4 steps at 1024x1024 with one garment of 512x512: the published shape's totals."""
+    klein = PRESETS["klein-4b"]
+    stock = floors.denoise(klein, "joint", text=512, target=4096, references=(4096, 1024), steps=4)
+    assert stock.linear + stock.attention == pytest.approx(355e12, rel=0.05)
+    known = floors.denoise(klein, "isolated", text=512, target=4096, references=(4096, 1024), steps=4, cached=True)
+    assert known.seconds(floors.H200, fp8=True) < known.seconds(floors.H200) < stock.seconds(floors.H200)
+    assert stock.times(2).linear == 2 * stock.linear
+
+
+def test_percentiles_of_few_runs() -> None:
+    assert percentiles([0.004]) == (4.0, 4.0, 4.0)
+    assert percentiles([0.001, 0.002, 0.003]) == pytest.approx((1.4, 2.0, 2.6))
+
+
+def test_unknown_presets_and_modes_are_named() -> None:
+    with pytest.raises(RequestError, match="klein-4b"):
+        Plan.of("klein", "cpu", 1, ())
+    with pytest.raises(RequestError, match="torch \\+ cached references"):
+        Plan.of("nano", "cpu", 1, ("fast",))
