@@ -19,9 +19,8 @@ from deploy.grafana.promql import (
     summed,
 )  # fmt: skip
 from service import metrics
-from service.errors import QueueFull
 
-FULL = refused(more=f'reason="{QueueFull.code}"')
+FULL = refused(more='reason=~"queue-full|uploads-full|decoder-busy"')
 
 QUEUE = Row(
     "Queue",
@@ -66,18 +65,18 @@ ADMISSION = Row(
         "Turned away, by reason",
         "reqps",
         {"{{reason}}": refused("reason")},
-        "queue-full is our limit; the other reasons are limits of one key.",
+        "queue-full, uploads-full and decoder-busy are ours; the other reasons are limits of one key.",
         stacked=True,
         colours=REASON_COLOURS,
     ),
     graph(
-        "Share turned away: queue full",
+        "Share turned away for want of room",
         "percentunit",
-        {"queue-full": f"({FULL} / ({FULL} + on() sum({ENDED}))) or vector(0)"},
-        "Of all that were admitted or turned away for this reason. Above 5 % it pages.",
+        {"turned away": f"({FULL} / ({FULL} + on() sum({ENDED}))) or vector(0)"},
+        "A full queue, or busy gateways: of all that ended or were turned away so. Above 5 % it pages.",
         red(0.05),
         top=1.0,
-        colours=REASON_COLOURS,
+        colours=(("turned away", "orange"),),
     ),
 )
 

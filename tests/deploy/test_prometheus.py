@@ -11,6 +11,7 @@ from metric_names import unknown_metrics
 
 from service import metrics
 from service.errors import QueueFull
+from service.gateway.problems import OWN_REFUSALS
 from service.metrics import LATENCY_BUCKETS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -63,7 +64,8 @@ def test_every_core_metric_of_the_store_and_the_fleet_is_watched() -> None:
 def test_labels_in_rules_are_what_the_service_says() -> None:
     text = RULES.read_text()
     assert set(re.findall(r'le="([^"]+)"', text)) <= {str(bucket) for bucket in LATENCY_BUCKETS}
-    assert f'reason="{QueueFull.code}"' in text
+    ours = re.search(r'changeroom_admission_rejected_total\{[^}]*reason=~"([^"]+)"', text)
+    assert ours is not None and set(ours[1].split("|")) == {QueueFull.code, *OWN_REFUSALS}
     assert set(re.findall(r'kind="([^"]+)"', text)) == {"reserved", "allocated", "total"}
 
 
