@@ -4,6 +4,7 @@ EngineError
 ├── CheckpointError   a checkpoint is missing, incomplete, or not what its configuration says
 ├── RequestError      what the caller asked for cannot be done
 ├── BackendError      the chosen backend cannot run here
+├── MemoryShortage    one request, or the whole plan, needs more memory than the device has
 └── CanceledError     the caller withdrew the request
 """
 
@@ -22,6 +23,10 @@ class RequestError(EngineError):
 
 class BackendError(EngineError):
     """A backend that is unknown or cannot run on this machine."""
+
+
+class MemoryShortage(EngineError):
+    """More memory is needed than there is; a request that ends so has been tried alone."""
 
 
 class CanceledError(EngineError):

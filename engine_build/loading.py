@@ -11,13 +11,17 @@ import torch
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig, ReferenceAttention
 from engine_build.errors import BackendError, CheckpointError, RequestError
+from engine_build.graphs import GraphSteps, capture_cuda
 from engine_build.lora import LoraSet, read_lora
+from engine_build.model import MMDiT
+from engine_build.options import GRAPH_BYTES, EngineOptions
 from engine_build.pipeline import Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.sampling import Schedule
 from engine_build.text_encoder import TextEncoder
 from engine_build.weights import DTYPES, load_model
 from kernels import BackendUnavailable, Kernels, select
+from kernels.fp8 import convert
 
 
 def load_pipeline(
@@ -29,9 +33,11 @@ def load_pipeline(
     caches: Caches,
     reference_attention: ReferenceAttention | None = None,
     loras: Sequence[tuple[Path, float]] = (),
+    fp8: bool = False,
 ) -> Pipeline:
     """All parts of a checkpoint folder, its weights changed by LoRA files with their strengths.
 
+    With fp8 the linears of the MMDiT's blocks are quantised to e4m3 afterwards (`kernels.fp8.KEPT` are not).
     Raises CheckpointError for the first part or LoRA that does not fit.
     """
     config = CheckpointConfig.load(folder)
@@ -41,6 +47,8 @@ def load_pipeline(
         adapters.add(f"{i}:{path.name}", read_lora(path), strength)
     if loras:
         adapters.merge()
+    if fp8:
+        convert(model)
     pipeline = Pipeline(
         model=model,
         autoencoder=Autoencoder.load(folder, device=device, dtype=dtype),
@@ -53,6 +61,21 @@ def load_pipeline(
     if any(edge % side for edge in (*config.default_size, *canvas)):
         raise CheckpointError(f"{folder}: default_size and garment_canvas must be multiples of {side} pixels")
     return pipeline
+
+
+def graphs_of(options: EngineOptions, model: MMDiT) -> GraphSteps | None:
+    """CUDA graphs for the model's steps, or None where they are not wanted or not possible.
+
+    Raises BackendError when they were asked for and are not possible: the reference kernels choose their way
+    by lengths on the host, which a graph would never look at again.
+    """
+    possible = model.device.type == "cuda" and model.kernels.name == "triton"
+    if options.graphs and not possible:
+        raise BackendError("CUDA graphs need a GPU and the triton backend")
+    if not possible or options.graphs is False:
+        return None
+    bound = GRAPH_BYTES if options.graph_bytes is None else options.graph_bytes
+    return GraphSteps(model, capture_cuda, max_bytes=bound, prefix_tokens=options.graph_prefix_tokens)
 
 
 def fingerprint(folder: Path, loras: Sequence[tuple[Path, float]] = ()) -> str:
@@ -93,9 +116,16 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU. Raises RequestError for an unknown name."""
+    """`auto` is bfloat16 on a GPU and float32 on a CPU, `fp8` bfloat16 around FP8 linears.
+
+    Raises RequestError for an unknown name, BackendError for fp8 on a GPU that cannot multiply it.
+    """
+    if dtype == "fp8":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+            raise BackendError("FP8 needs a GPU of compute capability 8.9 or newer")
+        return torch.bfloat16
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
-        raise RequestError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+        raise RequestError(f"dtype {dtype!r} is not one of auto, fp8, {', '.join(DTYPES)}")
     return DTYPES[dtype]

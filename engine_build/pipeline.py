@@ -19,7 +19,7 @@ from torch import Tensor
 from engine_build.autoencoder import Autoencoder
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
-from engine_build.graphs import Eager, Step, Stepper
+from engine_build.graphs import Eager, GraphSteps, Step, Stepper
 from engine_build.ledger import Ledger
 from engine_build.model import MMDiT, ReferenceKV
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
@@ -179,6 +179,15 @@ class Pipeline:
     def release(self) -> None:
         """Lets go of the last batch, which is kept so that its next step need not be packed again."""
         self._packed = None
+
+    def free_memory(self) -> None:
+        """Gives back what later requests would only have been quicker for: caches, graphs, spare blocks."""
+        self.release()
+        self.caches.clear()
+        if isinstance(self.stepper, GraphSteps):
+            self.stepper.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def decode(self, draft: Draft) -> Image.Image:
         """The picture of a finished draft. Raises EngineError when its numbers are not finite."""

@@ -1,89 +1,41 @@
 """The Engine that runs a checkpoint with torch, on a CPU or a GPU, with a named set of kernels.
 
 Requests of one batch share packed forwards, whatever their sizes, steps and numbers of references; each keeps
-its own noise, fate and error. A request leaves the pack when it is finished, canceled or broken.
+its own noise, fate and error. A request leaves the pack when it is finished, canceled or broken. One that the
+device has no memory for is tried alone, then once more when the others are done, and then fails by itself.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from engine_build.config import CheckpointConfig, ReferenceAttention
-from engine_build.dressing import Dressing, Overflow, plan, reference_tokens
+from engine_build.autoencoder import picture
+from engine_build.config import CheckpointConfig
+from engine_build.dressing import Dressing, plan, reference_tokens
 from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
+from engine_build.graphs import GraphSteps
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose
-from engine_build.ledger import Ledger
-from engine_build.loading import load_pipeline, pick_device, pick_dtype, pick_kernels
+from engine_build.job import Job, Ticket
+from engine_build.loading import graphs_of, load_pipeline, pick_device, pick_dtype, pick_kernels
+from engine_build.memory_plan import fit
+from engine_build.options import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, EngineOptions
 from engine_build.pipeline import Draft, Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.references import named_by_pixels
+from engine_build.transfer import Landing, Stopwatch
 from engine_build.weights import locate
 
 _log = logging.getLogger(__name__)
-CPU_TOKEN_BUDGET = 2_048
-GPU_TOKEN_BUDGET = 49_152
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine may be told beyond its checkpoint. None leaves a choice to the checkpoint or the device.
-
-    `reference_attention` other than the checkpoint's own is an approximation and every outcome says so.
-    `overflow` decides what happens to garments beyond the checkpoint's places. `loras` are files and their
-    strengths, merged into the weights. Cache sizes are in bytes.
-    """
-
-    reference_attention: ReferenceAttention | None = None
-    overflow: Overflow = "sheets"
-    loras: tuple[tuple[Path, float], ...] = ()
-    garment_area: int | None = None
-    token_budget: int | None = None
-    previews: bool = True
-    text_cache_bytes: int = 256 << 20
-    latent_cache_bytes: int = 256 << 20
-    reference_cache_bytes: int = 1 << 30
-
-
-@dataclass
-class _Job:
-    """One request on its way through its passes; it is over when it has an outcome."""
-
-    request: TryOnRequest
-    approximation: str | None
-    ledger: Ledger = field(default_factory=Ledger)
-    dressing: Dressing | None = None
-    draft: Draft | None = None
-    turn: int = 0
-    steps_done: int = 0
-    outcome: Outcome | None = None
-
-    @property
-    def tokens(self) -> int:
-        return self.draft.tokens if self.draft else 0
-
-    def succeed(self, image: Image.Image) -> None:
-        self._end(Outcome(self.request.id, "succeeded", image=image, approximation=self.approximation))
-
-    def cancel(self) -> None:
-        self._end(Outcome(self.request.id, "canceled"))
-
-    def fail(self, error: Exception) -> None:
-        self._end(Outcome(self.request.id, "failed", error=error))
-
-    def _end(self, outcome: Outcome) -> None:
-        stages, events = dict(self.ledger.seconds), dict(self.ledger.events)
-        self.outcome = replace(outcome, stages=stages, cache=events, nfe=self.steps_done)
-        self.draft = None
 
 
 class TorchEngine:
@@ -132,14 +84,21 @@ class TorchEngine:
         return self.options.token_budget or (GPU_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
 
     def warm_up(self) -> None:
-        """One step at the default size, forgotten afterwards. Raises EngineError when it fails."""
+        """One step at the default size, forgotten afterwards. Raises EngineError when it fails.
+
+        With CUDA graphs one for each number of garments, so that the graphs of these buckets are recorded.
+        """
+        graphs = isinstance(self.pipeline.stepper, GraphSteps)
+        for garments in range(1, max(1, min(MAX_GARMENTS, self.config.max_references - 1)) + 1 if graphs else 2):
+            self._warm_up(garments)
+        self.pipeline.caches.clear()
+
+    def _warm_up(self, garments: int) -> None:
         width, height = self.config.default_size
         grey = ImageInput(Image.new("RGB", (width, height), "grey"), "warm-up")
-        request = TryOnRequest(
-            "warm-up", grey, (replace(grey, category="tops"),), compose([GarmentPhrase("tops")]), steps=1
-        )
-        (outcome,) = self.run([request])
-        self.pipeline.caches.clear()
+        told = compose([GarmentPhrase("tops")] * garments)
+        worn = (replace(grey, category="tops"),) * garments
+        (outcome,) = self.run([TryOnRequest("warm-up", grey, worn, told, steps=1)])
         if outcome.error is not None:
             raise EngineError(f"the engine cannot run: {outcome.error}") from outcome.error
 
@@ -160,27 +119,42 @@ class TorchEngine:
         Raises EngineError when the device is lost, and whatever `on_step` raises.
         """
         with self._lock, torch.inference_mode():
-            jobs = [_Job(request, self.approximation) for request in requests]
+            jobs = [Job(request, self.approximation) for request in requests]
             try:
                 for job in jobs:
                     self._guarded(job, self._begin)
-                while waiting := [job for job in jobs if job.outcome is None]:
+                while waiting := [job for job in jobs if job.outcome is None and not job.put_off]:
                     for group in self._groups(waiting):
                         self._step(group, on_step)
+                for job in jobs:
+                    if job.outcome is None:
+                        self._run_alone(job, on_step)
             finally:
                 self.pipeline.release()
             return [job.outcome for job in jobs if job.outcome is not None]
 
-    def _begin(self, job: _Job) -> None:
+    def _run_alone(self, job: Job, on_step: OnStep | None) -> None:
+        """The last try of a job that lacked memory: the others are done, and what can be freed is."""
+        _log.warning("request %s lacked memory and is tried alone", job.request.id)
+        self.pipeline.free_memory()
+        while job.outcome is None:
+            if job.draft is None:
+                self._guarded(job, self._begin)
+            elif job.drawn:
+                self._guarded(job, self._end_pass)
+            else:
+                self._step([job], on_step)
+
+    def _begin(self, job: Job) -> None:
         job.dressing = plan(job.request, self.config, self.pipeline.autoencoder.token_pixels, self.options.overflow)
-        self._begin_pass(job, job.dressing, job.dressing.person)
+        job.draft = self._draft(job, job.dressing, job.dressing.person, 0)
 
-    def _begin_pass(self, job: _Job, dressing: Dressing, person: ImageInput) -> None:
-        turn = dressing.passes[job.turn]
-        conditioning = self.pipeline.condition(turn.instruction, (person, *turn.garments), job.ledger)
-        job.draft = self.pipeline.draft(conditioning, dressing.size, dressing.steps, seed=job.request.seed)
+    def _draft(self, job: Job, dressing: Dressing, person: ImageInput, turn: int) -> Draft:
+        wanted = dressing.passes[turn]
+        conditioning = self.pipeline.condition(wanted.instruction, (person, *wanted.garments), job.ledger)
+        return self.pipeline.draft(conditioning, dressing.size, dressing.steps, seed=job.request.seed)
 
-    def _groups(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Jobs in order, as many to a forward as the token budget holds, at least one."""
         budget, group, room = self._token_budget, [], 0
         for job in jobs:
@@ -192,56 +166,81 @@ class TorchEngine:
         if group:
             yield group
 
-    def _step(self, jobs: Sequence[_Job], on_step: OnStep | None) -> None:
-        """One forward of jobs that fit it together; should it fail, of each of them alone."""
-        started = time.perf_counter()
+    def _step(self, jobs: Sequence[Job], on_step: OnStep | None) -> None:
+        """One forward of jobs that fit it together; should it fail, of each of them alone.
+
+        On a GPU a step is reported while the next one runs, so that the device never waits for the host.
+        """
+        watch = Stopwatch(self.pipeline.device)
         try:
             clean = self.pipeline.advance([job.draft for job in jobs if job.draft is not None])
-            self._synchronize()
         except Exception as error:
             _refuse_lost_device(error)
             if len(jobs) == 1:
                 jobs[0].fail(error)
                 return
+            clean = None
+        if clean is None:
             for job in jobs:
                 self._step([job], on_step)
             return
-        seconds = time.perf_counter() - started
+        watch.stop()
         for job, x0 in zip(jobs, clean, strict=True):
-            job.ledger.add("denoise", seconds)
+            self._issue(job, x0, watch, on_step is not None)
+        for job in jobs:
+            self._settle(job, on_step)
+
+    def _issue(self, job: Job, x0: Tensor, watch: Stopwatch, watched: bool) -> None:
+        """Notes a step that was started, with a preview when somebody watches and there is memory for one."""
+        pixels = None
+        if watched and self.options.previews and not job.drawn:
+            try:
+                with job.ledger.timed("vae_decode", torch.device("cpu")):  # the host's share: `_settle` waits
+                    pixels = self.pipeline.autoencoder.preview_pixels(x0)
+            except torch.OutOfMemoryError as error:
+                _refuse_lost_device(error)
+        job.tickets.append(Ticket(watch, Landing(pixels, self.pipeline.device), pixels is not None))
+
+    def _settle(self, job: Job, on_step: OnStep | None) -> None:
+        """Reports the steps that are due: on a GPU all but the newest, and that one too when it was the last."""
+        ahead = 1 if self.pipeline.device.type == "cuda" and not job.drawn else 0
+        while len(job.tickets) > ahead:
+            ticket = job.tickets.popleft()
+            try:
+                ticket.landing.wait()
+            except Exception as error:
+                _refuse_lost_device(error)
+                raise
+            job.ledger.add("denoise", ticket.watch.seconds())
             job.steps_done += 1
-            if self._wanted(job, x0, on_step):
-                self._guarded(job, self._end_pass)
+            if not self._wanted(job, ticket, on_step):
+                job.cancel()
+                return
+        if job.drawn:
+            self._guarded(job, self._end_pass)
 
-    def _wanted(self, job: _Job, x0: Tensor, on_step: OnStep | None) -> bool:
-        """Reports the step; a job whose caller no longer wants it is canceled."""
-        dressing, draft = job.dressing, job.draft
-        if on_step is None or dressing is None or draft is None:
+    def _wanted(self, job: Job, ticket: Ticket, on_step: OnStep | None) -> bool:
+        """Reports a step; False when the caller no longer wants the job."""
+        if on_step is None or job.dressing is None:
             return True
-        preview = None
-        if self.options.previews and not draft.done:
-            with job.ledger.timed("vae_decode", self.pipeline.device):
-                preview = self.pipeline.autoencoder.preview(x0)
-        steps = dressing.steps * len(dressing.passes)
-        if on_step(StepEvent(job.request.id, job.steps_done, steps, preview)):
-            return True
-        job.cancel()
-        return False
+        steps = job.dressing.steps * len(job.dressing.passes)
+        preview = picture(ticket.landing) if ticket.shown else None
+        return on_step(StepEvent(job.request.id, job.steps_done, steps, preview))
 
-    def _end_pass(self, job: _Job) -> None:
+    def _end_pass(self, job: Job) -> None:
         """Decodes a finished draft; the picture is the result, or the person of the next pass."""
         dressing, draft = job.dressing, job.draft
-        if dressing is None or draft is None or not draft.done:
+        if dressing is None or draft is None:
             return
         with job.ledger.timed("vae_decode", self.pipeline.device):
             image = self.pipeline.decode(draft)
-        job.turn += 1
-        if job.turn == len(dressing.passes):
+        if job.turn + 1 == len(dressing.passes):
             job.succeed(image)
-        else:
-            self._begin_pass(job, dressing, named_by_pixels(image))
+            return
+        job.draft = self._draft(job, dressing, named_by_pixels(image), job.turn + 1)
+        job.turn += 1
 
-    def _guarded(self, job: _Job, work: Callable[[_Job], None]) -> None:
+    def _guarded(self, job: Job, work: Callable[[Job], None]) -> None:
         """Runs one job's own part; its error becomes its outcome."""
         try:
             work(job)
@@ -249,13 +248,13 @@ class TorchEngine:
             _refuse_lost_device(error)
             job.fail(error)
 
-    def _synchronize(self) -> None:
-        if self.pipeline.device.type == "cuda":
-            torch.cuda.synchronize(self.pipeline.device)
-
 
 def _refuse_lost_device(error: Exception) -> None:
-    """Raises EngineError for an accelerator error other than a lack of memory: nothing runs after it."""
+    """Raises EngineError for an accelerator error other than a lack of memory: nothing runs after it.
+
+    Any other error loses what its frames held, so that it keeps no memory while it is passed on.
+    """
+    traceback.clear_frames(error.__traceback__)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
     elif isinstance(error, torch.AcceleratorError):
@@ -272,14 +271,19 @@ def load(
 ) -> TorchEngine:
     """The engine of `nano`, a checkpoint folder or a hub id, with the named kernels.
 
-    Raises CheckpointError for a checkpoint that does not load, BackendError for kernels or a device that are
-    not here, RequestError for an unknown dtype.
+    dtype `fp8` is bfloat16 with FP8 linears in the MMDiT's blocks. Raises CheckpointError for a checkpoint that
+    does not load, BackendError for kernels, a device or an FP8 that are not here, RequestError for an unknown
+    dtype, MemoryShortage when the device has too little memory free for the plan of `engine_build.memory_plan`.
     """
     options = options or EngineOptions()
     kernels, place = pick_kernels(backend), pick_device(device)
     number = pick_dtype(dtype, place)
     folder = locate(model)
     config = CheckpointConfig.load(folder)
+    if place.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(place)
+        options, planned = fit(folder, dtype=dtype, backend=backend, options=options, free=free)
+        _log.info("%s", planned.table(free))
     pipeline = load_pipeline(
         folder,
         kernels=kernels,
@@ -292,8 +296,13 @@ def load(
         ),
         reference_attention=options.reference_attention,
         loras=options.loras,
+        fp8=dtype == "fp8",
     )
+    if recording := graphs_of(options, pipeline.model):
+        pipeline.stepper = recording
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
     engine = TorchEngine(name, pipeline, config, options)
-    _log.info("loaded %s: %s kernels, %s, %s", name, kernels.name, place, str(number).removeprefix("torch."))
+    shown = "fp8" if dtype == "fp8" else str(number).removeprefix("torch.")
+    graphs = "CUDA graphs" if recording else "no CUDA graphs"
+    _log.info("loaded %s: %s kernels, %s, %s, %s", name, kernels.name, place, shown, graphs)
     return engine

@@ -6,6 +6,9 @@ the stream and not for the whole device. On a CPU everything has happened at onc
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,3 +37,28 @@ class Landing:
         if self._event is not None:
             self._event.synchronize()
         return self._host
+
+
+class Stopwatch:
+    """Seconds between its making and `stop`, on a GPU as the device's stream sees them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._started = self._mark()
+        self._stopped = self._started
+
+    def stop(self) -> None:
+        self._stopped = self._mark()
+
+    def seconds(self) -> float:
+        """To be asked only when the device has passed `stop`."""
+        if self._on_gpu:
+            return self._started.elapsed_time(self._stopped) / 1000
+        return self._stopped - self._started
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -14,6 +14,7 @@ from service.commands.engine import engine
 from service.commands.failures import OneLineFailures
 from service.commands.keys import keys
 from service.commands.loadtest import loadtest
+from service.commands.plan import plan
 from service.commands.top import top
 from service.commands.tryon import tryon
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
+weights.command("plan")(plan)
 app.add_typer(keys, name="keys")
 app.add_typer(engine, name="engine")
 app.add_typer(loadtest, name="loadtest")
@@ -46,7 +48,7 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="Folder for the 
 ModelOption = Annotated[str | None, typer.Option("--model", help=MODEL_HELP)]
 BackendOption = Annotated[str | None, typer.Option("--backend", help="torch, triton or tensorrt")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16 or fp8")]
 PortOption = Annotated[
     int | None, typer.Option("--port", help="TCP port of the gateway; 0 picks a free one.")
 ]

@@ -34,7 +34,7 @@ def tryon(
     model: Annotated[str, typer.Option(help="nano, a checkpoint folder or a hub id")] = "nano",
     backend: Annotated[str, typer.Option(help="torch, triton or tensorrt")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or fp8")] = "auto",
     lora: Annotated[
         list[str] | None, typer.Option(metavar="FILE[=STRENGTH]", help="A LoRA file; repeat for several.")
     ] = None,

@@ -35,6 +35,7 @@ OWN_REFUSALS = frozenset({"uploads-full", "decoder-busy"})
 
 JOB_TITLES = {
     "engine-failed": "The engine could not make the picture",
+    "out-of-memory": "The picture needs more memory than there is",
     "deadline-exceeded": "The deadline passed before the picture was made",
     "canceled": "The try-on was canceled",
 }

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from engine_build.engine import Outcome
-from engine_build.errors import RequestError
+from engine_build.errors import MemoryShortage, RequestError
 from service.errors import StoreUnavailable
 from service.images import CONTENT_TYPES
 from service.jobs.queue import Finish, JobQueue
@@ -30,6 +30,9 @@ NOT_STORED = JobError(
     code="store-unavailable", message="The picture store did not answer. Try again.", retryable=True
 )
 ENGINE_FAILED = JobError(code="engine-failed", message="The engine failed on this request. Try again.", retryable=True)
+OUT_OF_MEMORY = JobError(
+    code="out-of-memory", message="This picture needs more memory than the engine's device has. Ask for a smaller one."
+)
 CANCELED = JobError(code="canceled", message="The job was canceled.")
 EXPIRED = JobError(
     code="deadline-exceeded", message="The job did not finish before its deadline. Try again.", retryable=True
@@ -78,6 +81,9 @@ class Finisher:
             elif isinstance(outcome.error, RequestError):
                 error = JobError(code="unprocessable-request", message=str(outcome.error))
                 await self.end(claim, "failed", error=error)
+            elif isinstance(outcome.error, MemoryShortage):
+                log.error("out of memory", extra={"job_id": claim.spec.id})
+                await self.end(claim, "failed", error=OUT_OF_MEMORY)
             else:
                 await self.fail_attempt(claim, outcome.error)
 

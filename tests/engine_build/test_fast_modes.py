@@ -1,0 +1,85 @@
+"""What bfloat16 and FP8 cost in exactness, on the bundled nano, against the budgets of `engine_build.precision`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine_build.engine import ImageInput, TryOnRequest
+from engine_build.graphs import Eager, Step
+from engine_build.instruction import GarmentPhrase, compose
+from engine_build.model import MMDiT, ReferenceKV
+from engine_build.packing import PackedBatch
+from engine_build.precision import BUDGETS, psnr, relative_l2
+from engine_build.torch_engine import EngineOptions, TorchEngine, load
+from engine_build.training.samples import picture
+from engine_build.training.world import HELD_OUT_SEED, sample_scene
+from engine_build.training.world_render import render
+from kernels.fp8 import Fp8Linear
+
+
+class Recording:
+    """Steps as they are, with what went in and came out remembered; or fed with what another one remembers."""
+
+    def __init__(self, model: MMDiT, fed: list[tuple[Tensor, Tensor]] | None = None) -> None:
+        self.eager, self.fed = Eager(model), fed
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def prepare(self, batch: PackedBatch, kv: ReferenceKV | None) -> Step:
+        step = self.eager.prepare(batch, kv)
+
+        def recorded(target: Tensor, sigma: Tensor) -> Tensor:
+            if self.fed is not None:
+                target = self.fed[len(self.seen)][0]
+            velocity = step(target, sigma)
+            self.seen.append((target, velocity))
+            return velocity
+
+        return recorded
+
+
+def draw(seed: int, garments: int) -> tuple[Image.Image, list[Image.Image]]:
+    """A person and garments of the procedural world, seen by no training."""
+    drawn = render([sample_scene(HELD_OUT_SEED + seed, garments)], 96)
+    return picture(drawn.person[0]), [picture(drawn.garments[0, i]) for i in range(garments)]
+
+
+def requests() -> list[TryOnRequest]:
+    made = []
+    for seed, garments in ((1, 1), (2, 3)):
+        person, worn = draw(seed, garments)
+        told = compose([GarmentPhrase("tops")] * garments)
+        pictures = tuple(ImageInput(image, f"{seed}-{i}") for i, image in enumerate(worn))
+        made.append(TryOnRequest(str(seed), ImageInput(person, f"{seed}-person"), pictures, told, seed=seed))
+    return made
+
+
+def nano(dtype: str) -> TorchEngine:
+    return load("nano", device="cpu", dtype=dtype, options=EngineOptions(previews=False))
+
+
+@pytest.mark.parametrize("dtype", BUDGETS)
+def test_a_fast_mode_keeps_its_budget(dtype: str) -> None:
+    exact, fast, free = nano("float32"), nano(dtype), nano(dtype)
+    converted = any(isinstance(module, Fp8Linear) for module in fast.pipeline.model.modules())
+    assert converted == (dtype == "fp8")
+    for request in requests():
+        exact.pipeline.stepper = truth = Recording(exact.pipeline.model)
+        fast.pipeline.stepper = mine = Recording(fast.pipeline.model, fed=truth.seen)
+        (wanted,), _ = exact.run([request]), fast.run([request])
+        errors = [relative_l2(a, b) for (_, a), (_, b) in zip(mine.seen, truth.seen, strict=True)]
+        (drawn,) = free.run([request])
+        assert len(errors) == exact.config.default_steps
+        assert 1e-4 < max(errors) <= BUDGETS[dtype].velocity
+        assert psnr(drawn.image, wanted.image) >= BUDGETS[dtype].psnr
+
+
+def test_the_measures() -> None:
+    x = torch.tensor([3.0, 4.0])
+    assert relative_l2(x + torch.tensor([0.0, 0.5]), x) == pytest.approx(0.1)
+    person, _ = draw(1, 1)
+    assert psnr(person, person) == float("inf")
+    dark, light = (person.convert("L").point(lambda _, v=value: v) for value in (10, 35))
+    assert psnr(dark, light) == pytest.approx(20.172, abs=1e-3)
