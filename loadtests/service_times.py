@@ -210,8 +210,8 @@ def from_metrics(
 
     A batch takes the engine's busy seconds over the number of batches. With a second scrape at a `quiet` load,
     where batches are smaller, the part that a batch shares is told from what each request adds; without one
-    nothing is taken as shared. The difference between garment counts is that of their mean latencies, because
-    the wait before the engine does not depend on the count. Raises CalibrationError when no try-on has finished.
+    nothing is taken as shared. The difference between garment counts is that of their mean latencies (quiet ones
+    where given), because the wait before the engine does not depend on the count. Raises CalibrationError when no try-on has finished.
     """
     stages = [stage for stage in scrape.labels(STAGE_LATENCY) if stage not in AROUND]
     batches, requests = scrape.counts.get((BATCH_REQUESTS, ""), 0.0), scrape.sums.get((BATCH_REQUESTS, ""), 0.0)
@@ -220,8 +220,9 @@ def from_metrics(
     fixed = _shared(scrape, quiet) if quiet is not None else 0.0
     mean = scrape.busy_s / requests - fixed * batches / requests
     longest = max(stages, key=lambda stage: scrape.mean(STAGE_LATENCY, stage))
-    numbers = {int(label): scrape.mean(REQUEST_LATENCY, label) for label in scrape.labels(REQUEST_LATENCY)}
-    seen = {number: scrape.counts[REQUEST_LATENCY, str(number)] for number in numbers}
+    calm = quiet if quiet is not None and quiet.labels(REQUEST_LATENCY) else scrape
+    numbers = {int(label): calm.mean(REQUEST_LATENCY, label) for label in calm.labels(REQUEST_LATENCY)}
+    seen = {number: calm.counts[REQUEST_LATENCY, str(number)] for number in numbers}
     overall = sum(numbers[n] * seen[n] for n in numbers) / sum(seen.values()) if numbers else 0.0
     known = {number: mean + latency - overall for number, latency in numbers.items()} or {1: mean}
     return ServiceTimes(
