@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -46,8 +47,18 @@ def read(text: str, at: float) -> Reading:
     return reading
 
 
+def counted(readings: Sequence[Reading]) -> dict[str, int]:
+    """What the service counted between the first and the last reading: jobs ended by status, and `rejected`."""
+    if len(readings) < 2:
+        return {}
+    first, last = readings[0], readings[-1]
+    found = {status: int(total - first.ended.get(status, 0.0)) for status, total in last.ended.items()}
+    found["rejected"] = int(sum(last.rejected.values()) - sum(first.rejected.values()))
+    return {name: count for name, count in found.items() if count}
+
+
 class Probe:
-    """Reads `/metrics` until it is canceled; what cannot be read is left out and counted in `missed`."""
+    """Reads `/metrics` before, during and after a run; what cannot be read is left out and counted in `missed`."""
 
     def __init__(self, url: str, every_s: float = 1.0) -> None:
         self._url = url
@@ -55,15 +66,24 @@ class Probe:
         self.readings: list[Reading] = []
         self.missed = 0
 
+    async def once(self, start: float) -> None:
+        """Read once; times count from `start` (time.perf_counter seconds)."""
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
+            await self._read(http, start)
+
     async def run(self, start: float) -> None:
-        """Read every `every_s` seconds; times count from `start` (time.perf_counter seconds)."""
+        """Read every `every_s` seconds until canceled."""
         async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
             while True:
                 began = time.perf_counter()
-                try:
-                    answer = await http.get(self._url)
-                    answer.raise_for_status()
-                    self.readings.append(read(answer.text, began - start))
-                except (httpx.HTTPError, ValueError):
-                    self.missed += 1
+                await self._read(http, start)
                 await asyncio.sleep(max(0.0, began + self._every_s - time.perf_counter()))
+
+    async def _read(self, http: httpx.AsyncClient, start: float) -> None:
+        at = max(0.0, time.perf_counter() - start)
+        try:
+            answer = await http.get(self._url)
+            answer.raise_for_status()
+            self.readings.append(read(answer.text, at))
+        except (httpx.HTTPError, ValueError):
+            self.missed += 1

@@ -18,7 +18,7 @@ from rich.table import Table
 from loadtests.arrivals import Arrival
 from loadtests.client import Clients, Manners
 from loadtests.photos import Wardrobe
-from loadtests.probe import Probe
+from loadtests.probe import Probe, counted
 from loadtests.progress import show
 from loadtests.report import page
 from loadtests.runner import Ledger, Runner
@@ -86,6 +86,7 @@ def as_json(
         **verdict.as_json(),
         "objectives": asdict(objectives),
         "summary": summary.as_json(),
+        "service_counted": counted(ledger.readings),
         "service": [asdict(reading) for reading in ledger.readings],
     }
     if rows:

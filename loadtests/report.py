@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib.resources import files
 
 from loadtests.plots import Axis, Range, Rule, Series, bar_plot, legend, line_plot, range_plot
+from loadtests.probe import counted
 from loadtests.runner import Ledger
 from loadtests.summary import Spread, Summary
 from loadtests.verdict import Objectives, Verdict, share_text, time_text
@@ -45,6 +47,7 @@ def page(
         _by_garments(summary),
         _lateness(ledger, summary, objectives),
         _tables(summary),
+        _counts(ledger),
         _settings(settings),
     ]
     return (
@@ -293,6 +296,26 @@ def _tables(summary: Summary) -> str:
         f"<th>p90</th><th>p95</th><th>p99</th><th>p99.9</th><th>max</th></tr></thead><tbody>{body}</tbody></table></div>"
         '<h2>Ends</h2><div class="scroll"><table id="ends"><thead><tr><th>end, and its code</th><th>try-ons</th>'
         f"<th>share</th></tr></thead><tbody>{ends}</tbody></table></div>"
+    )
+
+
+def _counts(ledger: Ledger) -> str:
+    """The client's ledger beside the service's own totals: what was lost or counted twice shows here."""
+    service = counted(ledger.readings)
+    if not service:
+        return ""
+    ends = Counter("canceled" if one.end == "gave up" else one.end for one in ledger.outcomes)
+    ends["rejected"] = sum(len(one.rejections) for one in ledger.outcomes)
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{ends[name]:,}</td><td>{service.get(name, 0):,}</td></tr>"
+        for name in ("succeeded", "failed", "expired", "canceled", "rejected")
+        if ends[name] or service.get(name)
+    )
+    return (
+        '<h2>Counted on both sides</h2><div class="scroll"><table id="counts"><thead><tr><th>end</th>'
+        f"<th>by the clients</th><th>by the service</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<p class="soft">Equal when nobody else used the service, no job outlived the run and no client left before '
+        "its 202. Rejections count every attempt; the service counts those of its admission.</p>"
     )
 
 

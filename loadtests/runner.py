@@ -62,6 +62,8 @@ class Runner:
 
     async def run(self) -> Ledger:
         """Offer every arrival and wait until each has come to its end."""
+        if self._probe is not None:
+            await self._probe.once(time.perf_counter())
         self._start = time.perf_counter()
         self.ledger.began = datetime.now(UTC)
         probing = asyncio.create_task(self._probe.run(self._start)) if self._probe else None
@@ -74,6 +76,7 @@ class Runner:
             if probing is not None and self._probe is not None:
                 probing.cancel()
                 await asyncio.gather(probing, return_exceptions=True)
+                await self._probe.once(self._start)
                 self.ledger.readings = self._probe.readings
         self.ledger.wall_s = self.elapsed
         return self.ledger
