@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.jobs.schemas import WorkerInfo
+from service.metrics import LATENCY_BUCKETS
 from service.top.history import WHOLE, History
 
 SILENT_S = 12.0
@@ -166,7 +167,9 @@ def _stages(history: History) -> RenderableType:
 
 
 def seconds(value: float) -> str:
-    """A time of a human's length: milliseconds below one second."""
+    """A quantile: milliseconds below one second; the histograms know nothing beyond their last bound."""
+    if value >= LATENCY_BUCKETS[-1]:
+        return f"> {LATENCY_BUCKETS[-1]:.0f} s"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 

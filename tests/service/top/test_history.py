@@ -134,6 +134,6 @@ def test_a_gateways_metrics_are_read_back() -> None:
 
 
 def test_small_words_of_the_frame() -> None:
-    assert (seconds(0.0421), seconds(2.34)) == ("42 ms", "2.3 s")
+    assert (seconds(0.0421), seconds(2.34), seconds(60.0)) == ("42 ms", "2.3 s", "> 60 s")
     assert sparkline([0, 1, 8]) == "▁▂█" and sparkline([0, 0]) == "▁▁" and sparkline([]) == ""
     assert bar(0.5, 4).plain == "━━╌╌" and bar(7.0, 2).plain == "━━"
