@@ -161,12 +161,13 @@ def test_a_zombie_cannot_overwrite(begin: Begin) -> None:
     )
     fleet, proxy = case.fleet, case.fleet.proxies["worker"]
     prime(case)
+    fleet.start_worker(1, direct=True)
+    fleet.signal("worker-1", signal.SIGSTOP)
     trap = proxy.catch("to store", b'"nfe"', forward=False)
     order = case.customers.order()
     assert trap.sprung.wait(30)
     stopped = fleet.signal("worker-0", signal.SIGSTOP)
-    fleet.start_worker(1, direct=True)
-    ready = time.monotonic()
+    fleet.signal("worker-1", signal.SIGCONT)
     case.customers.finish()
     first = order.etag
     trap.release()
@@ -176,7 +177,7 @@ def test_a_zombie_cannot_overwrite(begin: Begin) -> None:
     until(lambda: len(fleet.blobs("result")) == 2, "the zombie erases its picture")
     case.verify(succeeded=2)
     assert order.etag == first and order.attempts >= 2
-    restarted(case, stopped, ready)
+    restarted(case, stopped)
 
 
 @pytest.mark.long

@@ -1,0 +1,47 @@
+"""A reservation that cannot be given back during an outage is given back right after it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from queue_hand import Hand
+
+from service.jobs.embedded import EmbeddedServer
+from service.jobs.giving_back import GivingBack
+from service.jobs.queue import JobQueue
+from service.settings import load_settings
+
+
+async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
+    stopping = asyncio.Event()
+    giving_back = GivingBack(queue, stopping)
+    reservation = await Hand(queue).reserve(key="k")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        await giving_back.release(reservation)
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(20):
+        while (await queue.backlog()).in_flight:  # noqa: ASYNC110 (the reservation lives in the store)
+            await asyncio.sleep(0.05)
+    await queue.close()
+
+
+async def test_a_stop_ends_the_patience(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
+    stopping = asyncio.Event()
+    giving_back = GivingBack(queue, stopping)
+    reservation = await Hand(queue).reserve(key="k")
+    own_server.kill()
+    await giving_back.release(reservation)
+    (waiting,) = (task for task in asyncio.all_tasks() if "_later" in repr(task))
+    stopping.set()
+    await asyncio.wait_for(waiting, 20)
+    await queue.close()
