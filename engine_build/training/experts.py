@@ -118,9 +118,3 @@ class ExpertTryOns:
             edited = support.float() if c.region_loss else sample.edited
             result.append(replace(sample, references=(shown, *sample.references[1:]), target=truth, edited=edited))
         return result
-
-
-def stays_inside(before: Tensor, after: Tensor, support: Tensor, least: float = 0.02) -> float:
-    """Share of the pixels an edit changes (pictures (3, H, W)) that lie inside the support; 1 when none changes."""
-    changed = (before - after).abs().amax(0) > least
-    return float((changed & support).sum() / changed.sum().clamp_min(1)) if bool(changed.any()) else 1.0

@@ -37,7 +37,7 @@ def report(networks: dict[str, Parts], config: IsolateConfig, judge: Classifier)
     any_parts = next(iter(networks.values()))
     held = HeldOut.make(any_parts, config.height, config.shot, config.report_samples, config.mix)
     way = Way(config.report_steps)
-    quality = {name: assess(parts, held, way, judge) for name, parts in networks.items()}
+    quality = {name: assess(parts, held, way, judge, repeats=2, retrieval=False) for name, parts in networks.items()}
     return {
         "quality": quality,
         "milliseconds_a_step": {name: step_times(parts, held.samples[:8]) for name, parts in networks.items()},

@@ -100,12 +100,13 @@ def assess(
     seed: int = 0,
     rare: tuple[str, ...] = (),
     repeats: int = 4,
+    retrieval: bool = True,
 ) -> dict[str, object]:
-    """Every figure of one network sampled one way."""
+    """Every figure of one network sampled one way; `repeats` pictures a scene for diversity, at least 2."""
     pictures, seconds = generate(parts, held.samples, way, seed)
     rows: list[Sample] = []
     for i in range(0, len(pictures), 8):
-        scores = world_scores([[p] for p in pictures[i : i + 8]], held.scenes[i : i + 8], judge, retrieval=True)
+        scores = world_scores([[p] for p in pictures[i : i + 8]], held.scenes[i : i + 8], judge, retrieval)
         rows += [row[0] for row in scores]
     few = held.samples[: min(16, len(held.samples))]
     again = torch.stack([generate(parts, few, way, seed + 1 + k)[0] for k in range(repeats)], 1)
@@ -152,9 +153,8 @@ def diversity(pictures: Tensor, shares: Sequence[Tensor], grid: tuple[int, int])
     height, width = pictures.shape[-2:]
     values = []
     for group, share in zip(pictures, shares, strict=True):
-        region = (
-            share.cpu().view(grid).repeat_interleave(height // grid[0], 0).repeat_interleave(width // grid[1], 1) > 0.5
-        )
+        region = share.cpu().view(grid).repeat_interleave(height // grid[0], 0)
+        region = region.repeat_interleave(width // grid[1], 1) > 0.5
         if bool(region.any()):
             pairs = [(a - b)[:, region].square().mean().sqrt() for a, b in combinations(group, 2)]
             values.append(float(torch.stack(pairs).mean()))

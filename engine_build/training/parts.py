@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2
@@ -40,6 +41,22 @@ class Backbone(nn.Module):
     def __init__(self, dit: MMDiT) -> None:
         super().__init__()
         self.dit = dit
+
+
+class Mode:
+    """The reference attention a network is trained with, kept in its state: whoever starts from it goes on with it."""
+
+    def __init__(self, dit: MMDiT) -> None:
+        self.mode = dit.config.reference_attention
+
+    def state_dict(self) -> dict[str, str]:
+        return {"reference_attention": self.mode}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["reference_attention"] != self.mode:
+            raise RequestError(
+                f"this run was trained with {state['reference_attention']} references and cannot go on with {self.mode}"
+            )
 
 
 @dataclass
@@ -90,16 +107,11 @@ class Workshop:
     def _of_run(self, state: Path | None, config: StageConfig, mode: ReferenceAttention | None) -> Parts:
         tokenizer, vae = self.tokenizer(), self.autoencoder()
         torch.manual_seed(config.seed)
-        model = NanoModel(
-            replace(self.shape, reference_attention=mode or self.shape.reference_attention), len(tokenizer)
-        )
-        if state is not None:
-            if not state.exists():
-                raise RequestError(f"start_from {config.start_from!r}: there is no {state}; train that stage first")
-            values = torch.load(state, map_location="cpu", weights_only=True)["ema"]["values"]
-            if not any(name.startswith("dit.") for name in values):
-                raise RequestError(f"{state} holds a LoRA: start from what it was trained on and name it in loras")
-            model.load_state_dict(values)
+        saved = {} if state is None else _read_state(state, config.start_from)
+        trained = saved.get("network", {}).get("reference_attention", self.shape.reference_attention)
+        model = NanoModel(replace(self.shape, reference_attention=mode or trained), len(tokenizer))
+        if saved:
+            model.load_state_dict(saved["ema"]["values"])
         model.to(self.device)
         written = FlowConfig(height=config.height, shot=config.shot, shift=config.shift)
         return Parts(
@@ -125,6 +137,15 @@ class Workshop:
             schedule=Schedule.load(folder),
             write=lambda target: _write_over(folder, target, dit),
         )
+
+
+def _read_state(path: Path, name: str) -> dict[str, Any]:
+    if not path.exists():
+        raise RequestError(f"start_from {name!r}: there is no {path}; train that stage first")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not any(key.startswith("dit.") for key in state["ema"]["values"]):
+        raise RequestError(f"{path} holds a LoRA: start from what it was trained on and name it in loras")
+    return state
 
 
 def autoencoder_in(folder: Path) -> AutoencoderKLFlux2:

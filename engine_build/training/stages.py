@@ -30,7 +30,7 @@ from engine_build.training.matching import Matching
 from engine_build.training.measures import Way
 from engine_build.training.nft import Nft, NftConfig, WorldRewards
 from engine_build.training.packing_report import PackingConfig, measure
-from engine_build.training.parts import Backbone, Parts, Workshop
+from engine_build.training.parts import Backbone, Mode, Parts, Workshop
 from engine_build.training.run import Run
 from engine_build.training.sample import Sample, Source, Stream, Tokens
 from engine_build.training.sharding import Place, shard
@@ -293,7 +293,8 @@ def _fit(
         sheet = job.shop.out / "grids" / f"{job.stage}-{index}.png"
         write_sheet(sheet, parts, source, way, write=job.place.first)
 
-    fit(run, learner, step, job.resume, more, show if c.show_every else None, job.stop_after)
+    remembered = {**more, "network": Mode(parts.dit)}
+    fit(run, learner, step, job.resume, remembered, show if c.show_every else None, job.stop_after)
     return _leave(job, parts, learner)
 
 

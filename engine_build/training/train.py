@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLFlux2
+from transformers import PreTrainedTokenizerFast
 
 from engine_build.config import PRESETS, ModelConfig
 from engine_build.errors import RequestError
@@ -106,7 +108,7 @@ class TrainConfig:
             out=self.out,
             shape=replace(PRESETS["nano"], **self.model),
             device=device,
-            tokenizer=lambda: tokenizer.train(edits=self.tokenizer_edits),
+            tokenizer=lambda: _tokenizer(self.tokenizer_edits),
             autoencoder=self._autoencoder,
             default_steps=self.steps,
         )
@@ -115,6 +117,12 @@ class TrainConfig:
         if self.autoencoder_from:
             return autoencoder_in(locate(self.autoencoder_from))
         return vae.train(self.vae, self.out, resume=True)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(edits: int) -> PreTrainedTokenizerFast:
+    """Trained once a process: it is the same every time."""
+    return tokenizer.train(edits=edits)
 
 
 def _known(path: Path, table: str, values: dict[str, Any], known: set[str]) -> None:

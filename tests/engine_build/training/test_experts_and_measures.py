@@ -1,0 +1,182 @@
+"""Experts' masks and repainting, measures by hand, the watch over rewards, trainable LoRA weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine_build.config import ModelConfig
+from engine_build.errors import RequestError
+from engine_build.lora import LoraSet, read_lora
+from engine_build.model import MMDiT
+from engine_build.training import adapters
+from engine_build.training.experts import DOMAINS, GREY, ExpertConfig, ExpertTryOns, automask, masked, repaint
+from engine_build.training.learner import Learner, StageConfig
+from engine_build.training.measures import Way, diversity, kid, standard_error
+from engine_build.training.nft import Watch
+from engine_build.training.tryons import TryOns
+from engine_build.training.world_render import garment_region, render
+from engine_build.training.world_specs import FACE, REGION_OF
+
+SHAPE = ModelConfig(
+    num_layers=1,
+    num_single_layers=1,
+    num_attention_heads=2,
+    attention_head_dim=16,
+    in_channels=8,
+    joint_attention_dim=12,
+    axes_dims_rope=(4, 4, 4, 4),
+    reference_attention="isolated",
+)
+
+
+def _dit() -> MMDiT:
+    torch.manual_seed(0)
+    model = MMDiT(SHAPE)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.1)
+    return model
+
+
+@pytest.mark.parametrize("domain", list(DOMAINS))
+def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewhere(domain: str) -> None:
+    config = ExpertConfig(domain=domain, height=64, shot=32)
+    for sample in ExpertTryOns(config).draw([0, 1]):
+        scene = sample.scene
+        drawn = render([scene], 64, 32)
+        support = automask(drawn.person_regions[0], DOMAINS[domain])
+        photo = drawn.person[0]
+        assert (sample.references[0][:, support] == GREY).all()
+        assert torch.equal(sample.references[0][:, ~support], photo[:, ~support])
+        assert torch.equal(sample.target[:, ~support], photo[:, ~support])
+        assert torch.equal(sample.edited.bool(), support)
+        (garment,) = scene.garments
+        assert garment.category in DOMAINS[domain].categories
+        shown = garment_region(drawn.target_regions[0], garment.category)
+        assert (shown & support).sum() >= 0.6 * shown.sum()
+        assert not (support & (drawn.person_regions[0] == FACE)).any()
+
+
+def test_the_mask_depends_on_the_photo_alone() -> None:
+    scene = TryOns(64, 32, mix=(1.0,), categories=("tops",)).scene(0)
+    other = replace(scene, target=scene.worn)
+    masks = [automask(render([s], 64, 32).person_regions[0], DOMAINS["top"]) for s in (scene, other)]
+    assert torch.equal(*masks)
+    whole = ExpertTryOns(ExpertConfig(domain="top", automask=False)).draw([0])[0]
+    assert not (whole.references[0] == GREY).all(0).any() or whole.references[0].std() > 0
+
+
+def test_repainting_leaves_every_other_pixel_and_feathers_inwards() -> None:
+    generator = torch.Generator().manual_seed(0)
+    photo, result = (torch.randint(0, 256, (3, 20, 16), generator=generator, dtype=torch.uint8) for _ in range(2))
+    support = torch.zeros(20, 16, dtype=torch.bool)
+    support[4:16, 3:13] = True
+    mixed = repaint(photo, result, support, feather=2)
+    assert torch.equal(mixed[:, ~support], photo[:, ~support])
+    assert torch.equal(mixed[:, 6:14, 5:11], result[:, 6:14, 5:11])
+    edge = photo[:, 4, 8].float() + (result[:, 4, 8].float() - photo[:, 4, 8].float()) / 3
+    assert torch.equal(mixed[:, 4, 8], edge.round().to(torch.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        repaint(photo.float(), result, support)
+    assert torch.equal(masked(photo.float(), support)[:, ~support], photo.float()[:, ~support])
+
+
+def test_kid_by_hand_and_its_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(5, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    x, y = a.numpy().astype(float), b.numpy().astype(float)
+    scale = y.std(ddof=1)
+    k = lambda p, q: (p @ q / 3 / scale**2 + 1) ** 3  # noqa: E731
+    own_x = np.mean([k(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
+    own_y = np.mean([k(y[i], y[j]) for i in range(4) for j in range(4) if i != j])
+    cross = np.mean([k(p, q) for p in x for q in y])
+    assert kid(a, b) == pytest.approx(own_x + own_y - 2 * cross, abs=1e-6)
+    real, near, far = torch.randn(400, 8), torch.randn(400, 8), torch.randn(400, 8) + 1
+    assert abs(kid(near, real)) < 0.1 < kid(far, real)
+    assert kid(a[:1], b) is None
+
+
+def test_diversity_is_the_distance_inside_the_edit() -> None:
+    pictures = torch.zeros(1, 2, 3, 8, 8)
+    pictures[0, 1, :, :4] = 0.5
+    pictures[0, 1, :, 4:] = 9.0
+    assert diversity(pictures, [torch.tensor([1.0, 0.0])], (2, 1)) == pytest.approx(0.5)
+    assert diversity(pictures, [torch.zeros(2)], (2, 1)) is None
+
+
+def test_evaluations_are_counted_with_both_passes_of_guidance() -> None:
+    assert (Way(32).nfe, Way(32, 2.0).nfe, Way(4).nfe) == (32, 64, 4)
+    assert standard_error([1.0, 2.0, 3.0]) == pytest.approx(1 / math.sqrt(3))
+    assert math.isnan(standard_error([1.0]))
+
+
+def test_a_reward_bought_with_another_is_warned_of() -> None:
+    watch = Watch(("identity", "physics"), window=5)
+    told = [watch.update((5.0, 5.0)) for _ in range(5)]
+    told += [watch.update((6.0, 5.0)) for _ in range(20)]
+    assert not any(told)
+    state = watch.state_dict()
+    first = [watch.update((6.0, 4.0)) for _ in range(15)]
+    assert any(first) and "identity +1.00" in first[-1] and "physics -" in first[-1]
+    again = Watch(("identity", "physics"), window=5)
+    again.load_state_dict(state)
+    assert [again.update((6.0, 4.0)) for _ in range(15)] == first
+
+
+def test_lora_weights_alone_train_and_the_written_file_changes_the_model_as_training_did(tmp_path: Path) -> None:
+    dit = _dit()
+    plain = {name: value.clone() for name, value in dit.state_dict().items()}
+    adapters.attach(dit, rank=2, alpha=4.0)
+    weights = adapters.LoraWeights(dit)
+    assert all(p.requires_grad for p in weights.parameters())
+    assert not any(p.requires_grad for p in dit.parameters())
+    learner = Learner(weights, StageConfig(optimizer="adamw", learning_rate=0.1, warm_up=1))
+    x = torch.randn(5, SHAPE.width, generator=torch.Generator().manual_seed(0))
+    linear = dit.single_transformer_blocks[0].attn.to_out
+    wide = torch.randn(5, linear.in_features, generator=torch.Generator().manual_seed(1))
+    for step in range(3):
+        learner.descend(linear(wide).square().mean(), step)
+    assert all(torch.equal(plain[name], value) for name, value in dit.state_dict().items())
+    path = adapters.write(tmp_path / "x.safetensors", weights)
+    fresh = _dit()
+    LoraSet(fresh).add("x", read_lora(path))
+    torch.testing.assert_close(fresh.single_transformer_blocks[0].attn.to_out(wide), linear(wide))
+    merged = _dit()
+    adapters.merge_files(merged, [path])
+    torch.testing.assert_close(merged.single_transformer_blocks[0].attn.to_out(wide), linear(wide))
+    assert [type(m) for m in merged.modules()] == [type(m) for m in _dit().modules()]
+    assert x.shape == (5, SHAPE.width)
+
+
+def test_twins_share_what_is_frozen_and_blend_what_is_not() -> None:
+    dit = _dit()
+    adapters.attach(dit, rank=2, alpha=4.0)
+    copied = adapters.twin(dit)
+    assert copied.x_embedder.weight is dit.x_embedder.weight
+    ours, theirs = adapters.tensors_of(dit), adapters.tensors_of(copied)
+    assert ours.keys() == theirs.keys() and all(ours[n] is not theirs[n] for n in ours)
+    assert not any(t.requires_grad for t in theirs.values())
+    with torch.no_grad():
+        for tensor in ours.values():
+            tensor.fill_(1.0)
+        for tensor in theirs.values():
+            tensor.zero_()
+    adapters.blend(copied, dit, 0.75)
+    assert all(torch.allclose(t, torch.tensor(0.25)) for t in theirs.values())
+    whole = _dit()
+    whole_copy = adapters.twin(whole)
+    assert whole_copy.x_embedder.weight is not whole.x_embedder.weight
+    assert not any(p.requires_grad for p in whole_copy.parameters())
+
+
+def test_impossible_loras_are_refused() -> None:
+    with pytest.raises(RequestError, match="rank of at least 1"):
+        adapters.attach(_dit(), rank=0, alpha=1.0)
+    with pytest.raises(RequestError, match="nowhere"):
+        adapters.attach(_dit(), rank=1, alpha=1.0, layers=("nowhere",))
+    assert REGION_OF["tops"] in DOMAINS["top"].regions

@@ -1,0 +1,178 @@
+"""The whole recipe at its smallest: every stage runs, starts from the one before, resumes exactly, leaves its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipe import write_config
+
+from engine_build.config import CheckpointConfig
+from engine_build.engine import load_engine
+from engine_build.errors import RequestError
+from engine_build.training.evaluate import requests_of
+from engine_build.training.run import Run
+from engine_build.training.train import TrainConfig, main, run_stage
+from engine_build.training.world import HELD_OUT_SEED, sample_scene
+
+CHAIN = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill", "dmd")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The chain of stages, each run once without interruption."""
+    config = TrainConfig.load(write_config(tmp_path_factory.mktemp("recipe")))
+    for stage in CHAIN:
+        left = run_stage(config, stage, resume=False)
+        assert (left / "changeroom.json").exists()
+    return config
+
+
+def _state(config: TrainConfig, stage: str) -> dict[str, Any]:
+    state = Run(config.out, stage).load()
+    assert state is not None
+    return state
+
+
+def _losses(config: TrainConfig, stage: str) -> dict[int, float]:
+    rows = [json.loads(line) for line in (config.out / f"{stage}.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("stage", CHAIN)
+def test_an_interrupted_stage_ends_where_the_whole_one_ended(recipe: TrainConfig, stage: str) -> None:
+    """Interrupted after its first step by everything but luck: other random numbers have been drawn meanwhile."""
+    parts, table = f"{stage}-parts", replace(recipe.stage(stage), **_without_report(recipe, stage))
+    run_stage(recipe, stage, resume=False, stop_after=1, name=parts, table=table)
+    assert _state(recipe, parts)["step"] == 1
+    torch.rand(7)
+    run_stage(recipe, stage, resume=True, name=parts, table=table)
+    whole, resumed = _state(recipe, stage), _state(recipe, parts)
+    assert whole["step"] == resumed["step"] == 3
+    for part in whole.keys() - {"rng", "step"}:
+        assert _same(whole[part], resumed[part]), part
+    assert _losses(recipe, stage) == _losses(recipe, parts)
+    first = Run(recipe.out, recipe.stage(stage).start_from).load() if recipe.stage(stage).start_from else None
+    if first is not None:
+        assert not _same(first["ema"]["values"], whole["model"])
+
+
+def _without_report(recipe: TrainConfig, stage: str) -> dict[str, int]:
+    return {"report_samples": 0} if stage == "isolate" else {}
+
+
+def test_each_checkpoint_runs_in_the_engine_in_its_own_mode(recipe: TrainConfig) -> None:
+    for stage, mode in (("tryon", "joint"), ("isolate", "isolated"), ("dmd", "isolated")):
+        folder = recipe.out / stage / "checkpoint"
+        assert CheckpointConfig.load(folder).reference_attention == mode
+    engine = load_engine(str(recipe.out / "dmd" / "checkpoint"), device="cpu")
+    (outcome,) = engine.run(requests_of([sample_scene(HELD_OUT_SEED + 5, 2)], 64, 2))
+    assert outcome.error is None and outcome.image is not None and outcome.image.size == (48, 64)
+
+
+def test_logs_tell_every_dimension_and_category(recipe: TrainConfig) -> None:
+    rewards = [json.loads(line) for line in (recipe.out / "nft.jsonl").read_text().splitlines()]
+    assert {"reward", "identity", "garment_fidelity", "background", "physics", "spread"} <= set(rewards[0])
+    assert all(1 <= row["reward"] <= 10 for row in rewards)
+    tryon = [json.loads(line) for line in (recipe.out / "tryon.jsonl").read_text().splitlines()]
+    assert sum(name.startswith("held_out_") for name in tryon[0]) == 8
+    assert not any(name.startswith("held_out_") for name in tryon[1])
+    report = json.loads((recipe.out / "isolate" / "isolation.json").read_text())
+    assert set(report["quality"]) == {"joint", "isolated, not tuned", "isolated"}
+    assert set(report["milliseconds_a_step"]["isolated"]) > set(report["milliseconds_a_step"]["joint"])
+
+
+def test_frozen_words_stay_frozen_and_free_ones_learn(recipe: TrainConfig) -> None:
+    def text(stage: str) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in _state(recipe, stage)["model"].items() if k.startswith("text.")}
+
+    start = {k: v for k, v in _state(recipe, "isolate")["ema"]["values"].items() if k.startswith("text.")}
+    for stage in ("nft", "cfg-distill", "dmd"):
+        assert _same(text(stage), start), stage
+    assert not _same(text("pretrain"), text("tryon"))
+
+
+@pytest.mark.parametrize("stage", ["expert", "nft", "dmd"])
+def test_a_lora_stage_trains_its_paths_alone_and_leaves_a_file_the_engine_loads(
+    recipe: TrainConfig, stage: str
+) -> None:
+    name = f"{stage}-lora"
+    table = replace(recipe.stage(stage), lora_rank=2, optimizer="adamw", learning_rate=1e-2, start_from="isolate")
+    path = run_stage(recipe, stage, resume=False, stop_after=1, name=name, table=table)
+    path = run_stage(recipe, stage, resume=True, name=name, table=table)
+    assert path.name == "lora.safetensors"
+    trained = _state(recipe, name)["model"]
+    assert all(key.endswith(("lora_A", "lora_B")) for key in trained)
+    assert any(bool(value.any()) for key, value in trained.items() if key.endswith("lora_B"))
+    base = str(recipe.out / "isolate" / "checkpoint")
+    request = requests_of([sample_scene(HELD_OUT_SEED + 3, 1)], 64, 2)
+    plain, changed = (load_engine(base, device="cpu", loras=loras).run(request)[0] for loras in ((), ((path, 30.0),)))
+    assert plain.image is not None and changed.image is not None
+    assert plain.image.tobytes() != changed.image.tobytes()
+
+
+def test_a_checkpoint_folder_can_be_started_from(recipe: TrainConfig) -> None:
+    """As a user's klein folder would be: frozen text encoder, its own autoencoder, schedule and tokenizer."""
+    table = replace(recipe.stage("cfg-distill"), start_from=str(recipe.out / "isolate" / "checkpoint"), steps=1)
+    folder = run_stage(recipe, "cfg-distill", resume=False, name="from-folder", table=table)
+    assert CheckpointConfig.load(folder).reference_attention == "isolated"
+    load_engine(str(folder), device="cpu")
+    wrong = replace(recipe.stage("tryon"), start_from=table.start_from)
+    with pytest.raises(RequestError, match="stays frozen"):
+        run_stage(recipe, "tryon", resume=False, name="wrong", table=wrong)
+
+
+def test_bf16_and_checkpointing_train(recipe: TrainConfig) -> None:
+    plain = replace(recipe.stage("isolate"), report_samples=0, steps=1)
+    for name, table in {
+        "plain": plain,
+        "recomputed": replace(plain, checkpointing=True),
+        "half": replace(plain, bf16=True),
+    }.items():
+        run_stage(recipe, "isolate", resume=False, name=name, table=table)
+    whole, again, half = (_losses(recipe, name)[0] for name in ("plain", "recomputed", "half"))
+    assert again == whole and _same(_state(recipe, "plain")["model"], _state(recipe, "recomputed")["model"])
+    assert half == pytest.approx(whole, rel=0.02) and half != whole
+
+
+def test_what_is_missing_is_named(recipe: TrainConfig, tmp_path: Path) -> None:
+    absent = replace(recipe.stage("tryon"), start_from="nowhere.pt")
+    with pytest.raises(RequestError, match=r"no nowhere\.pt; train that stage first"):
+        run_stage(recipe, "tryon", resume=False, name="x", table=absent)
+    with pytest.raises(RequestError, match="cannot go on with isolated"):
+        run_stage(recipe, "isolate", resume=True, name="tryon", table=recipe.stage("isolate"))
+    with pytest.raises(RequestError, match="optimizer 'sgd'"):
+        run_stage(recipe, "tryon", resume=False, name="x", table=replace(recipe.stage("tryon"), optimizer="sgd"))
+    with pytest.raises(RequestError, match="no domain 'wigs'"):
+        run_stage(recipe, "expert", resume=False, table=replace(recipe.stage("expert"), domain="wigs"))
+    with pytest.raises(RequestError, match="does not divide into batches"):
+        run_stage(recipe, "tryon", resume=False, name="x", table=replace(recipe.stage("tryon"), chunk=5))
+    with pytest.raises(RequestError, match="pass --resume"):
+        main("pretrain", recipe.out.parent / "recipe.toml", resume=False)
+
+
+def test_tensorboard_logs_are_written(recipe: TrainConfig) -> None:
+    pytest.importorskip("tensorboard")
+    table = replace(recipe.stage("cfg-distill"), steps=1)
+    run_stage(replace(recipe, tensorboard=True), "cfg-distill", resume=False, name="board", table=table)
+    assert list((recipe.out / "tensorboard" / "board").glob("events.*"))
+
+
+def test_packing_reports_both_rates(recipe: TrainConfig) -> None:
+    report = json.loads(run_stage(recipe, "packing", resume=False).read_text())
+    assert report["tokens"]["padded"] > report["tokens"]["packed"]
+    assert min(report["samples_per_second"].values()) > 0
