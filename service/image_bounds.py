@@ -87,7 +87,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_webp(data: bytes, limits: ImageLimits) -> None:
-    """Pillow's WebP decoder allocates its canvas on opening, so its bounds are read from the header here."""
+    """Pillow's WebP decoder allocates its canvas on opening, so its bounds are read from the header here.
+
+    RFC 9649: a canvas of VP8X, or the picture's own size in VP8 (lossy) and VP8L (lossless).
+    """
     chunk = data[12:16]
     if chunk == b"VP8X" and len(data) >= 30:
         if data[20] & 0x02:
@@ -95,6 +98,13 @@ def _check_webp(data: bytes, limits: ImageLimits) -> None:
         width = int.from_bytes(data[24:27], "little") + 1
         height = int.from_bytes(data[27:30], "little") + 1
         check_size(width, height, limits)
+    elif chunk == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        check_size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, limits)
+    elif chunk == b"VP8 " and len(data) >= 30:
+        check_size(
+            int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF, limits
+        )
 
 
 def check_size(width: int, height: int, limits: ImageLimits) -> None:

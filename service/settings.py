@@ -60,8 +60,9 @@ class Settings(BaseSettings):
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
     max_images: int = Field(default=7, ge=2, le=7)
     max_megapixels: float = Field(default=40, gt=0)
-    header_timeout_s: float = Field(default=10, gt=0)
-    body_idle_timeout_s: float = Field(default=10, gt=0)
+    header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
+    body_idle_timeout_s: float = Field(default=4, gt=0, description="each such span of a body brings some kB")
+    keep_alive_s: int = Field(default=10, ge=1, description="a connection between two requests")
     max_connections: int = Field(
         default=2048, ge=1, description="open connections of one gateway; silent ones make room first"
     )

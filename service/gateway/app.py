@@ -130,7 +130,7 @@ def server(settings: Settings) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=max(1, round(settings.header_timeout_s)),
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=int(settings.drain_grace_s),
         backlog=1024,
     )

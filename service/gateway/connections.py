@@ -1,9 +1,9 @@
 """Bounds on connections: how many there are, and how slowly one may send and read.
 
-uvicorn alone keeps silent or trickling connections for ever, and any number of them. `guarded_protocol` closes
-connections whose headers are late, whose bodies arrive below a floor rate, or whose reader has stopped reading. At
-the cap, the connection that has been silent longest makes room for a new one, so that silent clients keep nobody
-out; when every connection is at work, a new one is told 503.
+uvicorn alone keeps silent or trickling connections for ever, any number of them, and headers of any size.
+`guarded_protocol` closes connections whose headers are late or endless, whose bodies arrive below a floor rate, or
+whose reader has stopped reading. At the cap, the connection that has been silent longest makes room for a new one, so
+that silent clients keep nobody out; when every connection is at work, a new one is told 503.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from service.settings import Settings
 log = logging.getLogger("changeroom.gateway")
 
 FLOOR_BYTES_PER_S = 1024
+HEAD_BYTES = 64 * 1024
 LINGER_S = 2.0
 REFUSED_AT_ONCE = 64
 FILES_KEPT = 128
@@ -62,6 +63,12 @@ def room_for(connections: int) -> int:
     return room
 
 
+class _HeadTooLarge(ServiceError):
+    """uvicorn keeps headers of any size; nothing honest needs this much."""
+
+    status, code, title = 431, "headers-too-large", "The request headers are too large"
+
+
 @dataclass
 class Seats:
     """The connections of one process: how many it may have, those between requests (the longest silent first), and
@@ -84,7 +91,9 @@ class _GuardedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _window_bytes = 0
+    _head_bytes = 0
     _in_message = False
+    _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -119,6 +128,10 @@ class _GuardedProtocol(HttpToolsProtocol):
         if self in self.seats.turned_away:
             return
         super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(_HeadTooLarge(f"Request line and headers may have at most {HEAD_BYTES // 1024} kB."))
         if not self._in_message and self._is_idle() and not self.timeout_keep_alive_task:
             self._await_headers()
 
@@ -133,11 +146,13 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_message = True
+        self._in_message = self._in_head = True
+        self._head_bytes = 0
         self._await_headers()
 
     def on_headers_complete(self) -> None:
         self.seats.silent.pop(self, None)
+        self._in_head = False
         super().on_headers_complete()
         self._window_bytes = 0
         self._arm(self.body_timeout_s, self._body_window)
@@ -188,7 +203,7 @@ class _GuardedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _headers_late(self) -> None:
-        self._refuse("The request headers did not arrive in time.")
+        self._refuse(problems.RequestTimeout("The request headers did not arrive in time."))
 
     def _body_window(self) -> None:
         """Every window must bring its share of bytes, unless it is we who do not read them."""
@@ -197,18 +212,18 @@ class _GuardedProtocol(HttpToolsProtocol):
             self._window_bytes = 0
             self._arm(self.body_timeout_s, self._body_window)
             return
-        self._refuse("The request body arrived too slowly.")
+        self._refuse(problems.RequestTimeout("The request body arrived too slowly."))
 
     def send_400_response(self, msg: str) -> None:
         self._say(InvalidRequest(f"This is not HTTP/1.1: {msg}", code="invalid-http"))
         self._close()
 
-    def _refuse(self, detail: str) -> None:
+    def _refuse(self, error: ServiceError) -> None:
         if self.transport.is_closing():
             return
         idle = self._is_idle()
         if (idle and self._in_message) or (not idle and not self.cycle.response_started):
-            self._say(problems.RequestTimeout(detail))
+            self._say(error)
         self._close()
 
     def _say(self, error: ServiceError) -> None:

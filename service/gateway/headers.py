@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 
+from starlette.datastructures import Headers
+
 from service.errors import InvalidRequest
 
 MAX_WAIT_S = 60.0
@@ -14,6 +16,14 @@ _DURATION = re.compile(r"^(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})
 _KEY = re.compile(r"^[\x21-\x7e]{1,255}$", re.ASCII)
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$", re.ASCII)
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", re.ASCII)
+
+
+def single(headers: Headers, name: str) -> str | None:
+    """The value of a header that says one thing. Raises InvalidRequest when it was sent twice."""
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} was sent {len(values)} times.", code="invalid-header", pointer=name)
+    return values[0] if values else None
 
 
 def prefer_wait(value: str | None) -> float | None:

@@ -48,9 +48,9 @@ def asked_of(request: Request, parts: Gateway, caller: Caller) -> Asked:
     settings = parts.settings
     return Asked(
         caller=caller,
-        idempotency_key=headers.idempotency_key(request.headers.get("idempotency-key")),
+        idempotency_key=headers.idempotency_key(headers.single(request.headers, "Idempotency-Key")),
         deadline_s=headers.cancel_after(
-            request.headers.get("cancel-after"),
+            headers.single(request.headers, "Cancel-After"),
             default_s=settings.deadline_default_s,
             max_s=settings.deadline_max_s,
         ),
