@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig, read_json
 from engine_build.errors import BackendError
-from engine_build.loading import pick_device
+from engine_build.loading import fingerprint, pick_device
+from engine_build.lora import LoraSet, read_lora
 from engine_build.pipeline import Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.sampling import Schedule
@@ -18,7 +20,7 @@ from engine_build.tensorrt.graphs import Attention
 from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
 from engine_build.text_encoder import TextEncoder
 from engine_build.torch_engine import EngineOptions, TorchEngine
-from engine_build.weights import locate, model_config
+from engine_build.weights import load_model, locate, model_config
 
 ENGINES = "engines"
 
@@ -33,13 +35,12 @@ def load(
     from engine_build.tensorrt.runtime import EngineRunner
 
     options = options or EngineOptions()
-    if options.loras:
-        raise BackendError("LoRA files are built into TensorRT engines; use the torch or triton backend for others")
     folder = locate(model)
-    runner = EngineRunner(engines or folder / ENGINES, folder, pick_device(device))
+    weights = _with_loras(folder, options) if options.loras else None
+    runner = EngineRunner(engines or folder / ENGINES, folder, pick_device(device), weights)
     attention: Attention = "plugin" if runner.manifest.attention == "plugin" else "standard"
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
-    return engine_over(name, folder, runner, attention, options, runner.manifest.checkpoint)
+    return engine_over(name, folder, runner, attention, options, fingerprint(folder, options.loras))
 
 
 def engine_over(
@@ -68,3 +69,13 @@ def engine_over(
         checkpoint_id=checkpoint_id,
     )
     return TorchEngine(name, pipeline, config, options)
+
+
+def _with_loras(folder: Path, options: EngineOptions) -> dict[str, Tensor]:
+    """The MMDiT's weights, by name, with LoRA files merged, on the host in float32."""
+    model = load_model(folder)
+    adapters = LoraSet(model)
+    for i, (path, strength) in enumerate(options.loras):
+        adapters.add(f"{i}:{path.name}", read_lora(path), strength)
+    adapters.merge()
+    return dict(model.named_parameters())

@@ -14,12 +14,14 @@ import torch
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
 from engine_build.errors import BackendError
+from engine_build.tensorrt.calibrate import calibrate
 from engine_build.tensorrt.export import Exported, export_checkpoint
-from engine_build.tensorrt.graphs import Attention
+from engine_build.tensorrt.graphs import Attention, kinds_of
 from engine_build.tensorrt.library import tensorrt
 from engine_build.tensorrt.lint import check
 from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoint, digest_file
 from engine_build.tensorrt.profiles import Bucket, Shape, profile, spans
+from engine_build.tensorrt.quantise import quantise_file
 from engine_build.weights import DTYPES, locate, model_config
 
 TIMING_CACHE = "timing.cache"
@@ -45,6 +47,11 @@ class BuildOptions:
     refit: bool = False
     same_family: bool = False
     version_compatible: bool = False
+    fp8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fp8 and self.refit:
+            raise BackendError("FP8 weights cannot be replaced: choose --fp8 or --refit")
 
 
 def build(
@@ -70,6 +77,12 @@ def build(
     sizes = [spans(bucket, config, side, dtype) for bucket in buckets]
     progress("exporting to ONNX")
     exported = export_checkpoint(folder, out / "onnx", attention=options.attention, dtype=dtype)
+    if options.fp8:
+        progress("calibrating FP8")
+        peaks = calibrate(folder)
+        for graph in exported:
+            if graph.name in kinds_of(model_config(folder)):
+                quantise_file(graph.path, peaks)
     engines = {}
     for graph in exported:
         check(graph.path, graph.outputs)
@@ -91,6 +104,8 @@ def build(
         plugin=_plugin_digest(folder, options),
         buckets=[str(bucket) for bucket in buckets],
         engines=engines,
+        fp8=options.fp8,
+        refit=options.refit,
     )
     manifest.save(out)
     return manifest

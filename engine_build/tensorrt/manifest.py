@@ -43,7 +43,8 @@ class Manifest:
     plugin: str | None
     buckets: list[str]
     engines: dict[str, EngineFile] = field(default_factory=dict)
-    loras: list[str] = field(default_factory=list)
+    fp8: bool = False
+    refit: bool = False
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:

@@ -27,6 +27,7 @@ _DTYPES = {
     "FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16,
     "INT32": torch.int32, "INT64": torch.int64, "BOOL": torch.bool,
 }  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass
@@ -52,7 +53,13 @@ class _Loaded:
 class EngineRunner:
     """Runs the engines of a folder. Not thread-safe; at most `CAPTURES` shapes keep their graphs and buffers."""
 
-    def __init__(self, folder: Path, checkpoint: Path, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, checkpoint: Path, device: torch.device, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Engines of `folder` for a checkpoint; `weights` of its MMDiT, by name, replace those they were built with.
+
+        Raises BackendError for engines that do not belong here, or cannot take other weights.
+        """
         self._trt = tensorrt()
         if device.type != "cuda" or not torch.cuda.is_available():
             raise BackendError("TensorRT engines need an NVIDIA GPU")
@@ -64,8 +71,12 @@ class EngineRunner:
             driver=driver_version(),
             arch=gpu_arch(),
         )
+        if weights and not self.manifest.refit:
+            raise BackendError("these engines cannot take other weights; run: changeroom engine build --refit")
         self.dtype = DTYPES[self.manifest.precision]
-        self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.WARNING))
+        self._weights = weights or {}
+        self._logger = self._trt.Logger(self._trt.Logger.WARNING)
+        self._runtime = self._trt.Runtime(self._logger)
         self._stream = torch.cuda.Stream(device)
         self._engines: dict[str, _Loaded] = {}
         self._captures: OrderedDict[object, _Capture] = OrderedDict()
@@ -101,6 +112,7 @@ class EngineRunner:
             engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise BackendError(f"TensorRT does not load the engine {graph}; run: changeroom engine build")
+            self._refit(graph, engine)
             names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
             outputs = tuple(n for n in names if engine.get_tensor_mode(n) == self._trt.TensorIOMode.OUTPUT)
             contexts = []
@@ -114,6 +126,22 @@ class EngineRunner:
             ]
             self._engines[graph] = _Loaded(engine, contexts, profiles, outputs)  # type: ignore[arg-type]
         return self._engines[graph]
+
+    def _refit(self, graph: str, engine: Any) -> None:
+        """Replaces the engine's weights by those of the same names, in the engine's dtype, on the host."""
+        if not self._weights or not engine.refittable:
+            return
+        refitter = self._trt.Refitter(engine, self._logger)
+        replaceable, held = set(refitter.get_all_weights()), []
+        for name, tensor in self._weights.items():
+            if f"model.{name}" in replaceable:
+                held.append(tensor.detach().to("cpu", self.dtype).contiguous())
+                kind = getattr(self._trt.DataType, _NAMES[self.dtype])
+                given = self._trt.Weights(kind, held[-1].data_ptr(), held[-1].numel())
+                if not refitter.set_named_weights(f"model.{name}", given):
+                    raise BackendError(f"the engine {graph} does not take {name}")
+        if held and not refitter.refit_cuda_engine():
+            raise BackendError(f"TensorRT could not replace the weights of {graph}")
 
     def _capture(self, graph: str, loaded: _Loaded, given: dict[str, Tensor], shapes: dict[str, Shape]) -> _Capture:
         """Binds buffers of these shapes, runs once to settle, and records the second run."""

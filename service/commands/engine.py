@@ -37,7 +37,8 @@ def build(
     workspace_gib: Annotated[
         float | None, typer.Option(min=0.1, help="Scratch memory a kernel may take; default: all there is.")
     ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Keep weights replaceable.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="Linears in FP8, calibrated on drawn people.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Keep weights replaceable, for LoRA files.")] = False,
     same_family: Annotated[
         bool, typer.Option("--same-family", help="Run on every GPU of this compute capability.")
     ] = False,
@@ -71,6 +72,7 @@ def build(
         level=level,
         workspace_bytes=None if workspace_gib is None else int(workspace_gib * 2**30),
         refit=refit,
+        fp8=fp8,
         same_family=same_family,
         version_compatible=version_compatible,
     )
