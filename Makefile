@@ -4,6 +4,7 @@
 #   make test            lint and every test; installs Chromium where it may
 #   make test-faults     every fault on real processes, the long ones too; writes loadtests/results/faults.json
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
+#   make bench-overload  goodput, time to reject and fairness beyond capacity; make bench-capacity checks the simulation
 #   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
 #
 # Which torch: Linux without an NVIDIA GPU takes the CPU build from PyTorch's own index (200 MB, not gigabytes of
@@ -19,10 +20,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint test-faults bench-gateway bench-gpu clean
+.PHONY: help setup setup-test setup-browser run test lint test-faults bench-gateway bench-overload bench-capacity bench-gpu clean
 
 help:
-	@sed -n '3,7p' Makefile | sed 's/^# *//'
+	@sed -n '3,9p' Makefile | sed 's/^# *//'
 
 setup: $(VENV)/.stamp
 
@@ -108,6 +109,12 @@ test-faults: setup-test
 
 bench-gateway: setup
 	$(BIN)/python -m loadtests.gateway_bench
+
+bench-overload: setup
+	$(BIN)/python -m loadtests.overload
+
+bench-capacity: setup
+	$(BIN)/python -m loadtests.validate
 
 PRESET ?= klein-4b
 

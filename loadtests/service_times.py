@@ -211,7 +211,8 @@ def from_metrics(
     A batch takes the engine's busy seconds over the number of batches. With a second scrape at a `quiet` load,
     where batches are smaller, the part that a batch shares is told from what each request adds; without one
     nothing is taken as shared. The difference between garment counts is that of their mean latencies (quiet ones
-    where given), because the wait before the engine does not depend on the count. Raises CalibrationError when no try-on has finished.
+    where given), because the wait before the engine does not depend on the count.
+    Raises CalibrationError when no try-on has finished.
     """
     stages = [stage for stage in scrape.labels(STAGE_LATENCY) if stage not in AROUND]
     batches, requests = scrape.counts.get((BATCH_REQUESTS, ""), 0.0), scrape.sums.get((BATCH_REQUESTS, ""), 0.0)

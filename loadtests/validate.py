@@ -1,7 +1,8 @@
 """`make bench-capacity`: is the capacity simulation true? The service against its own simulation, on this machine.
 
 For each engine: start the service with two workers, keep it saturated and measure what a batch takes and how long
-an engine stands idle between batches (all from the workers' /metrics), then offer a bursty trace and simulate the
+an engine stands idle between batches (from the workers' /metrics; what a client waits beyond what the service counts
+is added), then offer a bursty trace and simulate the
 very same arrivals with those times. Latency p95 and throughput must agree within 10%.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import httpx
 import numpy as np
@@ -34,7 +35,7 @@ from loadtests.service_times import Scrape, ServiceTimes, from_metrics
 from loadtests.simulation import SUCCEEDED, Fleet, simulate
 from loadtests.wire import WireTransport
 from service.gateway.fleet import GARMENT_PIXELS, PIXELS_A_TOKEN, TEXT_TOKENS
-from service.metrics import BATCH_REQUESTS
+from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY
 from service.worker.null_engine import BATCH_JOBS, JOB_TOKENS
 from service.worker.null_engine import NAME as NULL
 
@@ -92,51 +93,67 @@ ENGINES = (
 )
 
 
-async def saturate(service: LocalService, clients: int, seconds: float) -> tuple[Scrape, float, float]:
-    """Keep `clients` try-ons in the service: what the workers measured, finished try-ons a second, seconds of both."""
+@dataclass(frozen=True)
+class Held:
+    """A load held for `seconds`: what the workers measured, results a second, mean latency as clients saw it."""
+
+    scrape: Scrape
+    rate: float
+    seconds: float
+    latency_s: float
+
+    def edge_s(self) -> float:
+        """Seconds a client waits beyond what the service counts: connection, upload, the answer's way back."""
+        counts = {key: count for key, count in self.scrape.counts.items() if key[0] == REQUEST_LATENCY}
+        return max(0.0, self.latency_s - sum(self.scrape.sums[key] for key in counts) / sum(counts.values()))
+
+
+async def saturate(service: LocalService, clients: int, seconds: float) -> Held:
+    """Keep `clients` try-ons in the service all the time; WARM_S pass before anything counts."""
     begin = time.perf_counter()
     pool = iter(generated(steady(1000.0), WARM_S + seconds + 1, 1, asked=MIX))
-    finished = 0
+    latencies: list[float] = []
     marks: list[tuple[Scrape, int, float]] = []
 
     async def mark(at: float) -> None:
         await asyncio.sleep(max(0.0, begin + at - time.perf_counter()))
-        marks.append((await service.scrape(), finished, time.perf_counter()))
+        marks.append((await service.scrape(), len(latencies), time.perf_counter()))
 
     async with Clients(service.url, bundled(), Manners(download=False), transport=WireTransport()) as shoppers:
 
         async def busy(number: int) -> None:
-            nonlocal finished
             turn = 0
             while time.perf_counter() < begin + WARM_S + seconds:
                 arrival = next(pool)
                 outcome = Outcome(number * 1_000_000 + turn, 0.0, arrival.garments, arrival.priority, None)
                 turn += 1
                 await shoppers.try_on(arrival, outcome, time.perf_counter())
-                finished += outcome.end == "succeeded"
+                if outcome.end == "succeeded":
+                    latencies.append(outcome.latency)
 
         await asyncio.gather(mark(WARM_S), mark(WARM_S + seconds), *(busy(number) for number in range(clients)))
     (before, done_before, since), (after, done, until) = marks
-    return after.since(before), (done - done_before) / (until - since), until - since
+    inside, length = latencies[done_before:done], until - since
+    return Held(after.since(before), len(inside) / length, length, fmean(inside))
 
 
 async def calibrate(service: LocalService, lead: float, seconds: float) -> tuple[ServiceTimes, float]:
     """Times from the workers' metrics at one client a worker and under saturation, and the measured capacity."""
-    quiet, _, _ = await saturate(service, 1, seconds / 2)
-    busy, capacity, length = await saturate(service, BUSY_CLIENTS, seconds)
-    idle = (WORKERS * length - busy.busy_s) / busy.counts[BATCH_REQUESTS, ""]
-    times = from_metrics(busy, quiet, turnaround_s=max(0.0, idle), lead=lead)
-    around = from_metrics(quiet, lead=lead)
+    quiet = await saturate(service, 1, seconds / 2)
+    busy = await saturate(service, BUSY_CLIENTS, seconds)
+    idle = (WORKERS * busy.seconds - busy.scrape.busy_s) / busy.scrape.counts[BATCH_REQUESTS, ""]
+    times = from_metrics(busy.scrape, quiet.scrape, turnaround_s=max(0.0, idle), lead=lead)
+    around = from_metrics(quiet.scrape, lead=lead)
     return ServiceTimes(
         times.fixed_s,
         times.each_s,
         times.spread,
         around.intake_s,
         around.prepare_s,
-        around.settle_s,
+        around.settle_s + quiet.edge_s(),
         times.turnaround_s,
         lead,
-    ), capacity
+    ), busy.rate
 
 
 async def fleet_of(service: LocalService, max_in_flight: int = 256) -> Fleet:
