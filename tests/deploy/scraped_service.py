@@ -1,7 +1,7 @@
 """A running service under load with a real Prometheus scraping it, on loopback.
 
 The store, a gateway, workers with `nano` and Debian's `prometheus`, with the deployed configuration and rules: only
-the addresses differ, and every interval is one second.
+the addresses differ, and the intervals are short.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configuration(folder: Path, targets: dict[str, list[str]]) -> Path:
-    """The deployed Prometheus configuration and rules, each second, with `targets` by job name."""
-    rules = re.sub(r"(?m)^( +interval: ).*$", r"\g<1>1s", (DEPLOY / "prometheus" / "rules.yaml").read_text())
+def configuration(folder: Path, targets: dict[str, list[str]], every_s: int) -> Path:
+    """The deployed Prometheus configuration and rules, every few seconds, with `targets` by job name."""
+    every = f"{every_s}s"
+    rules = re.sub(r"(?m)^( +interval: ).*$", rf"\g<1>{every}", (DEPLOY / "prometheus" / "rules.yaml").read_text())
     (folder / "rules.yaml").write_text(rules)
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
     for job in config["scrape_configs"]:
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": targets[job["job_name"]]}]
@@ -113,7 +114,7 @@ async def dead_letter(url: str, redis_url: str) -> None:
 
 @contextmanager
 def scraped_service(
-    folder: Path, *, model: str = "nano", workers: int = 1, max_in_flight: int = 6
+    folder: Path, *, model: str = "nano", workers: int = 1, max_in_flight: int = 6, scrape_s: int = 1
 ) -> Iterator[Scraped]:
     """The service and its Prometheus, ready; everything ends with the block."""
     prometheus = shutil.which("prometheus")
@@ -126,7 +127,7 @@ def scraped_service(
         "changeroom-gateway": [f"127.0.0.1:{gateway}"],
         "changeroom-worker": [f"127.0.0.1:{port}" for port in ports],
     }
-    config = configuration(folder, targets)
+    config = configuration(folder, targets, scrape_s)
     with ExitStack() as stack:
         store = start_server(data)
         stack.callback(store.stop)

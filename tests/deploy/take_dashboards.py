@@ -9,6 +9,7 @@ import math
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from scraped_service import Visitors, scraped_service
@@ -16,7 +17,8 @@ from scraped_service import Visitors, scraped_service
 from deploy.grafana.prometheus import Span
 from deploy.grafana.sheet import POINTS, sheet
 
-QUIET, WAVE, PEAK = 0.6, 1.2, 3.0
+QUIET, WAVE, PEAK = 0.5, 1.0, 2.6
+SCRAPE_S = 2
 
 
 def hill(at: float, middle: float) -> float:
@@ -30,12 +32,15 @@ def main(output: Path, minutes: float) -> None:
     def rate(at: float) -> float:
         return QUIET + WAVE * hill(at / seconds, 0.25) + PEAK * hill(at / seconds, 0.6)
 
-    with tempfile.TemporaryDirectory() as folder, scraped_service(Path(folder), workers=2, max_in_flight=16) as service:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        service = stack.enter_context(
+            scraped_service(Path(folder), workers=2, max_in_flight=16, scrape_s=SCRAPE_S)
+        )
         with Visitors(service, rate) as visitors:
             started = time.time()
             time.sleep(seconds)
             end = time.time()
-        sheet(service.prometheus, Span(started, end, max(1.0, seconds / POINTS), 15.0), output)
+        sheet(service.prometheus, Span(started, end, max(SCRAPE_S, seconds / POINTS), 20.0), output)
     sys.stdout.write(f"{output} {visitors.statuses}\n")
 
 
