@@ -28,7 +28,7 @@ STATUS = ("succeeded", "expired", "failed", "queue-full", "concurrency-limited",
 UNSEEN = -1
 LEARNING = 0.2
 SWEEP_S = 2.0
-LEAST_WAITING, ROOM_SHARE = 2, 4
+LEAST_WAITING, ROOM_SHARE, LIGHT_ROOM = 2, 4, 1.25
 DEBT_S = 10.0
 
 _QUEUED, _ROOM, _START, _END, _DONE, _CRASH, _BACK, _LEASE = range(8)
@@ -246,8 +246,10 @@ class _Run:
         if fleet.max_backlog_s and self._seconds is not None:
             live = max(1, self._live)
             waiting = self._in_flight - self._leased
-            free = max(LEAST_WAITING * live, fleet.max_backlog_s * live / self._seconds) - waiting
-            if free < 1 or self._held[tenant] >= ROOM_SHARE * free:
+            room = max(LEAST_WAITING * live, fleet.max_backlog_s * live / self._seconds)
+            own = self._held[tenant]
+            free = (LIGHT_ROOM * room if own < room / 4 else room) - waiting
+            if free < 1 or own >= ROOM_SHARE * free:
                 return FULL
         if fleet.concurrency and self._held[tenant] >= fleet.concurrency:
             return CONCURRENCY

@@ -114,16 +114,20 @@ end
 -- Whether one more job of the tenant would wait too long, or leave others too little room. What waits, reservations
 -- included, may fill `limit_s` seconds of all workers, and at least a few jobs each, so that slow engines are not
 -- starved between claims. A tenant may have ROOM_SHARE times as many jobs in flight as are still free: alone it
--- gets four fifths, several get equal parts, and a newcomer always finds room (dynamic thresholds: Choudhury, Hahne,
--- IEEE/ACM Trans. Networking 6(2), 1998). Nothing is refused before the first job has shown how long one takes.
-local LEAST_WAITING, ROOM_SHARE = 2, 4
+-- gets four fifths, several get equal parts, and a newcomer finds room (dynamic thresholds: Choudhury, Hahne,
+-- IEEE/ACM Trans. Networking 6(2), 1998). Who holds less than a quarter may also use LIGHT_ROOM of the room, so that
+-- a flood does not refuse the others when the estimate of a job's time moves. Nothing is refused before the first
+-- job has shown how long one takes.
+local LEAST_WAITING, ROOM_SHARE, LIGHT_ROOM = 2, 4, 1.25
 
 local function no_room(tenant, limit_s, now)
   if limit_s == 0 or redis.call('HEXISTS', K.SERVICE, 'seconds') == 0 then return false end
   local workers = math.max(1, live_workers(now))
   local waiting = redis.call('ZCARD', K.IN_FLIGHT) - redis.call('ZCARD', K.LEASES)
-  local free = math.max(LEAST_WAITING * workers, limit_s * workers / seconds_per_job()) - waiting
-  return free < 1 or redis.call('SCARD', K.TENANT .. tenant) >= ROOM_SHARE * free
+  local room = math.max(LEAST_WAITING * workers, limit_s * workers / seconds_per_job())
+  local own = redis.call('SCARD', K.TENANT .. tenant)
+  local free = (own < room / 4 and LIGHT_ROOM * room or room) - waiting
+  return free < 1 or own >= ROOM_SHARE * free
 end
 
 local function learn_service_time(id, now)
