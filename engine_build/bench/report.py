@@ -20,7 +20,7 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
-        "weights": f"{results.plan.preset} shapes, random weights",
+        "weights": results.weights,
         **machine(results.plan.device),
         "plan": asdict(results.plan),
         "end_to_end": [asdict(row) for row in results.rows],
@@ -49,13 +49,14 @@ def machine(device: str) -> dict[str, Any]:
 def file_name(results: Results) -> str:
     """One name a device, preset and date, like `gpu-klein-4b-nvidia-h200-2026-11-21.json`."""
     name = re.sub(r"[^a-z0-9]+", "-", str(machine(results.plan.device)["device"]).lower()).strip("-")
-    return f"gpu-{results.plan.preset}-{name}-{datetime.now(UTC).date().isoformat()}.json"
+    subject = re.sub(r"[^a-z0-9]+", "-", results.weights.removesuffix(" shapes, random weights").lower()).strip("-")
+    return f"gpu-{subject}-{name}-{datetime.now(UTC).date().isoformat()}.json"
 
 
 def table(results: Results) -> str:
     """Markdown tables of everything measured."""
     lines = [
-        "| size | garments | mode | p20 ms | p50 ms | p80 ms | faster than diffusers | times the floor |",
+        "| size | garments | mode | p20 ms | p50 ms | p80 ms | times faster | times the floor |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_line(row) for row in results.rows),
     ]

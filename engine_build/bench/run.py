@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import quantiles
 
@@ -19,8 +19,8 @@ from PIL import Image
 from engine_build.bench import floors
 from engine_build.bench.subjects import Weights
 from engine_build.config import PRESETS, ReferenceAttention
-from engine_build.engine import ImageInput, TryOnRequest
-from engine_build.errors import RequestError
+from engine_build.engine import ImageInput, TryOnRequest, load_engine
+from engine_build.errors import BackendError, RequestError
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.loading import pick_device, pick_dtype, pick_kernels
 from engine_build.torch_engine import TorchEngine
@@ -143,19 +143,21 @@ class Results:
     """Everything one run found."""
 
     plan: Plan
+    weights: str
     rows: list[Row] = field(default_factory=list)
     attention: list[AttentionRow] = field(default_factory=list)
     packed: list[PackedRow] = field(default_factory=list)
 
 
 Progress = Callable[[str], None]
+Make = Callable[[tuple[int, int], int], tuple[float, dict[str, float]]]
 
 
 def run(plan: Plan, progress: Progress = _log.info) -> Results:
     """Every mode at every size; a mode that cannot run here says why in its status and does not stop the others."""
     device = pick_device(plan.device)
     weights = Weights(plan.preset, device, pick_dtype("auto", device))
-    results = Results(plan)
+    results = Results(plan, f"{plan.preset} shapes, random weights")
     for mode in all_modes(plan.fast):
         if plan.modes and mode.name not in plan.modes:
             continue
@@ -169,6 +171,38 @@ def run(plan: Plan, progress: Progress = _log.info) -> Results:
     return results
 
 
+def run_checkpoint(
+    model: str, backends: Sequence[str], device: str, repeats: int, progress: Progress = _log.info
+) -> Results:
+    """A checkpoint's own try-ons, at its default size, with each of some backends, the first one the base.
+
+    Raises CheckpointError; a backend that is not here says so in its rows' status.
+    """
+    results = Results(Plan(device=device, repeats=repeats, warmups=1, sizes=(), garments=(1, 3)), model)
+    for backend in backends:
+        progress(backend)
+        engine, problem = None, ""
+        try:
+            engine = load_engine(model, backend=backend, device=device, reference_cache_bytes=0)
+        except BackendError as error:
+            problem = _reason(error)
+        for garments in results.plan.garments:
+            row = Row(backend, 0, 0, garments, 0)
+            results.rows.append(row)
+            if not isinstance(engine, TorchEngine):
+                row.status = f"skipped: {problem}"
+                continue
+            row.width, row.height = engine.config.default_size
+            row.tokens = engine.cost(row.width, row.height, garments)
+            plan = replace(results.plan, garment=64 if row.width < 128 else 512, steps=engine.config.default_steps)
+            _measure(row, plan, partial(_with_engine, plan, engine, False))
+    base = {row.garments: row.p50 for row in results.rows if row.mode == backends[0]}
+    for row in results.rows:
+        before = base[row.garments]
+        row.times_faster = before / row.p50 if before and row.p50 else None
+    return results
+
+
 def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
     """p20, p50 and p80 in milliseconds."""
     if len(seconds) == 1:
@@ -179,7 +213,7 @@ def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
 
 def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress) -> list[Row]:
     rows = []
-    make: Callable[..., tuple[float, dict[str, float]]] | None = None
+    make: Make | None = None
     problem = ""
     try:
         make = _maker(plan, weights, mode)
@@ -193,21 +227,29 @@ def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress) ->
             row.status = f"skipped: {problem}"
             continue
         progress(f"{mode.name}, {size[0]}x{size[1]}, {garments} garments")
-        try:
-            taken = [make(size, garments) for _ in range(plan.warmups + plan.repeats)][plan.warmups :]
-        except Exception as error:
-            row.status = f"failed: {_reason(error)}"
-            _log.warning("%s: %s", mode.name, row.status)
+        if _measure(row, plan, make):
+            row.floor = _floor(plan, weights, mode, size, garments) * 1e3
+        else:
             _free(weights.device)
-            continue
-        row.p20, row.p50, row.p80 = percentiles([seconds for seconds, _ in taken])
-        names = taken[0][1]
-        row.stages = {n: percentiles([stages.get(n, 0.0) for _, stages in taken])[1] for n in names}
-        row.floor = _floor(plan, weights, mode, size, garments) * 1e3
     return rows
 
 
-def _maker(plan: Plan, weights: Weights, mode: Mode) -> Callable[..., tuple[float, dict[str, float]]]:
+def _measure(row: Row, plan: Plan, make: Make) -> bool:
+    """Fills in a row's times; False when making the picture failed, which its status then says."""
+    try:
+        taken = [make((row.width, row.height), row.garments) for _ in range(plan.warmups + plan.repeats)]
+    except Exception as error:
+        row.status = f"failed: {_reason(error)}"
+        _log.warning("%s: %s", row.mode, row.status)
+        return False
+    taken = taken[plan.warmups :]
+    row.p20, row.p50, row.p80 = percentiles([seconds for seconds, _ in taken])
+    names = taken[0][1]
+    row.stages = {n: percentiles([stages.get(n, 0.0) for _, stages in taken])[1] for n in names}
+    return True
+
+
+def _maker(plan: Plan, weights: Weights, mode: Mode) -> Make:
     """A function of size and garments that makes one picture and says how long it and its stages took."""
     if mode.backend is None:
         if mode.compiled and weights.device.type == "cpu":

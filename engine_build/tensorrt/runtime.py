@@ -23,6 +23,7 @@ from engine_build.tensorrt.profiles import Shape, fits
 from engine_build.weights import DTYPES
 
 CAPTURES = 16
+_MOVING = frozenset({"target", "sigma"})  # other tensors, or the same ones with other values, at every step
 _DTYPES = {
     "FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16,
     "INT32": torch.int32, "INT64": torch.int64, "BOOL": torch.bool,
@@ -96,7 +97,7 @@ class EngineRunner:
             self._captures.move_to_end(key)
             capture = self._captures[key]
             for name, tensor in feeds.items():
-                if capture.given.get(name) is not tensor:
+                if name in _MOVING or capture.given.get(name) is not tensor:
                     capture.inputs[name].copy_(given[name], non_blocking=True)
                     capture.given[name] = tensor
             capture.graph.replay()

@@ -137,6 +137,10 @@ def bench(
     mode: Annotated[
         list[str] | None, typer.Option(help="Only this mode; repeat for several. Default: all of them.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="Measure a checkpoint instead, once for every --backend.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="With --model: torch, triton or tensorrt; the first is the base.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE|DIR", help="Also write everything here.")
     ] = None,
@@ -147,17 +151,26 @@ def bench(
     how many times the floor that arithmetic allows an H200. Then attention alone against torch's, and pictures a
     second when requests are packed together. The last line is the same as one line of JSON.
 
+    With --model it measures a checkpoint's own try-ons instead, with each of the named backends.
+
     Example: changeroom engine bench --preset klein-4b --json loadtests/results
+    Example: changeroom engine bench --model ./klein --backend torch --backend tensorrt
     """
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
     from engine_build.bench import report, run
 
-    plan = run.Plan.of(preset, device, repeats, tuple(mode or ()))
-    results = run.run(plan, _say)
-    chosen = "".join(f" --mode {name!r}" for name in mode or ())
-    command = f"changeroom engine bench --preset {preset} --device {device} --repeats {repeats}{chosen}"
+    if backend and model is None:
+        raise typer.BadParameter("name the checkpoint with --model", param_hint="--backend")
+    if model is None:
+        plan = run.Plan.of(preset, device, repeats, tuple(mode or ()))
+        results = run.run(plan, _say)
+        chosen = f"--preset {preset}" + "".join(f" --mode {name!r}" for name in mode or ())
+    else:
+        results = run.run_checkpoint(model, backend or ["torch"], device, repeats, _say)
+        chosen = f"--model {model}" + "".join(f" --backend {name}" for name in backend or ())
+    command = f"changeroom engine bench {chosen} --device {device} --repeats {repeats}"
     found: dict[str, Any] = report.as_dict(results, command)
     if json_file is not None:
         target = json_file / report.file_name(results) if json_file.is_dir() else json_file

@@ -66,6 +66,21 @@ def test_one_command_measures_and_writes_everything(tmp_path: Path) -> None:
     assert all(row["images_per_second"] > 0 for row in found["packed"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_backends_of_a_checkpoint_side_by_side() -> None:
+    command = ["engine", "bench", "--model", "nano", "--device", "cpu", "--repeats", "1"]
+    done = CliRunner().invoke(app, [*command, "--backend", "torch", "--backend", "triton"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["weights"] == "nano"
+    torch_rows, triton_rows = found["end_to_end"][:2], found["end_to_end"][2:]
+    assert [row["garments"] for row in torch_rows] == [1, 3]
+    assert all(row["times_faster"] == 1 and row["p50"] > 0 for row in torch_rows)
+    if not torch.cuda.is_available():
+        assert all(row["status"].startswith("skipped: the triton kernels need") for row in triton_rows)
+    assert CliRunner().invoke(app, ["engine", "bench", "--backend", "torch"]).exit_code == 2
+
+
 @pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
 def test_floors_count_what_the_model_does(mode: ReferenceAttention) -> None:
     """Against torch's own count on the model, whose ends and modulation the floor leaves out."""

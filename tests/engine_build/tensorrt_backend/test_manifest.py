@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from engine_build.engine import load_engine
 from engine_build.errors import BackendError
 from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoint, digest_file
 from engine_build.weights import NANO
+from service.cli import app
 
 HERE = {"checkpoint": "a" * 64, "tensorrt": "11.4.0.106", "driver": 13000, "arch": 90}
 
@@ -94,5 +96,9 @@ def test_without_tensorrt_the_backend_says_what_to_install() -> None:
     except ImportError:
         with pytest.raises(BackendError, match=r"pip install 'changeroom\[tensorrt\]'"):
             load_engine("nano", backend="tensorrt")
+        done = CliRunner().invoke(app, ["engine", "build", "--model", "nano", "--bucket", "72x96:6*3"])
+        assert done.exit_code == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "pip install 'changeroom[tensorrt]'" in done.stderr
     else:
         pytest.skip(f"TensorRT {tensorrt.__version__} is here")
