@@ -3,6 +3,7 @@
 #   make run             the whole service on this machine; CHANGEROOM_PORT=8080 make run picks the port
 #   make test            lint and every test; installs Chromium where it may
 #   make test-faults     every fault on real processes, the long ones too; writes loadtests/results/faults.json
+#   make fuzz            hostile input for MINUTES (10)
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
 #   make bench-overload  goodput, time to reject and fairness beyond capacity; make bench-capacity checks the simulation
 #   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint test-faults bench-gateway bench-overload bench-capacity bench-gpu clean
+.PHONY: help setup setup-test setup-browser run test lint test-faults fuzz bench-gateway bench-overload bench-capacity bench-gpu clean
 
 help:
 	@sed -n '3,9p' Makefile | sed 's/^# *//'
@@ -106,6 +107,12 @@ test-faults: setup-test
 	CHANGEROOM_FAULTS_LEDGER=$(FAULTS) $(BIN)/python -m pytest tests/faults -m "long or not long" --reruns 0 \
 	  --timeout 600; status=$$?; \
 	$(BIN)/python tests/faults/fault_table.py $(FAULTS); exit $$status
+
+# Hostile input for MINUTES; what fails is written to runs/fuzz and makes this fail. FUZZ_ARGS=--help tells more.
+MINUTES ?= 10
+FUZZ_ARGS ?=
+fuzz: setup-test
+	$(BIN)/python tests/abuse/fuzz.py --minutes $(MINUTES) $(FUZZ_ARGS)
 
 bench-gateway: setup
 	$(BIN)/python -m loadtests.gateway_bench

@@ -1,0 +1,151 @@
+"""Requests with random damage, and what any answer to any request must be."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+
+from besieged import Besieged, closed
+from hostile_pictures import encoded, plain, small
+
+PERSON, SHIRT = encoded(plain(), "JPEG"), small("PNG")
+WORDS = (
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\0",
+    b"\xff\xfe",
+    b"--b",
+    b"--b--\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: 0\r\n",
+    b"Content-Encoding: gzip\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Upgrade: h2c\r\nConnection: Upgrade\r\n",
+    b"Range: bytes=0-0,1-1\r\n",
+    b"99999999999999999999",
+    b"-1",
+    b"1e309",
+    b"NaN",
+    b'{"a":' * 50,
+    b"%00",
+    b"%2e%2e%2f",
+    b"../",
+    b"\\ud800",
+    "🙂".encode(),
+    b"A" * 5000,
+)
+
+
+def form(*parts: tuple[str, bytes, bool]) -> bytes:
+    """A multipart body with the boundary `b`; the flag says whether a part is a file."""
+    body = b""
+    for name, data, is_file in parts:
+        said = f'Content-Disposition: form-data; name="{name}"' + ('; filename="x.jpg"' if is_file else "")
+        body += b"--b\r\n" + said.encode() + b"\r\n\r\n" + data + b"\r\n"
+    return body + b"--b--\r\n"
+
+
+FORM, JSON = b"multipart/form-data; boundary=b", b"application/json"
+BASES: tuple[tuple[bytes, bytes, bytes], ...] = (
+    (
+        b"POST /v1/try-ons",
+        FORM,
+        form(("person", PERSON, True), ("garment", SHIRT, True), ("seed", b"7", False), ("size", b"192x256", False)),
+    ),
+    (
+        b"POST /v1/try-ons",
+        FORM,
+        form(("person", PERSON, True), ("garment", SHIRT, True), ("request", b'{"seed": 1, "prompt": "x"}', False)),
+    ),
+    (b"POST /v1/try-ons", JSON, b'{"person": "aGk=", "garments": [{"image": "aGk=", "category": "tops"}], "seed": 3}'),
+    (b"POST /v1/images/edits", FORM, form(("image[]", PERSON, True), ("image[]", SHIRT, True))),
+    (b"POST /v1/run", JSON, b'{"model_name":"tryon-v1.6","inputs":{"model_image":"aGk=","garment_image":"aGk="}}'),
+    (b"PUT /v1/garments/FUZZ-1", FORM, form(("image", SHIRT, True), ("category", b"tops", False))),
+    (b"PUT /v1/garments/FUZZ-1?category=tops&layer=open", b"image/png", SHIRT),
+    (b"GET /v1/try-ons/0123456789abcdef0123456789abcdef", b"", b""),
+    (b"GET /v1/try-ons/0123456789abcdef0123456789abcdef/image?token=1.abc", b"", b""),
+    (b"GET /v1/try-ons/0123456789abcdef0123456789abcdef/events", b"", b""),
+    (b"DELETE /v1/garments/FUZZ-1", b"", b""),
+    (b"GET /studio/app.js", b"", b""),
+    (b"GET /v1/models", b"", b""),
+)
+HEADERS = (
+    b"Idempotency-Key: fuzz\r\n",
+    b"Prefer: wait=1\r\n",
+    b"Cancel-After: 5s\r\n",
+    b"Last-Event-ID: 1-0\r\n",
+    b"If-None-Match: *\r\n",
+    b"Authorization: Bearer cr_x\r\n",
+)
+
+
+def damaged(draw: random.Random, data: bytes) -> bytes:
+    """`data` with a few random changes."""
+    out = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at = draw.randrange(len(out) + 1)
+        match draw.randrange(5):
+            case 0:
+                out[at : at + 1] = bytes([draw.randrange(256)])
+            case 1:
+                del out[at : at + draw.randrange(1, 40)]
+            case 2:
+                out[at:at] = draw.choice(WORDS)
+            case 3:
+                out[at:at] = out[at : at + draw.randrange(1, 200)] * draw.randrange(1, 4)
+            case _:
+                out[at : at + 8] = draw.choice(WORDS)
+    return bytes(out)
+
+
+def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
+    """Requests as bytes; mostly with a true length, so that the damage is met behind the parser as well."""
+    draw = random.Random(seed)
+    for number in range(count):
+        line, kind, body = draw.choice(BASES)
+        where = draw.choice(("line", "headers", "body", "body", "all"))
+        chosen = b"".join(draw.sample(HEADERS, draw.randrange(3)))
+        if where == "body" and body:
+            body = damaged(draw, body)
+        if where == "line":
+            line = damaged(draw, line)
+        if where == "headers":
+            chosen = damaged(draw, chosen + b"X-Request-Id: fuzz\r\n")
+        length = len(body) if draw.random() < 0.95 else draw.randrange(2 * len(body) + 2)
+        head = line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + chosen
+        if kind:
+            head += b"Content-Type: " + kind + b"\r\nContent-Length: " + str(length).encode() + b"\r\n"
+        request = head + b"\r\n" + body
+        yield f"request-{where}-seed{seed}-{number}", damaged(draw, request) if where == "all" else request
+
+
+def asked(besieged: Besieged, request: bytes) -> bytes:
+    """Everything the service says to a request until it closes. Raises TimeoutError when it never does."""
+    with besieged.connect() as raw:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            raw.sendall(request)
+        return closed(raw)[1]
+
+
+def wrong_with(said: bytes) -> str | None:
+    """What is wrong with an answer, or None. None at all is an answer: the connection was closed."""
+    statuses = [int(found) for found in re.findall(rb"(?:^|\r\n|\})HTTP/1\.1 (\d{3}) ", said)]
+    if said and not said.startswith(b"HTTP/1.1 "):
+        return "not HTTP"
+    for status in statuses:
+        if status >= 500 and status != 503:
+            return f"status {status}"
+    head, _, body = said.partition(b"\r\n\r\n")
+    if len(statuses) == 1 and statuses[0] >= 400 and b"application/problem+json" not in head:
+        return f"status {statuses[0]} is not a problem document"
+    if len(statuses) == 1 and statuses[0] >= 400 and body and b"HEAD" not in said:
+        try:
+            problem = json.loads(body)
+        except ValueError:
+            return "the problem is not JSON"
+        if problem.get("status") != statuses[0] or not problem.get("code"):
+            return "the problem has no code"
+    return None
