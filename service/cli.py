@@ -180,7 +180,13 @@ def weights_check(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="What to train: nano.")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="nano (from nothing to the bundled checkpoint), or one stage: pretrain, resolution, tryon, isolate, "
+            "nft, cfg-distill, dmd, expert; packing and evidence measure."
+        ),
+    ],
     config: Annotated[
         Path | None, typer.Option(help="The configuration file; default: the bundled checkpoint's own.")
     ] = None,
@@ -188,7 +194,9 @@ def train(
 ) -> None:
     """Train a checkpoint on the procedural world; progress, losses and sample grids go to the run's folder.
 
-    Example: changeroom train nano --config engine_build/training/configs/nano.toml --resume
+    Example: changeroom train tryon --config engine_build/training/configs/pico.toml --resume
+
+    Many GPUs: torchrun --nproc-per-node 8 -m service.cli train tryon --config FILE
     """
     from engine_build.training.train import main
 

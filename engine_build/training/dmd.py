@@ -139,22 +139,22 @@ class Dmd:
         return loss.detach()
 
     def _student_step(self, step: int, visit: int) -> tuple[Tensor, Tensor]:
-        c = self.config
-        with autocast(self.parts.device, c.bf16):
+        c, device = self.config, self.parts.device
+        with autocast(device, c.bf16):
             samples, batch, generator = self._start(visit)
             state, sigma = self._roll(batch, visit, generator)
+        with autocast(device, c.bf16):  # a new one: weights cast without gradients must not be met again
             x = self._picture(batch, state, sigma)
-            with torch.no_grad():
-                tau = matching_levels(len(batch), c.low, c.high, generator).to(x.device)
-                noisy = noised(batch, x.detach(), noise_like(batch, generator), tau)
-                real = self.teacher(noisy).float()
-                if c.guidance != 1.0:
-                    null = conditioned(self.parts, [sample.unconditioned() for sample in samples], c.draws)
-                    real = guided(real, self.teacher(null.at(noisy.target, tau)).float(), c.guidance)
-                fake = self.fake(noisy).float()
-                at = per_token(batch, tau)
-                ours, theirs = noisy.target - at * real, noisy.target - at * fake
-                direction = matching_direction(x.detach(), ours, theirs, batch.target_segments)
+        with autocast(device, c.bf16), torch.no_grad():
+            tau = matching_levels(len(batch), c.low, c.high, generator).to(x.device)
+            noisy = noised(batch, x, noise_like(batch, generator), tau)
+            real = self.teacher(noisy).float()
+            if c.guidance != 1.0:
+                null = conditioned(self.parts, [sample.unconditioned() for sample in samples], c.draws)
+                real = guided(real, self.teacher(null.at(noisy.target, tau)).float(), c.guidance)
+            fake = self.fake(noisy).float()
+            ours, theirs = (noisy.target - per_token(batch, tau) * velocity for velocity in (real, fake))
+            direction = matching_direction(x, ours, theirs, batch.target_segments)
         loss = matching_loss(x, direction)
         self.learner.descend(loss, step)
         return loss.detach(), direction.abs().mean()

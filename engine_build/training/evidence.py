@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +145,6 @@ def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) 
     judge = classifier.load(Path(e.judge)) if e.judge else classifier.load()
     rare = config.stage("tryon").rare
     for way, path in missing:
-        random.seed(0)
         figures = assess(parts, held, way, judge, rare=rare, repeats=e.diversity_repeats)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -175,7 +173,12 @@ def _measured(config: TrainConfig, name: str, way: Way) -> Path:
 def _write(config: TrainConfig) -> Path:
     e = config.evidence
     path = config.out / "evidence.json"
-    report = {"seeds": list(e.seeds), "guidance": e.guidance, "figures": collected(config.out, e.seeds)}
+    report = {
+        "seeds": list(e.seeds),
+        "guidance": e.guidance,
+        "teacher_steps": e.teacher_steps,
+        "figures": collected(config.out, e.seeds),
+    }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plots.write(config.out, report)
     return path

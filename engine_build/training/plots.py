@@ -45,7 +45,9 @@ def write(out: Path, report: dict[str, Any]) -> list[Path]:
 
 def _stages(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     """The four dimensions and their geometric mean by stage, without guidance at the full schedule."""
-    full = {k.split("/")[0]: v for k, v in report["figures"].items() if k.split("/")[1] in ("32", k.split("-")[-1])}
+    steps = str(report["teacher_steps"])
+    named = ((*name.split("/"), figures) for name, figures in report["figures"].items())
+    full = {stage: figures for stage, way, figures in named if way == steps or stage.startswith("dmd")}
     order = [n for n in ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill") if n in full]
     order += sorted(n for n in full if n.startswith("dmd"))
     if not order:

@@ -120,6 +120,10 @@ def test_evaluate_reports_every_figure(trained: Path, capsys: pytest.CaptureFixt
         ("[checkpoint]\nsize = 3", r"\[checkpoint\] has unknown keys: size"),
         ("[flow]\nsteps = 'many'", r"\[flow\] steps cannot be 'many'"),
         ("flow = 3", r"\[flow\] must be a table"),
+        ("[[flow]]\nsteps = 3\n[[flow]]\nsteps = 'x'", r"\[flow\] steps cannot be 'x'"),
+        ("[cfg-distill]\nguidence = 3", r"\[cfg-distill\] has unknown keys: guidence"),
+        ("[dmd]\nmix = 3", r"\[dmd\] mix cannot be 3"),
+        ("[evidence]\nseed = 1", r"\[evidence\] has unknown keys: seed"),
         ("out = ", "not valid TOML"),
     ],
 )
@@ -141,5 +145,6 @@ def test_unknown_stages_and_absent_configs_are_named(tmp_path: Path, capsys: pyt
 def test_the_bundled_config_loads() -> None:
     config = TrainConfig.load(DEFAULT_CONFIG)
     raw = tomllib.loads(DEFAULT_CONFIG.read_text())
-    assert (config.flow.steps, config.flow.height) == (raw["flow"]["steps"], raw["flow"]["height"])
+    listed = raw["flow"] if isinstance(raw["flow"], list) else [raw["flow"]]
+    assert [(one.steps, one.height) for one in config.flows] == [(one["steps"], one["height"]) for one in listed]
     assert config.vae.channels == tuple(raw["vae"]["channels"])
