@@ -188,10 +188,11 @@ def _clock(frame: Frame) -> list[str]:
     while at < frame.span.end:
         x = frame.x(at)
         shapes.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{FOOT}" y2="{frame.height - AXIS}" stroke="#22252b"/>')
-        shapes.append(
-            f'<text x="{x:.1f}" y="{frame.height - 5:.1f}" text-anchor="middle" fill="{TEXT}">'
-            f"{time.strftime(form, time.gmtime(at))}</text>"
-        )
+        text = time.strftime(form, time.gmtime(at))
+        if x + len(text) * LETTER / 2 <= frame.width:
+            shapes.append(
+                f'<text x="{x:.1f}" y="{frame.height - 5:.1f}" text-anchor="middle" fill="{TEXT}">{text}</text>'
+            )
         at += every
     return shapes
 
