@@ -8,30 +8,47 @@ Letters: C channels of a token (4 times the latent channels), h, w token rows an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
+from diffusers.models.resnet import ResnetBlock2D
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine_build.config import read_json
 from engine_build.errors import CheckpointError
 from engine_build.transfer import Landing, upload
+from kernels import Kernels
 
 ENCODE_PIXELS = 4 << 20  # at a time: about 9 GiB of activations in bfloat16 for klein's autoencoder
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-class Autoencoder:
-    """An AutoencoderKLFlux2 in inference. `encode` is deterministic: the mean of the posterior."""
+class NormSilu(nn.Module):
+    """A GroupNorm and the SiLU behind it as one kernel."""
 
-    def __init__(self, vae: AutoencoderKLFlux2) -> None:
+    def __init__(self, norm: nn.GroupNorm, kernel: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.norm, self.kernel = norm, kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernel(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+class Autoencoder:
+    """An AutoencoderKLFlux2 in inference. `encode` is deterministic: the mean of the posterior.
+
+    With Triton kernels it runs channels-last, its norms and activations fused in that layout; with the reference
+    kernels in torch's own layout, where its own norms are fast.
+    """
+
+    def __init__(self, vae: AutoencoderKLFlux2, kernels: Kernels | None = None) -> None:
         self.vae = vae.eval().requires_grad_(False)
         config = vae.config
         if tuple(config.patch_size) != (2, 2):
@@ -40,14 +57,17 @@ class Autoencoder:
         self.token_pixels: int = 2 * self.scale
         self.channels: int = 4 * config.latent_channels
         variance = vae.bn.running_var.float() + config.batch_norm_eps
-        on_gpu = vae.device.type == "cuda"
-        self._layout = torch.channels_last if on_gpu else torch.contiguous_format
-        self.vae.to(memory_format=self._layout)
+        fused = kernels is not None and kernels.name == "triton"
+        self._layout = torch.channels_last if fused else torch.contiguous_format
+        if kernels is not None and fused:
+            fuse_norms(self.vae.to(memory_format=self._layout), kernels)
         self._mean = vae.bn.running_mean.float().view(1, -1, 1, 1)
         self._std = variance.sqrt().view(1, -1, 1, 1)
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(
+        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, kernels: Kernels | None = None
+    ) -> Self:
         """From a checkpoint folder's `vae/`, strictly. Raises CheckpointError naming what does not fit."""
         home = folder / "vae"
         config = read_json(home / "config.json")
@@ -66,7 +86,7 @@ class Autoencoder:
             raise CheckpointError(f"{home / _WEIGHTS} is missing") from error
         except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"{home} does not load: {' '.join(str(error).split())}") from error
-        return cls(vae.to(device))
+        return cls(vae.to(device), kernels)
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +132,24 @@ class Autoencoder:
     def _decode(self, latents: Tensor) -> Tensor:
         x = self.vae.decode(latents.to(self.vae.dtype, memory_format=self._layout), return_dict=False)[0][0]
         return ((x.float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def fuse_norms(vae: nn.Module, kernels: Kernels) -> int:
+    """Puts one kernel in the place of every GroupNorm with a SiLU behind it; returns how many there were."""
+    fused = 0
+    for module in list(vae.modules()):
+        if isinstance(module, ResnetBlock2D) and isinstance(module.nonlinearity, nn.SiLU):
+            names = ("norm1", "norm2")
+            module.nonlinearity = nn.Identity()
+        elif isinstance(getattr(module, "conv_norm_out", None), nn.GroupNorm) and isinstance(module.conv_act, nn.SiLU):
+            names = ("conv_norm_out",)
+            module.conv_act = nn.Identity()
+        else:
+            continue
+        for name in names:
+            setattr(module, name, NormSilu(getattr(module, name), kernels.group_norm_silu))
+            fused += 1
+    return fused
 
 
 def picture(landing: Landing) -> Image.Image:

@@ -51,7 +51,7 @@ def load_pipeline(
         convert(model)
     pipeline = Pipeline(
         model=model,
-        autoencoder=Autoencoder.load(folder, device=device, dtype=dtype),
+        autoencoder=Autoencoder.load(folder, device=device, dtype=dtype, kernels=kernels),
         text_encoder=TextEncoder.load(folder, config, device=device, dtype=dtype),
         schedule=Schedule.load(folder),
         caches=caches,

@@ -34,6 +34,7 @@ class Kernels:
     swiglu: Callable[..., Tensor] = reference.swiglu
     swiglu_fp8: Callable[..., Quantised] = reference.swiglu_fp8
     quantise: Callable[..., Quantised] = reference.quantise
+    group_norm_silu: Callable[..., Tensor] = reference.group_norm_silu
     feed: Callable[[Tensor], Tensor | Quantised] = reference.feed
 
     def quantising(self) -> "Kernels":
@@ -58,7 +59,7 @@ def select(name: str) -> Kernels:
 
 def _triton() -> Kernels:
     try:
-        from kernels import adaln, attention, gated_mlp, launch, qk_norm_rope, quantise
+        from kernels import adaln, attention, gated_mlp, group_norm, launch, qk_norm_rope, quantise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
@@ -80,4 +81,5 @@ def _triton() -> Kernels:
         swiglu=gated_mlp.swiglu,
         swiglu_fp8=gated_mlp.swiglu_fp8,
         quantise=quantise.quantise_rows,
+        group_norm_silu=group_norm.group_norm_silu,
     )

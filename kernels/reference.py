@@ -154,6 +154,11 @@ def quantise(x: Tensor) -> Quantised:
     return Quantised(*quantise_twin(x))
 
 
+def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`silu(group_norm(x))` of pictures `(B, C, H, W)`; weight and bias `(C,)`."""
+    return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+
 def feed(x: Tensor) -> Tensor:
     """What a linear is given that no other kernel precedes: x itself, or `quantise` of it for an FP8 linear."""
     return x

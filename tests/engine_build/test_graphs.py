@@ -20,7 +20,12 @@ from engine_build.model import MMDiT, ReferenceKV
 from engine_build.packing import PackedBatch, Sequence, pack
 
 MIX = MIXES["different"]
-OTHER = [request(7, 3, (2, 9), (5, 2)), request(8, 11, (1, 1), (2, 2), (1, 3)), request(9, 4, (6, 6)), request(6, 1, (2, 2))]
+OTHER = [
+    request(7, 3, (2, 9), (5, 2)),
+    request(8, 11, (1, 1), (2, 2), (1, 3)),
+    request(9, 4, (6, 6)),
+    request(6, 1, (2, 2)),
+]
 
 
 class Recorder:

@@ -162,13 +162,12 @@ class Hungry:
         return stepped
 
 
+@pytest.mark.parametrize("engine", ["isolated"], indirect=True)
 @pytest.mark.parametrize(("times", "status"), [(1, "succeeded"), (2, "succeeded"), (3, "failed")])
 def test_a_lack_of_memory_is_one_requests_own(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, times: int, status: str
 ) -> None:
     """Together, alone beside the others, alone on the device: the third time it fails, with a stable error."""
-    if engine.pipeline.model.config.reference_attention != "isolated":
-        pytest.skip("the same in every mode")
     expected = {outcome.request_id: outcome for outcome in engine.run(MIXED)}
     monkeypatch.setattr(engine.pipeline, "stepper", Hungry(engine.pipeline.model, 96 * 40 // 64, times))
     outcomes = {outcome.request_id: outcome for outcome in engine.run(MIXED)}
@@ -184,6 +183,7 @@ def test_a_lack_of_memory_is_one_requests_own(
     assert engine.run([request("after")])[0].status == "succeeded"
 
 
+@pytest.mark.parametrize("engine", ["isolated"], indirect=True)
 def test_memory_that_is_missing_while_encoding_or_decoding(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.importorskip("triton")
-from kernels import Segments, adaln, attention, fp8, gated_mlp, launch, qk_norm_rope, quantise, reference
+from kernels import Segments, adaln, attention, fp8, gated_mlp, group_norm, launch, qk_norm_rope, quantise, reference
 from kernels.segments import Heads, Interleaved
 
 pytestmark = [
@@ -289,6 +289,18 @@ def test_swiglu(tokens: int, width: int, dtype: torch.dtype) -> None:
 def test_swiglu_is_finite_for_large_inputs() -> None:
     x = torch.tensor([[-200.0, 200.0, 1.0, 1.0]], device=DEVICE)
     close(gated_mlp.swiglu(x), reference.swiglu(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "groups"), [((2, 12, 7, 5), 3), ((1, 16, 23, 29), 4)])
+def test_group_norm_silu(shape: tuple[int, ...], groups: int, dtype: torch.dtype) -> None:
+    batch, channels, height, width = shape
+    x = 5 + random(batch, height, width, channels, dtype=dtype).contiguous().permute(0, 3, 1, 2)
+    weight, bias = (random(1, channels, dtype=dtype, seed=i)[0] for i in (1, 2))
+    actual = group_norm.group_norm_silu(x, groups, weight, bias, 1e-6)
+    wide = reference.group_norm_silu(x.float(), groups, weight.float(), bias.float(), 1e-6)
+    close(actual, wide.to(dtype))
+    assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_quantised_rows_have_their_own_scales() -> None:

@@ -18,6 +18,7 @@ from kernels import (
     attention,
     fp8,
     gated_mlp,
+    group_norm,
     launch,
     qk_norm_rope,
     quantise,
@@ -76,6 +77,10 @@ CALLS = {
     "swiglu": (gated_mlp.swiglu_op, lambda: (random(5, 16), None, False)),
     "swiglu, lead": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), False)),
     "swiglu, fp8": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), True)),
+    "group_norm_silu": (
+        group_norm.group_norm_silu_op,
+        lambda: (random(2, 8, 3, 5).contiguous(memory_format=torch.channels_last), 4, random(8), random(8), 1e-6),
+    ),
     "quantise_rows": (quantise.quantise_rows_op, lambda: (random(5, 16),)),
 }
 
@@ -178,6 +183,7 @@ def misfits() -> dict[str, tuple[Callable[[], object], str]]:
         "gate": (lambda: gated_mlp.gated_residual(x, x, rows[:2], OWN), "gate is"),
         "lead": (lambda: gated_mlp.swiglu(x, x[:3]), "lead is"),
         "keys": (lambda: attention.attention(q, k, v, OWN, key_segments=PREFIX), "k has 10 tokens"),
+        "groups": (lambda: group_norm.group_norm_silu(q[None], 3, w, w, 1e-6), "groups"),
         "odd": (lambda: gated_mlp.swiglu(x[:, :7]), "2M"),
         "sizes of 16": (
             lambda: fp8.linear(reference.quantise(x), reference.quantise(x)),

@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import adaln, attention, gated_mlp, launch, qk_norm_rope, quantise
+from kernels import adaln, attention, gated_mlp, group_norm, launch, qk_norm_rope, quantise
 
 SHARED_LIMIT = 227 * 1024
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
@@ -52,7 +52,8 @@ def compiled(
 ) -> Program:
     """The kernel for sm_90a; argument types follow from our naming, pointers and strides are 16-aligned."""
     names = kernel.arg_names
-    special = dict.fromkeys(("p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles", "p_rows"), "*i32") | {"p_cos": "*fp32"}
+    special = dict.fromkeys(("p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles", "p_rows"), "*i32")
+    special |= dict.fromkeys(("p_cos", "p_sums", "p_scale_by_channel", "p_shift_by_channel"), "*fp32")
     special |= {"p_sin": "*fp32", "p_row_scales": "*fp32", "p_scales": "*fp32", "p_values": "*fp8e4nv"}
     special |= {"eps": "fp32", fp8_out: "*fp8e4nv"}
     special |= maps or {}
@@ -176,3 +177,10 @@ def test_quantise_compiles(tmp_path: Path) -> None:
     program = compiled(tmp_path, quantise.quantise_kernel, "bf16", 16, BLOCK_D=16384)
     check(program)
     assert re.search(r"F2FP\.SATFINITE\.E4M3", program.sass)
+
+
+@pytest.mark.parametrize("channels", [128, 512])
+def test_group_norm_compiles(tmp_path: Path, channels: int) -> None:
+    block = {"BLOCK_P": group_norm.PIXELS_PER_BLOCK, "BLOCK_C": channels}
+    check(compiled(tmp_path, group_norm.channel_sums_kernel, "bf16", 8, BLOCKS=group_norm.BLOCKS_PER_CHUNK, **block))
+    check(compiled(tmp_path, group_norm.scale_silu_kernel, "bf16", 8, **block))
