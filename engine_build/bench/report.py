@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 
-from engine_build.bench.run import Results, Row
+from engine_build.bench.rows import Results, Row
 from engine_build.loading import pick_device
 
 

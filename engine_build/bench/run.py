@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from statistics import quantiles
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine_build.bench import floors
+from engine_build.bench.plan import Mode, Plan, all_modes
+from engine_build.bench.rows import AttentionRow, PackedRow, Results, Row, percentiles
 from engine_build.bench.subjects import Weights
-from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.engine import ImageInput, TryOnRequest, load_engine
 from engine_build.errors import BackendError, RequestError
 from engine_build.instruction import GarmentPhrase, compose
@@ -28,125 +31,6 @@ from kernels import Segments
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Mode:
-    """One way of making the same picture. `backend` None is diffusers."""
-
-    name: str
-    backend: str | None = None
-    attention: ReferenceAttention = "joint"
-    fp8: bool = False
-    cached: bool = False
-    compiled: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure. `fast` names the kernels of the fast modes."""
-
-    preset: str = "klein-4b"
-    device: str = "auto"
-    sizes: tuple[tuple[int, int], ...] = ((1024, 1024), (768, 1024))
-    garments: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    garment: int = 512
-    steps: int = 4
-    repeats: int = 10
-    warmups: int = 3
-    fast: str = "triton"
-    modes: tuple[str, ...] = ()
-    packed: tuple[int, ...] = (1, 2, 4, 8)
-    packed_sizes: tuple[tuple[int, int], ...] = ((512, 512), (768, 1024), (1024, 1024))
-
-    @classmethod
-    def of(cls, preset: str, device: str, repeats: int, modes: tuple[str, ...]) -> Plan:
-        """The plan of a preset: everything for the large ones, a few small cases for `nano`.
-
-        Raises RequestError for a preset or a mode that does not exist.
-        """
-        if preset not in PRESETS:
-            raise RequestError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-        fast = "torch" if pick_device(device).type == "cpu" else "triton"
-        unknown = sorted(set(modes) - {mode.name for mode in all_modes(fast)})
-        if unknown:
-            known = ", ".join(mode.name for mode in all_modes(fast))
-            raise RequestError(f"no mode {unknown[0]!r}; there are: {known}")
-        plan = cls(preset=preset, device=device, repeats=repeats, fast=fast, modes=modes)
-        if preset != "nano":
-            return plan
-        return cls(
-            preset=preset, device=device, repeats=repeats, fast=fast, modes=modes, sizes=((72, 96),),
-            garments=(1, 3), garment=64, warmups=1, packed=(1, 2), packed_sizes=((72, 96),),
-        )  # fmt: skip
-
-
-def all_modes(fast: str) -> tuple[Mode, ...]:
-    """Every mode, slowest first, the fast ones with the named kernels."""
-    return (
-        Mode("diffusers"),
-        Mode("diffusers + torch.compile", compiled=True),
-        Mode("torch", "torch"),
-        Mode("triton", "triton"),
-        Mode(f"{fast} + reference KV", fast, "shared"),
-        Mode(f"{fast} + reference KV + FP8", fast, "shared", fp8=True),
-        Mode(f"{fast} + cached references", fast, "isolated", cached=True),
-        Mode(f"{fast} + cached references + FP8", fast, "isolated", fp8=True, cached=True),
-    )
-
-
-@dataclass
-class Row:
-    """One mode at one size and number of garments; times in milliseconds, of which stages are the medians."""
-
-    mode: str
-    width: int
-    height: int
-    garments: int
-    tokens: int
-    status: str = "ok"
-    p20: float | None = None
-    p50: float | None = None
-    p80: float | None = None
-    stages: dict[str, float] = field(default_factory=dict)
-    floor: float | None = None
-    times_floor: float | None = None
-    times_faster: float | None = None
-
-
-@dataclass
-class AttentionRow:
-    """Attention alone on one sequence: milliseconds and TFLOP/s of the kernels and of torch's SDPA."""
-
-    tokens: int
-    kernels: str
-    ours_ms: float
-    ours_tflops: float
-    sdpa_ms: float
-    sdpa_tflops: float
-
-
-@dataclass
-class PackedRow:
-    """Several requests in one batch of an engine."""
-
-    mode: str
-    width: int
-    height: int
-    requests: int
-    status: str = "ok"
-    images_per_second: float | None = None
-
-
-@dataclass
-class Results:
-    """Everything one run found."""
-
-    plan: Plan
-    weights: str
-    rows: list[Row] = field(default_factory=list)
-    attention: list[AttentionRow] = field(default_factory=list)
-    packed: list[PackedRow] = field(default_factory=list)
 
 
 Progress = Callable[[str], None]
@@ -163,6 +47,7 @@ def run(plan: Plan, progress: Progress = _log.info) -> Results:
             continue
         progress(mode.name)
         results.rows += _end_to_end(plan, weights, mode, progress)
+        _free(device)
     _compare(results.rows, device.type == "cuda")
     progress("attention alone")
     results.attention = _attention(plan, weights)
@@ -201,14 +86,6 @@ def run_checkpoint(
         before = base[row.garments]
         row.times_faster = before / row.p50 if before and row.p50 else None
     return results
-
-
-def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """p20, p50 and p80 in milliseconds."""
-    if len(seconds) == 1:
-        return (seconds[0] * 1e3,) * 3
-    cut = quantiles(seconds, n=10, method="inclusive")
-    return cut[1] * 1e3, cut[4] * 1e3, cut[7] * 1e3
 
 
 def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress) -> list[Row]:
@@ -334,10 +211,18 @@ def _attention(plan: Plan, weights: Weights) -> list[AttentionRow]:
         segments = Segments((tokens,))
         batched = [x.transpose(0, 1)[None].contiguous() for x in (q, k, v)]
         ours = _median(plan, weights, lambda q=q, k=k, v=v, s=segments: kernels.attention(q, k, v, s))
-        sdpa = _median(plan, weights, lambda b=batched: F.scaled_dot_product_attention(*b))
+        sdpa = _median(plan, weights, partial(_sdpa, batched))
         work = 4.0 * tokens * tokens * heads * size
         rows.append(AttentionRow(tokens, kernels.name, ours * 1e3, work / ours / 1e12, sdpa * 1e3, work / sdpa / 1e12))
     return rows
+
+
+def _sdpa(batched: Sequence[Tensor]) -> Tensor:
+    """torch's attention, by cuDNN where there is a GPU."""
+    if batched[0].device.type != "cuda":
+        return F.scaled_dot_product_attention(*batched)
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+        return F.scaled_dot_product_attention(*batched)
 
 
 def _packing(plan: Plan, weights: Weights) -> list[PackedRow]:
@@ -411,6 +296,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _free(device: torch.device) -> None:
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

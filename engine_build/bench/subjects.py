@@ -33,6 +33,7 @@ QWEN3_4B = {
     "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
 }  # fmt: skip
 TEXT_LAYERS = (9, 18, 27)
+COMPILED_SHAPES = 64  # beyond torch's own limit of 8 a further shape would silently run uncompiled
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,18 @@ class Weights:
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         if compiled:
-            pipeline.transformer = torch.compile(transformer, mode="max-autotune-no-cudagraphs", dynamic=False)
+            torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+            pipeline.transformer = torch.compile(transformer, dynamic=False)
         return pipeline
 
 
 def _random(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
-    """The module from the meta device, with normal weights and norms of one; buffers zero."""
+    """The module from the meta device: normal weights, norms of one, biases and buffers zero."""
     module = module.to_empty(device=device).to(dtype).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0)
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
     for buffer in module.buffers():

@@ -16,8 +16,8 @@ from engine_build.lora import LoraSet, read_lora
 from engine_build.pipeline import Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.sampling import Schedule
-from engine_build.tensorrt.graphs import Attention
 from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
+from engine_build.tensorrt.ports import Attention
 from engine_build.text_encoder import TextEncoder
 from engine_build.torch_engine import EngineOptions, TorchEngine
 from engine_build.weights import load_model, locate, model_config

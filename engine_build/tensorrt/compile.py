@@ -16,10 +16,11 @@ from engine_build.config import CheckpointConfig
 from engine_build.errors import BackendError
 from engine_build.tensorrt.calibrate import calibrate
 from engine_build.tensorrt.export import Exported, export_checkpoint
-from engine_build.tensorrt.graphs import Attention, kinds_of
-from engine_build.tensorrt.library import tensorrt
+from engine_build.tensorrt.graphs import kinds_of
+from engine_build.tensorrt.library import driver_version, gpu_arch, tensorrt
 from engine_build.tensorrt.lint import check
 from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoint, digest_file
+from engine_build.tensorrt.ports import Attention
 from engine_build.tensorrt.profiles import Bucket, Shape, profile, spans
 from engine_build.tensorrt.quantise import quantise_file
 from engine_build.weights import DTYPES, locate, model_config
@@ -109,17 +110,6 @@ def build(
     )
     manifest.save(out)
     return manifest
-
-
-def gpu_arch() -> int:
-    """Compute capability of the current GPU, like 90."""
-    major, minor = torch.cuda.get_device_capability()
-    return major * 10 + minor
-
-
-def driver_version() -> int:
-    """The newest CUDA the installed driver serves, like 12080."""
-    return int(torch._C._cuda_getDriverVersion())
 
 
 def _build_plan(

@@ -14,8 +14,8 @@ from torch import Tensor
 from engine_build.config import ModelConfig
 from engine_build.model import ReferenceKV, rope_table
 from engine_build.packing import PackedBatch
-from engine_build.tensorrt.graphs import Kind
 from engine_build.tensorrt.operators import query_tile
+from engine_build.tensorrt.ports import Kind
 from kernels import Segments
 
 Feeds = dict[str, Tensor]

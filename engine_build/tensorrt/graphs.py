@@ -1,6 +1,6 @@
-"""The model's parts as graphs of tensors alone, in the form that ONNX and TensorRT want.
+"""The MMDiT as graphs of tensors alone, in the form that ONNX and TensorRT want.
 
-The MMDiT here is the one of `engine_build.model`, weights shared, with everything that depends on lengths
+It is the model of `engine_build.model`, weights shared, with everything that depends on lengths
 turned into inputs: RoPE tables, row indices that lay several sequences next to each other, cumulative lengths. So
 one graph serves every mixture of sizes. `kind` names what a graph does:
 
@@ -17,31 +17,24 @@ D width, H heads, E head size, C channels, Dt text width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine_build.config import ModelConfig
-from engine_build.model import DoubleBlock, MMDiT, SingleBlock
+from engine_build.model import DoubleBlock, MMDiT
+from engine_build.tensorrt.graph_math import (
+    Attend,
+    Parts,
+    adaln,
+    attention,
+    feed_forward,
+    heads,
+    image_alone,
+    norm_rope,
+    single,
+)
 from engine_build.tensorrt.operators import packed_attention, prefixed_attention
-
-Kind = Literal["joint", "references", "first", "cached"]
-Attention = Literal["standard", "plugin"]
-Parts = tuple[Tensor, ...]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output: its dtype name and its axes, numbers or names of sizes that vary."""
-
-    name: str
-    dtype: Literal["float32", "model", "int32", "int64", "bool"]
-    axes: tuple[int | str, ...]
+from engine_build.tensorrt.ports import Attention, Kind, Port
 
 
 def kinds_of(config: ModelConfig) -> tuple[Kind, ...]:
@@ -130,12 +123,12 @@ class DitGraph(nn.Module):
             values.append(value)
             if self.packed:
                 return packed_attention(q, key, value, given["reference_cu"], given["reference_tiles"])
-            return _attention(q, key, value, given.get("reference_mask"))
+            return attention(q, key, value, given.get("reference_mask"))
 
         for block in m.transformer_blocks:
-            x = _image_alone(block, x, image_mod, rope, attend)
+            x = image_alone(block, x, image_mod, rope, attend)
         for block in m.single_transformer_blocks:
-            x = _single(block, x, single_mod, rope, attend)
+            x = single(block, x, single_mod, rope, attend)
         return (*keys, *values)
 
     def _main(self, given: dict[str, Tensor], kv: Parts) -> Tensor:
@@ -170,10 +163,10 @@ class DitGraph(nn.Module):
             part if sequence is None else part.index_select(0, sequence) for part in m.single_stream_modulation(time)
         )
         for block in m.single_transformer_blocks:
-            x = _single(block, x, single_mod, rope, attend)
+            x = single(block, x, single_mod, rope, attend)
         x = self._split(x, text.shape[0], given)[1]
         scale, shift = self._rows(m.norm_out(time), given, "image_sequence")
-        x = _adaln(x, shift, scale, m.config.eps)
+        x = adaln(x, shift, scale, m.config.eps)
         if self.kind == "joint":
             x = x.index_select(0, given["target_rows"]) if self.packed else x[: given["target"].shape[0]]
         return m.proj_out(x)
@@ -191,19 +184,19 @@ class DitGraph(nn.Module):
         attn, eps = block.attn, block.eps
         t_shift, t_scale, t_gate, t_shift_ff, t_scale_ff, t_gate_ff = mods[0]
         shift, scale, gate, shift_ff, scale_ff, gate_ff = mods[1]
-        x = _adaln(text, t_shift, t_scale, eps)
-        text_qkv = _heads(attn.head_dim, attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x))
-        text_qkv = _norm_rope(text_qkv, attn.norm_added_q, attn.norm_added_k, ropes[0])
-        x = _adaln(image, shift, scale, eps)
-        image_qkv = _heads(attn.head_dim, attn.to_q(x), attn.to_k(x), attn.to_v(x))
-        image_qkv = _norm_rope(image_qkv, attn.norm_q, attn.norm_k, ropes[1])
+        x = adaln(text, t_shift, t_scale, eps)
+        text_qkv = heads(attn.head_dim, attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x))
+        text_qkv = norm_rope(text_qkv, attn.norm_added_q, attn.norm_added_k, ropes[0])
+        x = adaln(image, shift, scale, eps)
+        image_qkv = heads(attn.head_dim, attn.to_q(x), attn.to_k(x), attn.to_v(x))
+        image_qkv = norm_rope(image_qkv, attn.norm_q, attn.norm_k, ropes[1])
         q, key, value = (self._join(a, b, given) for a, b in zip(text_qkv, image_qkv, strict=True))  # (T, H, E)
         out = attend(q, key, value).flatten(1)
         text_out, image_out = self._split(out, text.shape[0], given)
         text = text + t_gate * attn.to_add_out(text_out)
-        text = text + t_gate_ff * _feed_forward(block.ff_context, _adaln(text, t_shift_ff, t_scale_ff, eps))
+        text = text + t_gate_ff * feed_forward(block.ff_context, adaln(text, t_shift_ff, t_scale_ff, eps))
         image = image + gate * attn.to_out[0](image_out)
-        return text, image + gate_ff * _feed_forward(block.ff, _adaln(image, shift_ff, scale_ff, eps))
+        return text, image + gate_ff * feed_forward(block.ff, adaln(image, shift_ff, scale_ff, eps))
 
     def _attend(
         self, q: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor] | None, given: dict[str, Tensor]
@@ -212,7 +205,7 @@ class DitGraph(nn.Module):
         if not self.packed:
             if prefix is not None:
                 key, value = torch.cat((prefix[0], key)), torch.cat((prefix[1], value))
-            return _attention(q, key, value, None)
+            return attention(q, key, value, None)
         if prefix is None:
             return packed_attention(q, key, value, given["cu_seqlens"], given["tiles"])
         return prefixed_attention(q, key, value, *prefix, given["cu_seqlens"], given["prefix_cu"], given["tiles"])
@@ -231,111 +224,9 @@ class DitGraph(nn.Module):
         return tuple(part.index_select(0, given[sequence]) for part in parts) if self.packed else parts
 
 
-class TextGraph(nn.Module):
-    """Token ids and mask `(1, Lt)` to the hidden states `(1, Lt, D)` of the layers in use."""
-
-    def __init__(self, model: nn.Module, layers: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model, self.layers = model, layers
-        width = model.config.hidden_size
-        self.inputs = (Port("ids", "int64", (1, "Lt")), Port("mask", "int64", (1, "Lt")))
-        self.outputs = tuple(Port(f"state_{layer}", "model", (1, "Lt", width)) for layer in layers)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Parts:
-        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-        return tuple(states.hidden_states[layer] for layer in self.layers)
-
-
-class VaeEncoderGraph(nn.Module):
-    """Pixels `(B, 3, Y, X)` in [-1, 1] to the posterior's mean `(B, c, y, x)`."""
-
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae = vae
-        self.inputs = (Port("pixels", "model", ("B", 3, "Y", "X")),)
-        self.outputs = (Port("latents", "model", ("B", vae.config.latent_channels, "y", "x")),)
-
-    def forward(self, pixels: Tensor) -> Parts:
-        moments = self.vae.encoder(pixels)
-        if self.vae.quant_conv is not None:
-            moments = self.vae.quant_conv(moments)
-        return (moments.chunk(2, dim=1)[0],)
-
-
-class VaeDecoderGraph(nn.Module):
-    """Latents `(B, c, y, x)` to pixels `(B, 3, Y, X)` around [-1, 1]."""
-
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae = vae
-        self.inputs = (Port("latents", "model", ("B", vae.config.latent_channels, "y", "x")),)
-        self.outputs = (Port("pixels", "model", ("B", 3, "Y", "X")),)
-
-    def forward(self, latents: Tensor) -> Parts:
-        if self.vae.post_quant_conv is not None:
-            latents = self.vae.post_quant_conv(latents)
-        return (self.vae.decoder(latents),)
-
-
 def _rope_ports(name: str, tokens: str, half: int) -> list[Port]:
     return [Port(f"{name}_{part}", "float32", (tokens, half)) for part in ("cos", "sin")]
 
 
 def _kv_names(layers: int) -> tuple[str, ...]:
     return (*(f"key_{i}" for i in range(layers)), *(f"value_{i}" for i in range(layers)))
-
-
-def _adaln(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=eps) + shift
-
-
-def _feed_forward(block: nn.Module, x: Tensor) -> Tensor:
-    return block.linear_out(_swiglu(block.linear_in(x)))
-
-
-def _swiglu(x: Tensor) -> Tensor:
-    gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
-
-
-def _heads(size: int, *parts: Tensor) -> Parts:
-    return tuple(part.unflatten(-1, (-1, size)) for part in parts)
-
-
-def _norm_rope(qkv: Parts, norm_q: nn.RMSNorm, norm_k: nn.RMSNorm, rope: Parts) -> Parts:
-    q, key, value = qkv
-    return _rotate(norm_q(q), *rope), _rotate(norm_k(key), *rope), value
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Interleaved pairs `(T, H, E)` turned by cos, sin `(T, E/2)`, in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
-
-
-def _attention(q: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """One sequence `(T, H, E)`."""
-    q, key, value = (x.transpose(0, 1)[None] for x in (q, key, value))
-    return F.scaled_dot_product_attention(q, key, value, attn_mask=mask)[0].transpose(0, 1)
-
-
-def _image_alone(block: DoubleBlock, x: Tensor, modulation: Parts, rope: Parts, attend: Attend) -> Tensor:
-    """The image stream of a double block, for references."""
-    attn, eps = block.attn, block.eps
-    shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation
-    y = _adaln(x, shift, scale, eps)
-    qkv = _norm_rope(_heads(attn.head_dim, attn.to_q(y), attn.to_k(y), attn.to_v(y)), attn.norm_q, attn.norm_k, rope)
-    x = x + gate * attn.to_out[0](attend(*qkv).flatten(1))
-    return x + gate_ff * _feed_forward(block.ff, _adaln(x, shift_ff, scale_ff, eps))
-
-
-def _single(block: SingleBlock, x: Tensor, modulation: Parts, rope: Parts, attend: Attend) -> Tensor:
-    attn = block.attn
-    shift, scale, gate = modulation
-    projected = attn.to_qkv_mlp_proj(_adaln(x, shift, scale, block.eps))
-    width = attn.to_out.out_features
-    *qkv, mlp = projected.split((width, width, width, projected.shape[-1] - 3 * width), dim=-1)
-    qkv = _norm_rope(_heads(attn.head_dim, *qkv), attn.norm_q, attn.norm_k, rope)
-    out = attend(*qkv).flatten(1)
-    return x + gate * attn.to_out(torch.cat((out, _swiglu(mlp)), dim=-1))

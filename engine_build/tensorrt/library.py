@@ -1,8 +1,10 @@
-"""TensorRT, imported only when something needs it, or one line that says how to get it."""
+"""TensorRT, imported only when something needs it, or one line that says how to get it; and what it runs on."""
 
 from __future__ import annotations
 
 from types import ModuleType
+
+import torch
 
 from engine_build.errors import BackendError
 
@@ -25,3 +27,14 @@ def tensorrt() -> ModuleType:
         wanted = ".".join(map(str, OLDEST))
         raise BackendError(f"TensorRT {trt.__version__} is too old, {wanted} or newer is needed; run: {INSTALL}")
     return trt
+
+
+def gpu_arch() -> int:
+    """Compute capability of the current GPU, like 90."""
+    major, minor = torch.cuda.get_device_capability()
+    return major * 10 + minor
+
+
+def driver_version() -> int:
+    """The newest CUDA the installed driver serves, like 12080."""
+    return int(torch._C._cuda_getDriverVersion())

@@ -15,8 +15,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
 
 from engine_build.errors import EngineError
-from engine_build.tensorrt.graphs import Port
 from engine_build.tensorrt.operators import DOMAIN, PACKED, PREFIXED, schema
+from engine_build.tensorrt.ports import Port
 
 LIST = Path(__file__).parent / "supported_operators.json"
 _DTYPES = {

@@ -18,7 +18,7 @@ from engine_build.config import ModelConfig
 from engine_build.model import MMDiT, ReferenceKV
 from engine_build.packing import PackedBatch
 from engine_build.tensorrt.feeds import Feeder, Stage
-from engine_build.tensorrt.graphs import Attention
+from engine_build.tensorrt.ports import Attention
 from kernels import Kernels, select
 
 

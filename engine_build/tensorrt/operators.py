@@ -7,14 +7,16 @@ TensorRT's parser which plugin it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from onnx.defs import OpSchema
 from torch import Tensor
 
 from kernels import Segments, reference
 
-AttrType = OpSchema.AttrType
+if TYPE_CHECKING:
+    from onnx.defs import OpSchema
+
 DOMAIN = "changeroom"
 PACKED, PREFIXED = "packed_attention", "prefixed_attention"
 PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
@@ -83,9 +85,12 @@ def translations() -> dict[Callable[..., object], Callable[..., object]]:
 
 def schema(name: str) -> OpSchema:
     """The ONNX schema of one of our operators: floats of one dtype, int32 tables, the plugin's attributes."""
+    from onnx.defs import OpSchema
+
+    kind_of = OpSchema.AttrType
     floats = ["q", "k", "v", *(("prefix_k", "prefix_v") if name == PREFIXED else ())]
     tables = ["cu_seqlens", *(("prefix_cu",) if name == PREFIXED else ()), "tiles"]
-    kinds = {"plugin_namespace": AttrType.STRING, "plugin_version": AttrType.STRING, "aot": AttrType.INT}
+    kinds = {"plugin_namespace": kind_of.STRING, "plugin_version": kind_of.STRING, "aot": kind_of.INT}
     parameter = OpSchema.FormalParameter
     return OpSchema(
         name, DOMAIN, 1,

@@ -14,8 +14,8 @@ import torch
 from engine_build.config import CheckpointConfig
 from engine_build.dressing import reference_tokens
 from engine_build.errors import RequestError
-from engine_build.tensorrt.graphs import Port
 from engine_build.tensorrt.operators import query_tile
+from engine_build.tensorrt.ports import Port
 
 Shape = tuple[int, ...]
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?::(\d+))?(?:\*(\d+))?")

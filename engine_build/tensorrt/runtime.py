@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from engine_build.errors import BackendError, RequestError
-from engine_build.tensorrt.compile import driver_version, gpu_arch
-from engine_build.tensorrt.library import tensorrt
+from engine_build.tensorrt.library import driver_version, gpu_arch, tensorrt
 from engine_build.tensorrt.manifest import Manifest, digest_checkpoint
 from engine_build.tensorrt.profiles import Shape, fits
 from engine_build.weights import DTYPES

@@ -19,9 +19,9 @@ from engine_build.loading import fingerprint
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
 from engine_build.tensorrt.backend import engine_over
 from engine_build.tensorrt.export import export_checkpoint
-from engine_build.tensorrt.graphs import Attention
 from engine_build.tensorrt.lint import check, supported
 from engine_build.tensorrt.onnx_runner import OnnxRunner
+from engine_build.tensorrt.ports import Attention
 from engine_build.torch_engine import EngineOptions, TorchEngine
 from engine_build.torch_engine import load as load_torch
 from engine_build.weights import locate

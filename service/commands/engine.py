@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def build(
         bool, typer.Option("--version-compatible", help="Run with later TensorRT of this major version.")
     ] = False,
 ) -> None:
-    """Build TensorRT engines of a checkpoint. Needs an NVIDIA GPU and: pip install 'changeroom[tensorrt]'
+    r"""Build TensorRT engines of a checkpoint. Needs an NVIDIA GPU and: pip install 'changeroom\[tensorrt]'
 
     Every bucket becomes one optimisation profile of every engine, and one execution context at run time. Beside
     the engines lies manifest.json, which says what they were built from; they refuse to load anywhere else.
@@ -56,14 +57,16 @@ def build(
     """
     _one_of("--attention", attention, ("plugin", "standard"))
     _one_of("--dtype", dtype, ("bfloat16", "float16", "float32"))
+    from engine_build.tensorrt.library import tensorrt
+
+    tensorrt()
+    _require_onnx()
     from engine_build.config import CheckpointConfig
     from engine_build.tensorrt.compile import BuildOptions
     from engine_build.tensorrt.compile import build as build_engines
-    from engine_build.tensorrt.library import tensorrt
     from engine_build.tensorrt.profiles import Bucket
     from engine_build.weights import locate
 
-    tensorrt()
     folder = locate(model)
     width, height = CheckpointConfig.load(folder).default_size
     options = BuildOptions(
@@ -94,11 +97,11 @@ def verify(
     attention: AttentionOption = "plugin",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
 ) -> None:
-    """Compare a checkpoint's engines with the torch backend, part by part and picture by picture.
+    r"""Compare a checkpoint's engines with the torch backend, part by part and picture by picture.
 
     With --backend onnx no GPU is needed: every graph is exported, checked by ONNX, its operators compared with
     the list that TensorRT's parser takes, and run in onnxruntime, our attention replaced by its definition.
-    Needs: pip install 'changeroom[onnx]'
+    Needs: pip install 'changeroom\[onnx]'
 
     Example: changeroom engine verify --model nano --attention plugin --json verify.json
     """
@@ -109,6 +112,7 @@ def verify(
     _one_of("--attention", attention, ("plugin", "standard"))
     _one_of("--backend", backend, ("onnx", "tensorrt"))
     let_threads_sleep()
+    _require_onnx()
     from engine_build.tensorrt import verify as checks
 
     if backend == "tensorrt":
@@ -160,11 +164,12 @@ def bench(
 
     let_threads_sleep()
     from engine_build.bench import report, run
+    from engine_build.bench.plan import Plan
 
     if backend and model is None:
         raise typer.BadParameter("name the checkpoint with --model", param_hint="--backend")
     if model is None:
-        plan = run.Plan.of(preset, device, repeats, tuple(mode or ()))
+        plan = Plan.of(preset, device, repeats, tuple(mode or ()))
         results = run.run(plan, _say)
         chosen = f"--preset {preset}" + "".join(f" --mode {name!r}" for name in mode or ())
     else:
@@ -178,6 +183,12 @@ def bench(
         typer.echo(f"written: {target}", err=True)
     typer.echo(report.table(results))
     typer.echo(json.dumps(found))
+
+
+def _require_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandFailed(f"{', '.join(missing)} not installed; run: pip install 'changeroom[onnx]'")
 
 
 def _one_of(option: str, given: str, known: tuple[str, ...]) -> None:

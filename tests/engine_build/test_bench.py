@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from engine_build.bench import floors
-from engine_build.bench.run import Plan, percentiles
+from engine_build.bench.plan import Plan
+from engine_build.bench.rows import percentiles
 from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.errors import RequestError
 from engine_build.model import MMDiT

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from engine_build.config import ReferenceAttention
 from engine_build.tensorrt.export import export_dit
-from engine_build.tensorrt.graphs import Attention, Kind
 from engine_build.tensorrt.lint import check
 from engine_build.tensorrt.model import GraphMMDiT
 from engine_build.tensorrt.onnx_runner import OnnxRunner
+from engine_build.tensorrt.ports import Attention, Kind
 from engine_build.weights import NANO, load_model
 from service.cli import app
 

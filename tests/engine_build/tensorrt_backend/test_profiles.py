@@ -12,7 +12,8 @@ from engine_build.config import CheckpointConfig
 from engine_build.errors import RequestError
 from engine_build.packing import Reference, Sequence, grid_ids, pack
 from engine_build.tensorrt.feeds import Feeder
-from engine_build.tensorrt.graphs import DitGraph, Kind
+from engine_build.tensorrt.graphs import DitGraph
+from engine_build.tensorrt.ports import Kind
 from engine_build.tensorrt.profiles import Bucket, fits, profile, spans
 from engine_build.weights import NANO
 

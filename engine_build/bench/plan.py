@@ -1,0 +1,74 @@
+"""What a bench measures: modes, sizes, numbers of garments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine_build.config import PRESETS, ReferenceAttention
+from engine_build.errors import RequestError
+from engine_build.loading import pick_device
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of making the same picture. `backend` None is diffusers."""
+
+    name: str
+    backend: str | None = None
+    attention: ReferenceAttention = "joint"
+    fp8: bool = False
+    cached: bool = False
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. `fast` names the kernels of the fast modes."""
+
+    preset: str = "klein-4b"
+    device: str = "auto"
+    sizes: tuple[tuple[int, int], ...] = ((1024, 1024), (768, 1024))
+    garments: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    garment: int = 512
+    steps: int = 4
+    repeats: int = 10
+    warmups: int = 3
+    fast: str = "triton"
+    modes: tuple[str, ...] = ()
+    packed: tuple[int, ...] = (1, 2, 4, 8)
+    packed_sizes: tuple[tuple[int, int], ...] = ((512, 512), (768, 1024), (1024, 1024))
+
+    @classmethod
+    def of(cls, preset: str, device: str, repeats: int, modes: tuple[str, ...]) -> Plan:
+        """The plan of a preset: everything for the large ones, a few small cases for `nano`.
+
+        Raises RequestError for a preset or a mode that does not exist.
+        """
+        if preset not in PRESETS:
+            raise RequestError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        fast = "torch" if pick_device(device).type == "cpu" else "triton"
+        unknown = sorted(set(modes) - {mode.name for mode in all_modes(fast)})
+        if unknown:
+            known = ", ".join(mode.name for mode in all_modes(fast))
+            raise RequestError(f"no mode {unknown[0]!r}; there are: {known}")
+        plan = cls(preset=preset, device=device, repeats=repeats, fast=fast, modes=modes)
+        if preset != "nano":
+            return plan
+        return cls(
+            preset=preset, device=device, repeats=repeats, fast=fast, modes=modes, sizes=((72, 96),),
+            garments=(1, 3), garment=64, warmups=1, packed=(1, 2), packed_sizes=((72, 96),),
+        )  # fmt: skip
+
+
+def all_modes(fast: str) -> tuple[Mode, ...]:
+    """Every mode, slowest first, the fast ones with the named kernels."""
+    return (
+        Mode("diffusers"),
+        Mode("diffusers + torch.compile", compiled=True),
+        Mode("torch", "torch"),
+        Mode("triton", "triton"),
+        Mode(f"{fast} + reference KV", fast, "shared"),
+        Mode(f"{fast} + reference KV + FP8", fast, "shared", fp8=True),
+        Mode(f"{fast} + cached references", fast, "isolated", cached=True),
+        Mode(f"{fast} + cached references + FP8", fast, "isolated", fp8=True, cached=True),
+    )
