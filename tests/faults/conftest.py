@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_fleet import Fleet
 from fault_ledger import LEDGER_VARIABLE, Case
+
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +31,7 @@ def ledger_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begin(tmp_path: Path, ledger_path: Path) -> Iterator[Callable[..., Case]]:
+def begin(tmp_path: Path, ledger_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Case]]:
     """Starts a fleet of its own for a case; takes the case's name and what `Fleet` takes."""
     cases: list[Case] = []
 
@@ -32,5 +44,5 @@ def begin(tmp_path: Path, ledger_path: Path) -> Iterator[Callable[..., Case]]:
 
     yield go
     for case in cases:
-        case.close()
+        case.close(passed=request.node.stash.get(PASSED, False))
         case.fleet.stop()

@@ -28,7 +28,7 @@ from service.jobs.embedded import EmbeddedServer, start_server
 from service.supervisor import Child
 
 PATIENCE_S = 60.0
-START_S = 120.0
+START_S = 300.0
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 PRODUCTION: dict[str, Any] = {"lease_s": 15.0, "sweep_s": 2.0, "drain_grace_s": 30.0}
 QUICK: dict[str, Any] = {"lease_s": 4.0, "sweep_s": 0.5, "drain_grace_s": 30.0}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fault_fleet import until
+from fault_fleet import PATIENCE_S, until
 from fault_ledger import Case
 
 from service.jobs import keys
@@ -47,7 +47,7 @@ def test_killed_while_the_write_is_unanswered(begin: Begin) -> None:
     prime(case)
     trap = fleet.proxies["gateway"].catch("to store", b'"instruction"', forward=True)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     fleet.kill("gateway")
     fleet.proxies["gateway"].heal()
     fleet.start_gateway()
@@ -68,7 +68,7 @@ def test_killed_before_the_job_is_written(begin: Begin) -> None:
     prime(case)
     trap = fleet.proxies["gateway"].catch("to store", b'"instruction"', forward=False)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     killed = fleet.kill("gateway")
     fleet.proxies["gateway"].heal()
     fleet.start_gateway()
@@ -91,7 +91,7 @@ def test_the_store_goes_at_the_write(begin: Begin, written: bool) -> None:
     prime(case)
     trap = proxy.catch("to store", b'"instruction"', forward=written)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     until(order.refusals, "the client is refused")
     time.sleep(4)
     proxy.heal()

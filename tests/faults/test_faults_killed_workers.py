@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fault_fleet import QUICK, until
+from fault_fleet import PATIENCE_S, QUICK, until
 from fault_ledger import Case
 
 RESTART_S = 20.0
@@ -63,7 +63,7 @@ def test_killed_when_claimed(begin: Begin) -> None:
     prime(case)
     trap = fleet.proxies["worker"].catch("to client", b'"instruction"', forward=False)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     assert fleet.job(order.id)["status"] == "processing"
     killed = fleet.kill("worker-0")
     fleet.proxies["worker"].heal()
@@ -103,7 +103,7 @@ def test_killed_between_the_result_and_its_write(begin: Begin) -> None:
     prime(case)
     trap = fleet.proxies["worker"].catch("to store", b'"nfe"', forward=False)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     assert (len(fleet.blobs("result")), fleet.job(order.id)["status"]) == (2, "processing")
     killed = fleet.kill("worker-0")
     fleet.proxies["worker"].heal()
@@ -123,7 +123,7 @@ def test_killed_before_the_acknowledgement(begin: Begin) -> None:
     prime(case)
     trap = fleet.proxies["worker"].catch("to store", b'"nfe"', forward=True)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     fleet.kill("worker-0")
     fleet.proxies["worker"].heal()
     fleet.start_worker(1)
@@ -165,7 +165,7 @@ def test_a_zombie_cannot_overwrite(begin: Begin) -> None:
     fleet.signal("worker-1", signal.SIGSTOP)
     trap = proxy.catch("to store", b'"nfe"', forward=False)
     order = case.customers.order()
-    assert trap.sprung.wait(30)
+    assert trap.sprung.wait(PATIENCE_S)
     stopped = fleet.signal("worker-0", signal.SIGSTOP)
     fleet.signal("worker-1", signal.SIGCONT)
     case.customers.finish()
