@@ -11,6 +11,7 @@ from contextlib import suppress
 from besieged import Besieged, closed
 from hostile_pictures import encoded, plain, small
 
+PATIENCE_S = 90.0
 PERSON, SHIRT = encoded(plain(), "JPEG"), small("PNG")
 WORDS = (
     b"\r\n",
@@ -123,8 +124,11 @@ def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def asked(besieged: Besieged, request: bytes) -> bytes:
-    """Everything the service says to a request until it closes. Raises TimeoutError when it never does."""
+    """Everything the service says to a request until it closes. Raises TimeoutError when it never does: a synchronous
+    call waits a minute for its picture.
+    """
     with besieged.connect() as raw:
+        raw.settimeout(PATIENCE_S)
         with suppress(BrokenPipeError, ConnectionResetError):
             raw.sendall(request)
         return closed(raw)[1]

@@ -362,6 +362,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 MACHINE = settings(
+    max_examples=settings.default.max_examples if settings.get_current_profile_name() == "fuzz" else 60,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
