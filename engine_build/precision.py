@@ -24,7 +24,7 @@ class Budget:
 
 BUDGETS = {
     "bfloat16": Budget(velocity=0.03, psnr=42.0),
-    "fp8": Budget(velocity=0.08, psnr=33.0),
+    "fp8": Budget(velocity=0.10, psnr=33.0),
 }
 
 
