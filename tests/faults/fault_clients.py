@@ -94,13 +94,15 @@ class Customers:
         deadline_s: float = 90.0,
         webhook: bool = True,
         prefer_wait: int = 0,
-        **pictures: bytes,
+        again: Order | None = None,
     ) -> Order:
-        """Begin one try-on; returns at once."""
+        """Begin one try-on, or the same request `again` under the same key; returns at once."""
         fields = {"categories": "tops"} | ({} if seed is None else {"seed": str(seed)})
         if webhook:
             fields["webhook_url"] = self.webhooks.url
-        order = Order(secrets.token_hex(12), fields, deadline_s, prefer_wait, **pictures)
+        order = Order(secrets.token_hex(12), fields, deadline_s, prefer_wait)
+        if again is not None:
+            order.key, order.fields, order.person, order.garment = again.key, again.fields, again.person, again.garment
         self.orders.append(order)
         order.thread = threading.Thread(target=self._live, args=(order,), name="customer", daemon=True)
         order.thread.start()
