@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
-from engine_build.errors import EngineError
+from engine_build.errors import EngineError, MemoryShortage
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, JobRecord
 from service.settings import Settings
@@ -72,8 +72,11 @@ class StepEngine:
                     running.discard(request.id)
             if not running:
                 break
+        short = MemoryShortage("this try-on needs more memory than the device has")
         return [
-            Outcome(r.id, "succeeded", image=r.person.image, stages={"denoise": 0.1}, nfe=self.steps)
+            Outcome(r.id, "failed", error=short)
+            if "huge" in r.instruction
+            else Outcome(r.id, "succeeded", image=r.person.image, stages={"denoise": 0.1}, nfe=self.steps)
             if r.id in running
             else Outcome(r.id, "canceled")
             for r in requests

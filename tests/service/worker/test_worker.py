@@ -97,6 +97,13 @@ async def test_a_job_longer_than_its_lease_runs_once(settings, queue, submit):
     assert len(engine.ran) == 1
 
 
+async def test_a_lack_of_memory_is_final_and_has_its_own_code(settings, queue, submit):
+    async with working(settings, StepEngine()):
+        huge, plain = [await ended(queue, await submit(instruction=words)) for words in ("huge", "wear it")]
+    assert (huge.status, huge.error.code, huge.attempts) == ("failed", "out-of-memory", 1)
+    assert plain.status == "succeeded"
+
+
 async def test_a_poisonous_job_is_given_up_and_its_batch_mates_survive(settings, queue, submit):
     engine = StepEngine()
     engine.warm_up_gate.clear()
