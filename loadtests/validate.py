@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
@@ -24,7 +24,7 @@ import numpy as np
 import uvloop
 
 from loadtests.arrivals import Arrival, Asked, Mix, generated, steady
-from loadtests.capacity import row_of
+from loadtests.capacity import Row, mix_of, row_of
 from loadtests.client import Clients, Manners
 from loadtests.local_service import LocalService, local_service, machine, write_json
 from loadtests.outcomes import Outcome
@@ -35,7 +35,7 @@ from loadtests.service_times import Scrape, ServiceTimes, from_metrics
 from loadtests.simulation import SUCCEEDED, Fleet, simulate
 from loadtests.wire import WireTransport
 from service.gateway.fleet import GARMENT_PIXELS, PIXELS_A_TOKEN, TEXT_TOKENS
-from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY
+from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY
 from service.worker.null_engine import BATCH_JOBS, JOB_TOKENS
 from service.worker.null_engine import NAME as NULL
 
@@ -59,7 +59,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Measured and simulated, seconds and rates a second; errors are relative."""
+    """Measured and simulated, seconds and rates a second; errors are relative.
+
+    `drift` is how much longer a batch took during the trace than in the calibration before it: on a machine with
+    other work that is the machine, not the service. `p95_error_before` is of the simulation with the times of the
+    calibration alone, `p95_error` with those times brought to the batches of the run.
+    """
 
     engine: Engine
     times: ServiceTimes
@@ -76,6 +81,8 @@ class Agreement:
     simulated_refused: int
     measured_batch: float
     simulated_batch: float
+    drift: float
+    p95_error_before: float
     p95_error: float
     throughput_error: float
     generator_late_p99_s: float
@@ -185,14 +192,16 @@ async def compare(
     latency = np.array([one.latency for one in good])
     end = max(one.ended_at for one in good)
     fleet = await fleet_of(service)
-    runs = [simulate(arrivals, times, fleet, seed=seed) for seed in range(SIMULATED_SEEDS)]
+    before_rows = _simulated(arrivals, times, fleet)
+    now, drift = drifted(times, seen, mix_of(arrivals))
+    runs = [simulate(arrivals, now, fleet, seed=seed) for seed in range(SIMULATED_SEEDS)]
     rows = [row_of(run, arrivals[-1].offset_s) for run in runs]
     p50, p95 = median(row.p50_s for row in rows), median(row.p95_s for row in rows)
     throughput = median(row.throughput for row in rows)
     measured_p95 = float(np.percentile(latency, 95))
     return Agreement(
         engine=engine,
-        times=times,
+        times=now,
         capacity=capacity,
         offered=len(arrivals) / length,
         requests=len(arrivals),
@@ -206,10 +215,31 @@ async def compare(
         simulated_refused=int(median(len(arrivals) - run.count(SUCCEEDED) for run in runs)),
         measured_batch=seen.mean(BATCH_REQUESTS),
         simulated_batch=median(row.mean_batch for row in rows),
+        drift=drift,
+        p95_error_before=median(row.p95_s for row in before_rows) / measured_p95 - 1,
         p95_error=p95 / measured_p95 - 1,
         throughput_error=throughput / (len(good) / end) - 1,
         generator_late_p99_s=float(np.percentile([one.late for one in ledger.outcomes if one.late is not None], 99)),
     )
+
+
+def _simulated(arrivals: Sequence[Arrival], times: ServiceTimes, fleet: Fleet) -> list[Row]:
+    runs = (simulate(arrivals, times, fleet, seed=seed) for seed in range(SIMULATED_SEEDS))
+    return [row_of(run, arrivals[-1].offset_s) for run in runs]
+
+
+def drifted(times: ServiceTimes, seen: Scrape, mix: dict[int, float]) -> tuple[ServiceTimes, float]:
+    """`times` brought to the mean batch and the spread that the workers measured during the run, and by how much."""
+    each = sum(share * times.each_s[garments - 1] for garments, share in mix.items())
+    expected = times.fixed_s + each * seen.mean(BATCH_REQUESTS)
+    factor = seen.busy_s / seen.counts[BATCH_REQUESTS, ""] / expected
+    scaled = replace(
+        times,
+        fixed_s=times.fixed_s * factor,
+        each_s=tuple(value * factor for value in times.each_s),
+        spread=seen.ratios(STAGE_LATENCY, "denoise"),
+    )
+    return scaled, factor - 1
 
 
 def text(found: Agreement) -> str:
@@ -217,7 +247,8 @@ def text(found: Agreement) -> str:
     engine = found.engine
     return (
         f"{engine.model:12} cv {engine.cv:g} at {engine.share:.0%} of {found.capacity:.2f}/s: p95 measured "
-        f"{found.measured_p95_s:.3f} s, simulated {found.simulated_p95_s:.3f} s ({found.p95_error:+.1%}); p50 "
+        f"{found.measured_p95_s:.3f} s, simulated {found.simulated_p95_s:.3f} s ({found.p95_error:+.1%}; {found.p95_error_before:+.1%} "
+        f"without the drift of {found.drift:+.1%}); p50 "
         f"{found.measured_p50_s:.3f} / {found.simulated_p50_s:.3f} s; throughput {found.measured_throughput:.3f} / "
         f"{found.simulated_throughput:.3f} /s ({found.throughput_error:+.1%}); refused {found.measured_refused} / "
         f"{found.simulated_refused}; batch {found.measured_batch:.2f} / {found.simulated_batch:.2f}"

@@ -26,6 +26,7 @@ from service.gateway.limits import BodyLimit
 from service.gateway.rewriter import Rewriter
 from service.gateway.state import Gateway
 from service.gateway.tryons import TryOns
+from service.gateway.turn_away import TurnAway
 from service.image_bounds import ImageLimits
 from service.image_pool import ImagePool
 from service.jobs.catalogue import Catalogue
@@ -98,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     openapi.install(app, compat_fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(TurnAway)
     app.add_middleware(Exchange)
     return app
 

@@ -73,7 +73,6 @@ class FashnRequest(BaseModel):
 async def run_prediction(request: Request, parts: Parts, caller: Who) -> Response:
     """One person, one garment; the id is a try-on's id, readable in both shapes."""
     asked = asked_of(request, parts, caller)
-    await parts.tryons.turn_away(asked)
     if media_type(request) != "application/json":
         raise UnsupportedMediaType("Send application/json.", code="unsupported-content-type")
     body = validate(FashnRequest, await read_json(request))

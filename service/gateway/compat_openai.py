@@ -61,7 +61,6 @@ KNOWN = (
 async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:
     """image[]: first the person, then 1 to 6 garments, all worn at once; `prompt` adds your words."""
     asked = asked_of(request, parts, caller)
-    await parts.tryons.turn_away(asked)
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("Send multipart/form-data.", code="unsupported-content-type")
     async with form_of(request, parts.settings) as form:

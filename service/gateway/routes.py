@@ -46,7 +46,6 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
 async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response:
     """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`."""
     asked = asked_of(request, parts, caller)
-    await parts.tryons.turn_away(asked)
     with exchange.timed(asked.timings, "read"):
         draft = await read_draft(request, parts.settings)
     submitted = await parts.tryons.submit(draft, asked)

@@ -83,10 +83,6 @@ class TryOns:
         self.stopping = asyncio.Event()
         self._giving_back = GivingBack(queue, self.stopping)
 
-    async def turn_away(self, asked: Asked) -> None:
-        """Refuse before the body is read when this caller has just been refused. Raises QueueFull."""
-        await self._queue.turn_away(tenant=asked.caller.tenant, idempotency_key=asked.idempotency_key)
-
     async def submit(self, draft: Draft, asked: Asked) -> Submitted:
         """Turn a draft into a job, or find the one it already is.
 

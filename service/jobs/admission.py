@@ -17,6 +17,7 @@ from service.settings import Settings
 
 PENDING_WAIT_S = 10.0
 FULL_FOR_S = 0.1
+KNOWN_FOR_S, MOST_KNOWN = 2.0, 4096
 
 
 class Admission:
@@ -27,22 +28,34 @@ class Admission:
         self.settings = settings
         self.metrics = metrics
         self._full: dict[str, tuple[float, float | None]] = {}
+        self._without_job: dict[tuple[str, str], float] = {}
 
     async def turn_away(self, *, tenant: str, idempotency_key: str | None) -> None:
         """Refuse at once what `reserve` has just refused to this tenant: nobody reads a body for nothing.
 
-        Call it before the body is read. A request whose key has a job goes on, to be answered with that job.
-        Raises QueueFull within 0.1 s of such a refusal, StoreUnavailable.
+        Call it before the body is read. A request whose key has a job goes on, to be answered with that job; the
+        store is asked for that once in 2 s. Raises QueueFull within 0.1 s of such a refusal, StoreUnavailable.
         """
         until, retry_after = self._full.get(tenant, (0.0, None))
         if time.monotonic() >= until:
             self._full.pop(tenant, None)
             return
-        if idempotency_key is not None:
-            name = f"{keys.IDEMPOTENCY}{tenant}:{_digest(idempotency_key)}"
-            if await self.store.call(lambda: self.store.client.exists(name)):
-                return
+        if idempotency_key is not None and await self._has_job(tenant, idempotency_key):
+            return
         raise self._refused(QueueFull(FULL, retry_after=retry_after))
+
+    async def _has_job(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether the key was used before, as of at most KNOWN_FOR_S ago."""
+        now = time.monotonic()
+        if now < self._without_job.get((tenant, idempotency_key), 0.0):
+            return False
+        name = f"{keys.IDEMPOTENCY}{tenant}:{_digest(idempotency_key)}"
+        if await self.store.call(lambda: self.store.client.exists(name)):
+            return True
+        if len(self._without_job) >= MOST_KNOWN:
+            self._without_job.clear()
+        self._without_job[tenant, idempotency_key] = now + KNOWN_FOR_S
+        return False
 
     async def reserve(
         self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
@@ -74,6 +87,8 @@ class Admission:
             )
             match answer[0]:
                 case "reserved":
+                    if idempotency_key is not None:
+                        self._without_job.pop((tenant, idempotency_key), None)
                     return Reserved(id=job_id, tenant=tenant)
                 case "existing":
                     return Existing(job_id=answer[1])
