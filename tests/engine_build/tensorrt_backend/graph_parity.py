@@ -11,7 +11,7 @@ from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
 
-SHAPE = replace(PRESETS["nano"], num_layers=1, num_single_layers=2, num_attention_heads=2, joint_attention_dim=24)
+SHAPE = replace(PRESETS["nano"], num_layers=1, num_single_layers=1, num_attention_heads=2, joint_attention_dim=24)
 
 
 def tiny_model(mode: ReferenceAttention, guidance: bool = False) -> MMDiT:
