@@ -16,6 +16,8 @@ def line(row: dict[str, Any]) -> str:
     refused = ", ".join(f"{count} of {what}" for what, count in sorted(row["refused_answers"].items()))
     measured = "; ".join(f"{m['what']}: {m['seconds']:g} s ({m['promise_s']:g})" for m in row["measured"])
     check = "equal" if row["passed"] else "**FAILED**"
+    if "tries" in row:
+        check += f" ({row['tries']['passed']} of {sum(row['tries'].values())} runs)"
     counts = f"{row['accepted']} → {ended}", refused or "none", str(row["ran_again"])
     return f"| {' | '.join((row['case'], *counts, measured or 'none', check))} |"
 
