@@ -20,7 +20,7 @@ from engine_build.errors import RequestError
 from engine_build.model import MMDiT
 from engine_build.training.muon import Muon
 from engine_build.training.run import Ema, Run, Stateful, descend, warm_then_decay
-from engine_build.training.sharding import Place, mean, placed, placed_state
+from engine_build.training.sharding import ENTRANCES, Place, mean, placed, placed_state
 
 BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
 
@@ -102,22 +102,24 @@ class Learner:
 
 
 def optimizers(module: nn.Module, name: str, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """`muon`: Muon for the blocks' matrices, AdamW for everything else; `adamw`: AdamW alone."""
+    """`muon`: Muon for the blocks' matrices, AdamW for everything else; `adamw`: AdamW alone.
+
+    A text encoder has an optimizer of its own: sharded and whole parameters cannot share one.
+    """
     if name not in ("muon", "adamw"):
         raise RequestError(f"optimizer {name!r} is not one of muon, adamw")
-    matrices, others = [], []
+    matrices, words, others = [], [], []
     for key, value in module.named_parameters():
         if value.requires_grad:
-            inner = any(f".{key}".find(f".{block}") >= 0 for block in BLOCKS) and value.ndim == 2
-            (matrices if name == "muon" and inner else others).append(value)
-    if not matrices and not others:
+            inner = any(f".{block}" in f".{key}" for block in BLOCKS) and value.ndim == 2
+            (words if key.startswith("text.") else matrices if name == "muon" and inner else others).append(value)
+    if not matrices and not words and not others:
         raise RequestError("nothing to train: no parameter requires gradients")
-    result: list[torch.optim.Optimizer] = []
-    if matrices:
-        result.append(Muon(matrices, learning_rate, weight_decay=weight_decay))
-    if others:
-        decay = weight_decay if name == "adamw" else 0.0
-        result.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay))
+    decay = weight_decay if name == "adamw" else 0.0
+    result: list[torch.optim.Optimizer] = [Muon(matrices, learning_rate, weight_decay=weight_decay)] if matrices else []
+    for some in (words, others):
+        if some:
+            result.append(torch.optim.AdamW(some, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay))
     return result
 
 
@@ -164,6 +166,6 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[object]
 def recompute(dit: MMDiT) -> None:
     """Gradient checkpointing: each block keeps its inputs alone and is run again in the backward pass."""
     for block in (*dit.transformer_blocks, *dit.single_transformer_blocks):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    for block in dit.transformer_blocks:
-        block.references = partial(checkpoint, block.references, use_reentrant=False)
+        for method in ("forward", *ENTRANCES):
+            if hasattr(block, method):
+                setattr(block, method, partial(checkpoint, getattr(block, method), use_reentrant=False))

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from engine_build.errors import RequestError
-from engine_build.training.sharding import Place, average_gradients, placed, placed_state, whole
+from engine_build.training.sharding import Place, average_gradients, clip_gradients, placed, placed_state, whole
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def descend(
     loss.backward()
     if place is not None:
         average_gradients(model, place)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clip_gradients(model, 1.0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -19,6 +19,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine_build.model import MMDiT
 
+ENTRANCES = ("references", "targets", "keys_values")
+"""Methods of blocks, besides `forward`, that the MMDiT calls."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -47,8 +50,12 @@ def processes(device: torch.device) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
-def shard(dit: MMDiT, text: nn.Module | None, place: Place, bf16: bool) -> None:
-    """Spread the weights over all processes, block by block; nothing for a run of one."""
+def shard(dit: MMDiT, place: Place, bf16: bool) -> None:
+    """Spread the MMDiT's weights over all processes, block by block; nothing for a run of one.
+
+    A text encoder that learns is small and stays whole everywhere (transformers finds its hidden states by class,
+    which FSDP changes).
+    """
     if place.world == 1:
         return
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else None
@@ -56,15 +63,29 @@ def shard(dit: MMDiT, text: nn.Module | None, place: Place, bf16: bool) -> None:
     for block in (*dit.transformer_blocks, *dit.single_transformer_blocks):
         fully_shard(block, **options)
     fully_shard(dit, **options)
-    for block in dit.transformer_blocks:
-        register_fsdp_forward_method(block, "references")
+    for block in (*dit.transformer_blocks, *dit.single_transformer_blocks):
+        for method in ENTRANCES:
+            if hasattr(block, method):
+                register_fsdp_forward_method(block, method)
     register_fsdp_forward_method(dit, "encode_references")
-    if text is not None:
-        fully_shard(text, **options)
+
+
+@torch.no_grad()
+def clip_gradients(module: nn.Module, most: float) -> None:
+    """Scale all gradients so that their common norm is at most `most`, whether sharded or whole."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        nn.utils.clip_grad_norm_(module.parameters(), most)
+        return
+    squares = [whole(gradient.square().sum()).item() for gradient in gradients]
+    scale = most / (sum(squares) ** 0.5 + 1e-6)
+    if scale < 1:
+        for gradient in gradients:
+            gradient.mul_(scale)
 
 
 def average_gradients(module: nn.Module, place: Place) -> None:
-    """Average the gradients of parameters that every process holds whole: a LoRA's, which FSDP does not see."""
+    """Average the gradients of parameters that every process holds whole: a LoRA's, a text encoder's."""
     if place.world == 1:
         return
     for parameter in module.parameters():

@@ -271,7 +271,7 @@ def _prepare(
     for network in (parts.dit, *others):
         if c.checkpointing:
             recompute(network)
-        shard(network, text if network is parts.dit else None, job.place, c.bf16)
+        shard(network, job.place, c.bf16)
     module: nn.Module = adapters.LoraWeights(parts.dit) if c.lora_rank else parts.network
     return parts, Learner(module, c, job.place), others
 

@@ -85,6 +85,7 @@ steps = 3
 batch = 2
 draws = 2
 chunk = 4
+learning_rate = 1e-2
 warm_up = 1
 decay_steps = 1
 log_every = 1
