@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.data import data
 from service.commands.engine import engine
 from service.commands.failures import OneLineFailures
 from service.commands.keys import keys
@@ -30,6 +31,7 @@ app.add_typer(weights, name="weights")
 weights.command("plan")(plan)
 app.add_typer(keys, name="keys")
 app.add_typer(engine, name="engine")
+app.add_typer(data, name="data")
 app.add_typer(loadtest, name="loadtest")
 app.command()(tryon)
 app.command()(top)
