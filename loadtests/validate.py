@@ -247,8 +247,8 @@ def text(found: Agreement) -> str:
     engine = found.engine
     return (
         f"{engine.model:12} cv {engine.cv:g} at {engine.share:.0%} of {found.capacity:.2f}/s: p95 measured "
-        f"{found.measured_p95_s:.3f} s, simulated {found.simulated_p95_s:.3f} s ({found.p95_error:+.1%}; {found.p95_error_before:+.1%} "
-        f"without the drift of {found.drift:+.1%}); p50 "
+        f"{found.measured_p95_s:.3f} s, simulated {found.simulated_p95_s:.3f} s "
+        f"({found.p95_error:+.1%}; {found.p95_error_before:+.1%} without the drift of {found.drift:+.1%}); p50 "
         f"{found.measured_p50_s:.3f} / {found.simulated_p50_s:.3f} s; throughput {found.measured_throughput:.3f} / "
         f"{found.simulated_throughput:.3f} /s ({found.throughput_error:+.1%}); refused {found.measured_refused} / "
         f"{found.simulated_refused}; batch {found.measured_batch:.2f} / {found.simulated_batch:.2f}"
