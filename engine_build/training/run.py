@@ -71,13 +71,13 @@ class Run:
         state = self.load()
         if state is None:
             return 0
+        for name, part in (more or {}).items():
+            part.load_state_dict(state[name])
         like = model.state_dict()
         model.load_state_dict({name: placed(value, like[name]) for name, value in state["model"].items()})
         ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(placed_state(saved, optimizer))
-        for name, part in (more or {}).items():
-            part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
         return int(state["step"])
 
