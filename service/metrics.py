@@ -29,6 +29,7 @@ BACKLOG = "changeroom_backlog_seconds"
 BUSY = "changeroom_busy_seconds_total"
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+STAGE_BUCKETS = (0.001, 0.005, 0.01, 0.025, *LATENCY_BUCKETS)
 BATCH_BUCKETS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 TOKEN_BUCKETS = (512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131072.0)
 
@@ -60,7 +61,7 @@ class Metrics:
             QUEUE_TIME, "Acceptance to the start of work", buckets=LATENCY_BUCKETS, registry=on
         )
         self.stage_latency = Histogram(
-            STAGE_LATENCY, "Seconds by stage", ["stage"], buckets=LATENCY_BUCKETS, registry=on
+            STAGE_LATENCY, "Seconds by stage", ["stage"], buckets=STAGE_BUCKETS, registry=on
         )
         self.batch_requests = Histogram(BATCH_REQUESTS, "Jobs in a batch", buckets=BATCH_BUCKETS, registry=on)
         self.batch_tokens = Histogram(BATCH_TOKENS, "Tokens in a batch", buckets=TOKEN_BUCKETS, registry=on)

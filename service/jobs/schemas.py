@@ -20,6 +20,14 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Announced(Wire):
+    """Base of what workers tell of themselves: unknown fields are passed over, because in a rolling update an older
+    gateway hears newer workers. A field that comes later needs a default, for the other way round.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class GarmentRef(Wire):
     """One garment of a job: the blob of its decoded picture and what was said about it."""
 
@@ -113,12 +121,12 @@ class Event(Wire):
     data: dict[str, object]
 
 
-class Activity(Wire):
+class Activity(Announced):
     """What a worker has done since it became ready, for `changeroom top`.
 
     `at` and `since` are Unix seconds, `busy_s` seconds in which the engine ran. `latency` (acceptance to finished
-    picture) and `stages` count jobs by latency bucket: one number a bound of `metrics.LATENCY_BUCKETS` and one for
-    what took longer, not cumulative.
+    picture) and `stages` count jobs by bucket: one number a bound of `metrics.LATENCY_BUCKETS` (`STAGE_BUCKETS`) and
+    one for what took longer, not cumulative.
     """
 
     at: float
@@ -129,7 +137,7 @@ class Activity(Wire):
     stages: dict[str, tuple[int, ...]]
 
 
-class WorkerInfo(Wire):
+class WorkerInfo(Announced):
     """What a ready worker announces about itself and its engine, under a TTL."""
 
     id: str

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.jobs.schemas import Activity, WorkerInfo
-from service.metrics import LATENCY_BUCKETS
+from service.metrics import LATENCY_BUCKETS, STAGE_BUCKETS
 from service.top.reading import Reading
 
 WINDOW_S = 60.0
@@ -116,7 +116,13 @@ class History:
 
 
 def _named(activity: Activity) -> dict[str, Counts]:
-    return {**activity.stages, WHOLE: activity.latency}
+    """Counts by name, without those of a release whose buckets are others."""
+    named = {**activity.stages, WHOLE: activity.latency}
+    return {name: counts for name, counts in named.items() if len(counts) == len(_bounds(name)) + 1}
+
+
+def _bounds(name: str) -> tuple[float, ...]:
+    return LATENCY_BUCKETS if name == WHOLE else STAGE_BUCKETS
 
 
 def _add(into: dict[str, list[int]], name: str, counts: Counts) -> None:
@@ -129,17 +135,23 @@ def _ordered(stages: Mapping[str, list[int]]) -> list[Stage]:
     rank = {name: index for index, name in enumerate((*ORDER, WHOLE))}
     names = sorted((name for name in stages if sum(stages[name])), key=lambda name: (rank.get(name, len(ORDER)), name))
     return [
-        Stage(name, quantile(stages[name], 0.5), quantile(stages[name], 0.95), sum(stages[name])) for name in names
+        Stage(
+            name,
+            quantile(stages[name], 0.5, _bounds(name)),
+            quantile(stages[name], 0.95, _bounds(name)),
+            sum(stages[name]),
+        )
+        for name in names
     ]
 
 
-def quantile(counts: Iterable[int], share: float) -> float:
-    """A quantile of a histogram by latency bucket, as PromQL estimates it; 0.0 of nothing."""
+def quantile(counts: Iterable[int], share: float, bounds: Sequence[float]) -> float:
+    """A quantile of a histogram with these upper bounds, as PromQL estimates it; 0.0 of nothing."""
     numbers = list(counts)
     wanted = share * sum(numbers)
     below, lower = 0, 0.0
-    for count, upper in zip(numbers, LATENCY_BUCKETS, strict=False):
+    for count, upper in zip(numbers, bounds, strict=False):
         if count and below + count >= wanted:
             return lower + (upper - lower) * (wanted - below) / count
         below, lower = below + count, upper
-    return LATENCY_BUCKETS[-1] if any(numbers) else 0.0
+    return bounds[-1] if any(numbers) else 0.0

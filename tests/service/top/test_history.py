@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.jobs.schemas import Activity, Backlog, WorkerInfo
-from service.metrics import LATENCY_BUCKETS, Metrics
+from service.metrics import LATENCY_BUCKETS, STAGE_BUCKETS, Metrics
 from service.top.frame import bar, seconds, sparkline
 from service.top.history import WHOLE, WINDOW_S, History, quantile
 from service.top.reading import Reading, scrape
@@ -17,8 +17,8 @@ START = 1_700_000_000.0
 
 
 def counts(**by_bound: int) -> tuple[int, ...]:
-    """Bucket counts from `le_0_5=3` or `more=1`."""
-    bounds = [f"le_{bound:g}".replace(".", "_") for bound in LATENCY_BUCKETS] + ["more"]
+    """Bucket counts of a stage from `le_0_5=3` or `more=1`."""
+    bounds = [f"le_{bound:g}".replace(".", "_") for bound in STAGE_BUCKETS] + ["more"]
     assert set(by_bound) <= set(bounds)
     return tuple(by_bound.get(bound, 0) for bound in bounds)
 
@@ -49,23 +49,24 @@ def history(*readings: Reading) -> History:
 
 def test_a_worker_tells_its_metrics_bucket_by_bucket() -> None:
     metrics = Metrics()
-    for value in (0.04, 0.3, 0.31, 100):
+    for value in (0.004, 0.04, 0.3, 0.31, 100):
         metrics.stage_latency.labels("denoise").observe(value)
     metrics.request_latency.labels("1").observe(0.9)
     metrics.request_latency.labels("6").observe(0.9)
     metrics.busy_seconds.inc(2.5)
     told = activity(metrics, since=START, holding=3)
-    assert told.stages == {"denoise": counts(le_0_05=1, le_0_3=1, le_0_4=1, more=1)}
-    assert told.latency == counts(le_1=2)
+    assert told.stages == {"denoise": counts(le_0_005=1, le_0_05=1, le_0_3=1, le_0_4=1, more=1)}
+    assert [count for count in told.latency if count] == [2] and told.latency[LATENCY_BUCKETS.index(1.0)] == 2
     assert (told.busy_s, told.holding, told.since) == (2.5, 3, START)
     assert activity(Metrics(), since=START, holding=0).latency == NONE
 
 
 def test_quantiles_lie_within_their_bucket() -> None:
-    assert quantile(counts(le_0_5=10), 0.5) == pytest.approx(0.45)
-    assert quantile(counts(le_0_5=10, le_2=10), 0.95) == pytest.approx(1.95)
-    assert quantile(counts(more=1), 0.5) == LATENCY_BUCKETS[-1]
-    assert quantile(NONE, 0.95) == 0.0
+    assert quantile(counts(le_0_5=10), 0.5, STAGE_BUCKETS) == pytest.approx(0.45)
+    assert quantile(counts(le_0_5=10, le_2=10), 0.95, STAGE_BUCKETS) == pytest.approx(1.95)
+    assert quantile(counts(le_0_005=10), 0.5, STAGE_BUCKETS) == pytest.approx(0.003)
+    assert quantile(counts(more=1), 0.5, STAGE_BUCKETS) == STAGE_BUCKETS[-1]
+    assert quantile(NONE, 0.95, LATENCY_BUCKETS) == 0.0
 
 
 def test_rates_count_what_came_since_the_oldest_reading() -> None:
@@ -109,6 +110,18 @@ def test_stages_are_of_the_window_over_all_workers() -> None:
     stages, old = kept.stages()
     assert [(stage.name, stage.count) for stage in stages] == [("text", 1), ("denoise", 20)] and not old
     assert 1.5 < stages[1].p50 < 2
+
+
+def test_counts_of_a_release_with_other_buckets_are_left_out() -> None:
+    older = worker(done(5, denoise=(1,) * (len(STAGE_BUCKETS) - 3)), "older")
+    stages, _ = history(reading(5, older, worker(done(5, denoise=counts(le_2=3))))).stages()
+    assert [(stage.name, stage.count) for stage in stages] == [("denoise", 3)]
+
+
+def test_what_a_newer_worker_tells_beyond_our_knowledge_is_passed_over() -> None:
+    told = worker(done(5, busy_s=1)).model_dump(mode="json")
+    told |= {"mood": "fine", "activity": told["activity"] | {"naps": 3}}
+    assert WorkerInfo.model_validate(told) == worker(done(5, busy_s=1))
 
 
 def test_stages_are_of_all_time_when_nothing_finished_lately() -> None:
