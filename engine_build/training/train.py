@@ -41,15 +41,15 @@ NAMES = ("nano", *stages.STAGES, "evidence")
 class TrainConfig:
     """One config file: the run's folder and a table for each part.
 
-    `flows` are nano's flow stages in order, from `[flow]` or `[[flow]]`. `autoencoder_from` names a checkpoint
-    (a folder, or `nano`) whose autoencoder the run's networks use instead of training their own, `tokenizer_edits`
-    how many instructions of general edits their tokenizer learns from. `tables` holds the stages' own
-    configurations; a stage without a table has its defaults.
+    `vaes` and `flows` are nano's stages in order, from `[vae]` or `[[vae]]`, `[flow]` or `[[flow]]`.
+    `autoencoder_from` names a checkpoint (a folder, or `nano`) whose autoencoder the run's networks use instead of
+    training their own, `tokenizer_edits` how many instructions of general edits their tokenizer learns from.
+    `tables` holds the stages' own configurations; a stage without a table has its defaults.
     """
 
     out: Path
     threads: int
-    vae: vae.VaeConfig
+    vaes: tuple[vae.VaeConfig, ...]
     flows: tuple[flow.FlowConfig, ...]
     model: dict[str, Any]
     steps: int
@@ -81,13 +81,13 @@ class TrainConfig:
         _known(path, "", raw, RUN_KEYS | TABLES | set(stages.STAGES))
         _known(path, "[model] ", raw.get("model", {}), {f.name for f in fields(ModelConfig)})
         _known(path, "[checkpoint] ", raw.get("checkpoint", {}), {"default_steps"})
-        given = raw.get("flow", {})
-        listed = given if isinstance(given, list) else [given]
+        listed = {name: raw.get(name, {}) for name in ("vae", "flow")}
+        listed = {name: given if isinstance(given, list) else [given] for name, given in listed.items()}
         return cls(
             out=Path(raw.get("out", "runs/nano")),
             threads=int(raw.get("threads", 0)),
-            vae=_table(vae.VaeConfig, "[vae] ", raw.get("vae", {}), path),
-            flows=tuple(_table(flow.FlowConfig, "[flow] ", one, path) for one in listed),
+            vaes=tuple(_table(vae.VaeConfig, "[vae] ", one, path) for one in listed["vae"]),
+            flows=tuple(_table(flow.FlowConfig, "[flow] ", one, path) for one in listed["flow"]),
             model={name: tuple(v) if isinstance(v, list) else v for name, v in raw.get("model", {}).items()},
             steps=int(raw.get("checkpoint", {}).get("default_steps", 4)),
             device=str(raw.get("device", "auto")),
@@ -116,7 +116,7 @@ class TrainConfig:
     def _autoencoder(self) -> AutoencoderKLFlux2:
         if self.autoencoder_from:
             return autoencoder_in(locate(self.autoencoder_from))
-        return vae.train(self.vae, self.out, resume=True)
+        return vae.train_stages(self.vaes, self.out, resume=True)
 
 
 @lru_cache(maxsize=1)
@@ -146,10 +146,10 @@ def _table(kind: type[T], table: str, values: dict[str, Any], path: Path) -> T:
 def train_nano(config: TrainConfig, resume: bool) -> Path:
     """All parts of nano; returns the checkpoint folder `out/checkpoint`.
 
-    The flow stages are called flow, flow2, flow3 …; each begins with the averages of the one before.
+    The stages are called vae, vae2 … and flow, flow2 …; each begins with the averages of the one before.
     """
     words = tokenizer.train()
-    autoencoder = vae.train(config.vae, config.out, resume)
+    autoencoder = vae.train_stages(config.vaes, config.out, resume)
     shape = replace(PRESETS["nano"], **config.model)
     encoder = Encoder(autoencoder)
     start: Path | None = None

@@ -13,6 +13,7 @@ stage on whole pictures, with more weight on faces and hair, starts from the fir
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -173,6 +174,16 @@ def train(
     vae.load_state_dict(ema.values)
     measure_statistics(vae, config)
     return vae.eval()
+
+
+def train_stages(configs: Sequence[VaeConfig], folder: Path, resume: bool) -> AutoencoderKLFlux2:
+    """Train vae, vae2 … in order, each from the averages of the one before; they share one shape."""
+    start: Path | None = None
+    for number, config in enumerate(configs, start=1):
+        stage = "vae" if number == 1 else f"vae{number}"
+        trained = train(config, folder, resume, stage, start)
+        start = folder / f"{stage}.pt"
+    return trained
 
 
 @torch.no_grad()

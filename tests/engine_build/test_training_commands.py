@@ -145,6 +145,5 @@ def test_unknown_stages_and_absent_configs_are_named(tmp_path: Path, capsys: pyt
 def test_the_bundled_config_loads() -> None:
     config = TrainConfig.load(DEFAULT_CONFIG)
     raw = tomllib.loads(DEFAULT_CONFIG.read_text())
-    listed = raw["flow"] if isinstance(raw["flow"], list) else [raw["flow"]]
-    assert [(one.steps, one.height) for one in config.flows] == [(one["steps"], one["height"]) for one in listed]
-    assert config.vae.channels == tuple(raw["vae"]["channels"])
+    assert [(one.steps, one.height) for one in config.flows] == [(one["steps"], one["height"]) for one in raw["flow"]]
+    assert [(one.steps, one.crop) for one in config.vaes] == [(one["steps"], one["crop"]) for one in raw["vae"]]

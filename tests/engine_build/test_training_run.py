@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def test_an_interrupted_autoencoder_ends_the_same(tmp_path: Path) -> None:
     assert whole["step"] == parts["step"] == VAE.steps
     for part in ("model", "ema", "optimizers"):
         assert _same(whole[part], parts[part]), part
+
+
+def test_a_second_autoencoder_stage_sees_whole_pictures_and_begins_with_the_first_ones_average(tmp_path: Path) -> None:
+    still = replace(VAE, crop=0, batch=1, shot=40, head_weight=4.0, steps=5, learning_rate=0.0)
+    trained = vae.train_stages([VAE, still], tmp_path, resume=False)
+    first = Run(tmp_path, "vae").load()["ema"]["values"]
+    weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("bn.")}
+    assert all(torch.allclose(value, first[name]) for name, value in weights.items())
+    people, weight = vae.batch(1, still)
+    shots, plain = vae.batch(4, still)
+    assert people.shape[2] in VAE.heights and set(weight.unique().tolist()) == {1.0, 5.0}
+    assert shots.shape == (4, 3, 40, 40) and plain.unique().tolist() == [1.0]
 
 
 def test_an_interrupted_flow_ends_the_same(tmp_path: Path) -> None:
