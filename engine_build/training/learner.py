@@ -31,10 +31,13 @@ class StageConfig:
 
     `start_from` is another stage of the same run, a state file or a checkpoint folder, `loras` are files merged
     into it. `lora_rank` 0 trains all weights, else only a LoRA beside layers whose names hold one of
-    `lora_layers`. `bf16` runs under autocast, `checkpointing` recomputes blocks in the backward pass.
+    `lora_layers`. `bf16` runs under autocast, `checkpointing` recomputes blocks in the backward pass. `data` names
+    shards (`changeroom data build`) to learn from instead of the procedural world, their order drawn from `data_seed`.
     """
 
     start_from: str = ""
+    data: str = ""
+    data_seed: int = 0
     loras: tuple[str, ...] = ()
     steps: int = 1000
     height: int = 64

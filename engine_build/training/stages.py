@@ -21,6 +21,8 @@ from engine_build.errors import RequestError
 from engine_build.model import MMDiT
 from engine_build.training import adapters, classifier, isolation
 from engine_build.training.cfg_distill import CfgDistill, CfgDistillConfig
+from engine_build.training.data.reading import Shards
+from engine_build.training.data.source import ShardSource
 from engine_build.training.dmd import Dmd, DmdConfig
 from engine_build.training.editing import Edits
 from engine_build.training.experts import DOMAINS, ExpertConfig, ExpertTryOns
@@ -126,7 +128,7 @@ class InTurn:
 
 def pretrain(job: Job) -> Path:
     c: PretrainConfig = job.config
-    return _matching(job, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share))
+    return _matching(job, _source(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
 
 
 def resolution(job: Job) -> Path:
@@ -138,7 +140,7 @@ def resolution(job: Job) -> Path:
     ):
         raise RequestError("[resolution] heights, shots and begins need one entry a size, begins rising from 0")
     sources = tuple(
-        Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share)
+        _source(c, Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share), height, shot)
         for height, shot in zip(c.heights, c.shots, strict=True)
     )
     return _matching(job, *sources, begins=c.begins)
@@ -146,7 +148,7 @@ def resolution(job: Job) -> Path:
 
 def tryon(job: Job) -> Path:
     c: TryOnConfig = job.config
-    source = TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in)
+    source = _source(c, TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
     return _matching(job, source, validate_every=c.validate_every)
 
 
@@ -154,13 +156,13 @@ def expert(job: Job) -> Path:
     c: ExpertConfig = job.config
     if c.domain not in DOMAINS:
         raise RequestError(f"there is no domain {c.domain!r}; choose from {', '.join(DOMAINS)}")
-    return _matching(job, ExpertTryOns(c), region_only=c.region_loss)
+    return _matching(job, _source(c, ExpertTryOns(c)), region_only=c.region_loss)
 
 
 def isolate(job: Job) -> Path:
     """Fine-tune a joint network with isolated references, then write `isolation.json`."""
     c: IsolateConfig = job.config
-    path = _matching(job, TryOns(c.height, c.shot, c.mix), mode="isolated")
+    path = _matching(job, _source(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
     report = job.folder / "isolation.json"
     if c.report_samples and job.stop_after is None and job.place.first and not report.exists():
         before = job.shop.parts(c)
@@ -173,6 +175,8 @@ def isolate(job: Job) -> Path:
 
 def nft(job: Job) -> Path:
     c: NftConfig = job.config
+    if c.data:
+        raise RequestError("[nft] cannot learn from shards: its rewards need the truth behind a drawn scene")
     if c.prompts % job.place.world:
         raise RequestError(f"[nft] {c.prompts} prompts do not divide among {job.place.world} processes")
     parts, learner, copies = _prepare(job, copies=2)
@@ -186,7 +190,7 @@ def nft(job: Job) -> Path:
 def cfg_distill(job: Job) -> Path:
     c: CfgDistillConfig = job.config
     parts, learner, (teacher,) = _prepare(job, copies=1)
-    source = TryOns(c.height, c.shot, c.mix)
+    source = _source(c, TryOns(c.height, c.shot, c.mix))
     step = CfgDistill(parts, learner, c, teacher, _stream(job, parts, source))
     return _fit(job, parts, learner, step, job.run, {}, source, Way(8))
 
@@ -194,7 +198,7 @@ def cfg_distill(job: Job) -> Path:
 def dmd(job: Job) -> Path:
     c: DmdConfig = job.config
     parts, learner, (teacher, fake) = _prepare(job, copies=2, trainable=1)
-    source = TryOns(c.height, c.shot, c.mix)
+    source = _source(c, TryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
     chaser = Learner(module, c, job.place, c.fake_learning_rate)
     step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(job, parts, source))
@@ -246,10 +250,20 @@ def _matching(
     return _fit(job, parts, learner, step, job.run, {}, sources[-1], Way(8))
 
 
+def _source(c: StageConfig, drawn: Source, height: int | None = None, shot: int | None = None) -> Source:
+    """Shards where the stage's table names any, else what is drawn."""
+    return ShardSource(Shards(c.data, c.data_seed), height or c.height, shot or c.shot) if c.data else drawn
+
+
+def _fitted(source: Source, parts: Parts) -> Source:
+    """The source with pictures in whole tokens."""
+    return replace(source, multiple=parts.encoder.token_pixels) if isinstance(source, ShardSource) else source
+
+
 def _stream(job: Job, parts: Parts, source: Source) -> TokenStream:
     c: StageConfig = job.config
-    place = job.place
-    return TokenStream(source, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
+    place, read = job.place, _fitted(source, parts)
+    return TokenStream(read, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
 
 
 def _prepare(
@@ -291,7 +305,7 @@ def _fit(
 
     def show(index: int) -> None:
         sheet = job.shop.out / "grids" / f"{job.stage}-{index}.png"
-        write_sheet(sheet, parts, source, way, write=job.place.first)
+        write_sheet(sheet, parts, _fitted(source, parts), way, write=job.place.first)
 
     remembered = {**more, "network": Mode(parts.dit)}
     fit(run, learner, step, job.resume, remembered, show if c.show_every else None, job.stop_after)

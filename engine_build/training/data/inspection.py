@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine_build.training.data.entry import Entry, ShardError
 from engine_build.training.data.pictures import BrokenPicture, opened, read_map
@@ -117,8 +117,7 @@ def _paint(path: Path, rows: list[tuple[Image.Image, list[Image.Image], Image.Im
     sheet = Image.new("RGB", (columns * _CELL[0], len(rows) * _CELL[1]), "white")
     for row, (person, references, target) in enumerate(rows):
         for column, one in ((0, person), *enumerate(references, start=1), (columns - 1, target)):
-            small = one.copy()
-            small.thumbnail(_CELL, Image.Resampling.LANCZOS)
+            small = ImageOps.contain(one, _CELL, Image.Resampling.LANCZOS)
             sheet.paste(small, (column * _CELL[0], row * _CELL[1]))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

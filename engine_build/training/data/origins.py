@@ -138,7 +138,7 @@ class World:
         target = picture(sample.target)
         shown = [picture(one) for one in others]
         whole = [i for i, one in enumerate(others) if one.shape == sample.target.shape]
-        edited = {} if sample.edited is None else {"edited": _png(sample.edited * 255)}
+        edited = {} if sample.edited is None else {"edited": _png(sample.edited.clamp(0, 1) * 255)}
         specs = sample.scene.garments if sample.scene is not None else (None,) * len(others)
         entry = Entry(
             key=f"world-{place:08d}",

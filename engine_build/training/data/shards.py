@@ -100,16 +100,21 @@ class ShardFile:
 
 
 def spans_of(shard: Path) -> list[Span]:
-    """A shard's samples, from its index when that fits the file, else from the shard. Raises ShardError."""
+    """A shard's samples, from its index or, without one, from the shard itself.
+
+    Raises ShardError for a shard that is cut short, is no tar file, or has another size than its index says.
+    """
     try:
         said = json.loads(index_path(shard).read_text(encoding="utf-8"))
-        if said["bytes"] == shard.stat().st_size:
-            return [Span(str(key), int(offset), int(size), marks) for key, offset, size, marks in said["samples"]]
+        there, expected = shard.stat().st_size, int(said["bytes"])
+        spans = [Span(str(key), int(offset), int(size), marks) for key, offset, size, marks in said["samples"]]
     except FileNotFoundError:
-        pass
+        return list(_scanned(shard))
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{index_path(shard)} is not an index of a shard; delete it to have it read anew") from error
-    return list(_scanned(shard))
+    if there != expected:
+        raise ShardError(f"{shard} has {there} bytes, its index was written for {expected}")
+    return spans
 
 
 def read_entry(shard: Path, span: Span) -> Entry:
@@ -149,6 +154,8 @@ def _scanned(shard: Path) -> Iterator[Span]:
     key, start, end = "", 0, 0
     try:
         with tarfile.open(shard, mode="r:") as archive:
+            if not _ended(shard):
+                raise ShardError(f"{shard} is not a readable shard: it ends early")
             for member in archive:
                 if not member.isfile():
                     continue
@@ -162,6 +169,13 @@ def _scanned(shard: Path) -> Iterator[Span]:
                 yield Span(key, start, end - start)
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{shard} is not a readable shard: {error}") from error
+
+
+def _ended(shard: Path) -> bool:
+    """Whether a tar file has its end: tarfile itself stops without a word where a header is cut."""
+    with shard.open("rb") as file:
+        file.seek(-min(shard.stat().st_size, 2 * BLOCK), os.SEEK_END)
+        return file.read() == bytes(2 * BLOCK)
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -34,7 +34,7 @@ def garment(number: int, colour: str = "") -> Image.Image:
 
 def garment_colour(number: int) -> str:
     """A colour of each number."""
-    return "#%02x%02x%02x" % tuple(random.Random(f"garment/{number}").choices(range(20, 220), k=3))
+    return "#" + "".join(f"{level:02x}" for level in random.Random(f"garment/{number}").choices(range(20, 220), k=3))
 
 
 def parse(label: int, box: tuple[int, int, int, int] = BODY) -> Image.Image:

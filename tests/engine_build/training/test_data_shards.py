@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from real_pairs import garment, person
+from recipe import COMMON, write_config
 
+from engine_build.errors import RequestError
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.entry import Entry, Reference, ShardError
 from engine_build.training.data.inspection import inspect
@@ -25,6 +27,7 @@ from engine_build.training.editing import Edits
 from engine_build.training.latents import Encoder
 from engine_build.training.parts import autoencoder_in
 from engine_build.training.sample import encode
+from engine_build.training.train import TrainConfig, run_stage
 from engine_build.training.tryons import TryOns
 from engine_build.weights import locate
 
@@ -90,10 +93,11 @@ def test_equal_samples_make_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_the_webdataset_library_reads_our_shards(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    write(tmp_path, [2, 1])
-    urls = sorted(str(path) for path in tmp_path.glob("*.tar"))
-    samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    theirs = pytest.importorskip("webdataset.tariterators")
+    write(tmp_path, [3])
+    with (tmp_path / shard_name(0)).open("rb") as file:
+        named = ({**one, "__url__": "ours"} for one in theirs.tar_file_iterator(file))
+        samples = list(theirs.group_by_keys(named))
     assert [one["__key__"] for one in samples] == ["sample-0000", "sample-0001", "sample-0002"]
     assert json.loads(samples[1]["json"])["instruction"] == entry(1).instruction
     assert samples[2]["reference-2.jpg"] == entry(2).references[1].picture.data
@@ -148,9 +152,11 @@ def test_damage_is_named_not_read_over(tmp_path: Path) -> None:
     write(tmp_path, [2])
     shard = tmp_path / shard_name(0)
     os.truncate(shard, shard.stat().st_size - 4000)
-    with pytest.raises(ShardError, match=r"shard-000000\.tar"):
-        shards = Shards(str(tmp_path), shuffled=False)
-        [shards.entry(i) for i in range(len(shards))]
+    with pytest.raises(ShardError, match=r"shard-000000\.tar has"):
+        Shards(str(tmp_path))
+    index_path(shard).unlink()
+    with pytest.raises(ShardError, match="ends early"):
+        Shards(str(tmp_path))
     shard.write_bytes(b"not a tar file" * 100)
     with pytest.raises(ShardError, match="not a readable shard"):
         Shards(str(tmp_path))
@@ -168,7 +174,8 @@ def test_inspection_finds_the_one_broken_picture(tmp_path: Path) -> None:
     found = inspect([str(tmp_path)], every=True, sheet=tmp_path / "sheet.png")
     assert len(found.broken) == 1 and "sample-0001" in found.broken[0]
     assert found.categories == {"tops": 2, "hats": 2}
-    assert Image.open(tmp_path / "sheet.png").size[1] == 8 * 24 * 2
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (4 * 144, 2 * 192)
 
 
 def test_the_procedural_world_comes_back_to_the_pixel(tmp_path: Path) -> None:
@@ -192,12 +199,12 @@ def test_the_procedural_world_comes_back_to_the_pixel(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_shards_is_a_pure_function_of_the_step_for_any_number_of_processes(tmp_path: Path) -> None:
-    build(World("try-ons", 8, 0, 48, 24), tmp_path, Plan(shard_samples=3))
+    build(World("try-ons", 8, 0, 64, 32), tmp_path, Plan(shard_samples=3))
     encoder = Encoder(autoencoder_in(locate("nano")))
 
     def stream(rank: int = 0, world: int = 1) -> ShardStream:
         return ShardStream(
-            str(tmp_path / "*.tar"), encoder, 48, 24, 2, chunk=4, seed=5, rank=rank, world=world, threads=2
+            str(tmp_path / "*.tar"), encoder, 64, 32, 2, chunk=4, seed=5, rank=rank, world=world, threads=2
         )
 
     straight = stream()
@@ -205,9 +212,25 @@ def test_a_stream_of_shards_is_a_pure_function_of_the_step_for_any_number_of_pro
     assert [[_digest(one.target) for one in stream().batch(step)] for step in (5, 2)] == [steps[5], steps[2]]
     halves = [stream(rank, 2) for rank in range(2)]
     assert [[_digest(half.batch(3)[0].target) for half in halves]] == [steps[3]]
-    alone = encode(encoder, [ShardSource(Shards(str(tmp_path), 5), 48, 24).sample(0)])[0]
-    assert alone.grid == (6, 4) and alone.target.shape == (24, 64)
+    alone = encode(encoder, [ShardSource(Shards(str(tmp_path), 5), 64, 32).sample(0)])[0]
+    assert alone.grid == (8, 6) and alone.target.shape == (48, 64)
 
 
 def _digest(x: torch.Tensor) -> str:
     return hashlib.sha256((x * 1e3).round().numpy().tobytes()).hexdigest()
+
+
+def test_a_stage_learns_from_shards_and_resumes_exactly(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    build(World("try-ons", 6, 0, 64, 32), shards, Plan(shard_samples=4))
+    table = f'data = "{shards}/*.tar"\nshow_every = 3\n'
+    config = TrainConfig.load(write_config(tmp_path, common=COMMON.replace("show_every = 0\n", table)))
+    whole = run_stage(config, "pretrain", resume=False)
+    run_stage(config, "pretrain", resume=False, stop_after=1, name="parts")
+    run_stage(config, "pretrain", resume=True, name="parts")
+    states = [torch.load(config.out / f"{name}.pt", weights_only=True)["model"] for name in ("pretrain", "parts")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert (whole / "changeroom.json").exists() and (config.out / "grids" / "pretrain-3.png").exists()
+    with pytest.raises(RequestError, match="cannot learn from shards"):
+        run_stage(config, "nft", resume=False)
