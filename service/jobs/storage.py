@@ -11,7 +11,6 @@ outlive the interpreter and abort the process at exit.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -19,7 +18,6 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,6 +29,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from service.errors import Damaged, Gone, StoreUnavailable
+from service.jobs.blocking import BlockingCalls
 from service.jobs.schemas import JobRecord
 from service.settings import Settings
 
@@ -43,6 +42,8 @@ T = TypeVar("T")
 Kind = Literal["input", "result", "garment"]
 
 BLOB_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S, PROBE_FRESH_S = 1.5, 0.5
+AT_ONCE = 8
 HOUR_S = 3600
 SWEEP_PAGE = 500
 # Plain http only ever happens when the operator names such an endpoint.
@@ -58,7 +59,9 @@ class BlobStore:
         self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s}
         self._key = settings.signing_key()
         self._clock = clock
-        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
+        self._calls = BlockingCalls(AT_ONCE, "blobs")
+        self._probes = BlockingCalls(1, "blobs-probe")
+        self._probed: tuple[float, bool] | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> BlobStore:
@@ -92,11 +95,11 @@ class BlobStore:
             raise StoreUnavailable("The picture store has no such bucket or folder.") from error
         return key
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, timeout_s: float = BLOB_TIMEOUT_S) -> bytes:
         """The bytes of a blob. Raises Gone when it was erased, Damaged when they have changed, StoreUnavailable."""
         path = _checked(key)
         try:
-            data, digest = await self._call(partial(self._read, path))
+            data, digest = await self._call(partial(self._read, path), timeout_s)
         except FileNotFoundError:
             raise Gone("This picture has been erased.") from None
         if digest != content_hash(path):
@@ -107,6 +110,22 @@ class BlobStore:
     def _read(self, path: str) -> tuple[bytes, str]:
         data = obstore.get(self._store, path).bytes().to_bytes()
         return data, hashlib.sha256(data).hexdigest()
+
+    async def answers(self) -> bool:
+        """Whether the store as a whole answers, as of at most PROBE_FRESH_S ago: it knows of a blob that was never
+        put that it is not there.
+        """
+        if self._probed is None or time.monotonic() - self._probed[0] >= PROBE_FRESH_S:
+            path = f"input/0/{secrets.token_hex(8)}"
+            try:
+                await self._probes.run(partial(obstore.head, self._store, path), PROBE_TIMEOUT_S)
+                answered = True
+            except FileNotFoundError:
+                answered = True
+            except (BaseError, OSError):
+                answered = False
+            self._probed = (time.monotonic(), answered)
+        return self._probed[1]
 
     async def delete(self, *keys: str) -> None:
         """Erase blobs at once; those that are already gone are no error. Raises StoreUnavailable."""
@@ -135,14 +154,12 @@ class BlobStore:
                 due += [meta["path"] for meta in page if whole_hour or meta["last_modified"].timestamp() <= cutoff]
         return due
 
-    async def _call(self, operation: Callable[[], T]) -> T:
+    async def _call(self, operation: Callable[[], T], timeout_s: float = BLOB_TIMEOUT_S) -> T:
         """Run a blocking operation on a thread; FileNotFoundError passes, anything else is
         StoreUnavailable.
         """
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(BLOB_TIMEOUT_S):
-                return await loop.run_in_executor(self._threads, operation)
+            return await self._calls.run(operation, timeout_s)
         except FileNotFoundError:
             raise
         except (BaseError, OSError) as error:

@@ -95,7 +95,7 @@ class Finisher:
         started = time.perf_counter()
         data = await self._photos.encode(image, spec)
         encoded = time.perf_counter()
-        blob = await self.patiently(claim, lambda: self._photos.store(data, spec))
+        blob = await self._stored(claim, data)
         stages |= {"encode": encoded - started, "store": time.perf_counter() - encoded}
         result = JobResult(
             blob=blob,
@@ -163,9 +163,11 @@ class Finisher:
         finally:
             self._leases.drop(claim)
 
-    async def patiently(self, claim: Claim, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call while the picture store is away and the job may go on. Raises StoreUnavailable."""
-        return await _patiently(call, lambda: self._leases.stop_reason(claim) is None)
+    async def _stored(self, claim: Claim, data: bytes) -> str:
+        """Write a result, for a minute where the picture store does not take it and the job may go on."""
+        return await _patiently(
+            lambda: self._photos.store(data, claim.spec), lambda: self._leases.stop_reason(claim) is None
+        )
 
 
 async def _patiently(call: Callable[[], Awaitable[T]], worth_it: Callable[[], bool]) -> T:

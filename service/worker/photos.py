@@ -16,6 +16,8 @@ from service.jobs.storage import BlobStore, content_hash
 
 T = TypeVar("T")
 
+READ_TIMEOUT_S = 2.5
+
 
 class Photos:
     """Loads and writes pictures on a few threads of its own."""
@@ -24,11 +26,14 @@ class Photos:
         self._blobs = blobs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photos")
 
-    async def request(self, spec: JobSpec) -> TryOnRequest:
-        """The engine's request for a job. Raises Gone, InvalidImage or StoreUnavailable."""
-        person, *garments = await asyncio.gather(
-            self._load(spec.person), *(self._load(garment.blob) for garment in spec.garments)
-        )
+    async def fetch(self, spec: JobSpec) -> list[bytes]:
+        """The pictures of a job as they are stored, the person's first. Raises Gone or StoreUnavailable."""
+        keys = (spec.person, *(garment.blob for garment in spec.garments))
+        return await asyncio.gather(*(self._blobs.get(key, READ_TIMEOUT_S) for key in keys))
+
+    async def request(self, spec: JobSpec, pictures: list[bytes]) -> TryOnRequest:
+        """The engine's request for a job, from what `fetch` returned. Raises InvalidImage."""
+        person, *garments = await asyncio.gather(*map(self._open, pictures))
         return TryOnRequest(
             id=spec.id,
             person=ImageInput(person, content_hash(spec.person)),
@@ -41,6 +46,10 @@ class Photos:
             steps=spec.steps,
             size=spec.size,
         )
+
+    async def reachable(self) -> bool:
+        """Whether the picture store as a whole answers, be a single picture as it may."""
+        return await self._blobs.answers()
 
     async def encode(self, image: Image.Image, spec: JobSpec) -> bytes:
         return await self._run(lambda: encode_result(image, spec.output_format, spec.quality))
@@ -56,8 +65,7 @@ class Photos:
     async def preview(self, image: Image.Image) -> bytes:
         return await self._run(lambda: preview_jpeg(image))
 
-    async def _load(self, blob: str) -> Image.Image:
-        data = await self._blobs.get(blob)
+    async def _open(self, data: bytes) -> Image.Image:
         return await self._run(lambda: open_photo(data))
 
     async def _run(self, work: Callable[[], T]) -> T:

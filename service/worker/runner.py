@@ -2,7 +2,8 @@
 
 The engine runs one batch at a time. The next one is claimed only when the running batch starts its last step:
 early enough that its pictures are decoded by the time the engine is free, late enough that a busy worker does
-not take a job an idle one could start at once.
+not take a job an idle one could start at once. A job whose pictures take longer than its batch-mates should wait is
+parked: it becomes a batch of its own when it is ready, and meanwhile the others run and more are claimed.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from service.errors import Damaged, Gone, InvalidRequest, ServiceError, StoreUna
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, JobError
 from service.metrics import Metrics
-from service.telemetry import span
-from service.worker.batching import Prepared, group, request_tokens
+from service.worker.batching import Prepared, group
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
-from service.worker.leases import Leases
+from service.worker.leases import Leases, Stop
 from service.worker.photos import Photos
+from service.worker.preparing import Fetched, Preparing
 from service.worker.progress import Progress
 
 log = logging.getLogger(__name__)
 
 CLAIM_BLOCK_S = 2.0
 MAX_JOBS = 16
+MATES_WAIT_S = 1.5
+PARKED_PAUSE_S = 0.5
 REFUSED: dict[type[ServiceError], str] = {Damaged: "input-damaged", Gone: "input-erased"}
 
 
@@ -60,7 +63,7 @@ class Runner:
         self._queue = queue
         self._worker_id = worker_id
         self._leases = leases
-        self._photos = photos
+        self._preparing = Preparing(engine, photos, lambda claim: self._stop_reason(claim) is None)
         self._progress = progress
         self._finisher = finisher
         self._metrics = metrics
@@ -71,6 +74,7 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._parked: set[asyncio.Task[None]] = set()
 
     def drain(self) -> None:
         """Take no new work. Jobs that wait for the engine are handed back, the running batch goes on."""
@@ -90,6 +94,9 @@ class Runner:
             await self._room.wait()
             if self._draining:
                 return
+            if len(self._parked) >= MAX_JOBS or (self._parked and not await self._preparing.store_answers()):
+                await asyncio.wait(self._parked, timeout=PARKED_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+                continue
             try:
                 claims = await self._queue.claim(
                     self._worker_id,
@@ -104,11 +111,25 @@ class Runner:
                 continue
             self._leases.hold(claims)
             self._room.clear()
-            ready = [item for item in await asyncio.gather(*map(self._prepare, claims)) if item is not None]
+            fetches = [asyncio.create_task(self._fetch(claim)) for claim in claims]
+            _, late = await asyncio.wait(fetches, timeout=MATES_WAIT_S)
+            for fetch in late:
+                self._park(fetch)
+            prepared = await asyncio.gather(*(self._prepare(fetch) for fetch in fetches if fetch not in late))
+            ready = [item for item in prepared if item is not None]
             for batch in group(ready, self._info.token_budget):
                 self._batches.put_nowait(batch)
             if not ready:
                 self._room.set()
+
+    def _park(self, fetch: asyncio.Task[Fetched | None]) -> None:
+        async def later() -> None:
+            if (item := await self._prepare(fetch)) is not None:
+                self._batches.put_nowait([item])
+
+        task = asyncio.create_task(later())
+        self._parked.add(task)
+        task.add_done_callback(self._parked.discard)
 
     async def run_forever(self) -> None:
         """Run prepared batches in order. Raises EngineBroken."""
@@ -122,28 +143,40 @@ class Runner:
             if self._batches.empty():
                 self._room.set()
 
-    async def _prepare(self, claim: Claim) -> Prepared | None:
-        started = time.perf_counter()
-        error: JobError
+    async def _fetch(self, claim: Claim) -> Fetched | None:
+        """The claim with its pictures, or None when it has been ended instead."""
         try:
-            with span("try_on.prepare", parent=claim.spec.traceparent):
-                request = await self._finisher.patiently(claim, lambda: self._photos.request(claim.spec))
-            tokens = request_tokens(self._engine, request)
-            return Prepared(claim, request, tokens, time.perf_counter() - started)
-        except (Gone, InvalidRequest, EngineError) as cause:
-            code = next((code for kind, code in REFUSED.items() if isinstance(cause, kind)), "unprocessable-request")
-            error = JobError(code=code, message=str(cause))
-            self._spawn(self._end_failed(claim, error))
-        except (ServiceError, OSError) as cause:
-            self._spawn(self._finisher.give_up(claim, cause))
-        return None
+            return await self._preparing.fetched(claim)
+        except Exception as cause:
+            self._spawn(self._end_unprepared(claim, cause))
+            return None
 
-    async def _end_failed(self, claim: Claim, error: JobError) -> None:
-        await self._finisher.end(claim, "failed", error=error)
+    async def _prepare(self, fetch: asyncio.Task[Fetched | None]) -> Prepared | None:
+        fetched = await fetch
+        if fetched is None:
+            return None
+        try:
+            return await self._preparing.prepared(fetched)
+        except Exception as cause:
+            self._spawn(self._end_unprepared(fetched.claim, cause))
+            return None
+
+    async def _end_unprepared(self, claim: Claim, cause: Exception) -> None:
+        reason = self._stop_reason(claim)
+        if isinstance(cause, (Gone, InvalidRequest, EngineError)):
+            code = next((code for kind, code in REFUSED.items() if isinstance(cause, kind)), "unprocessable-request")
+            await self._finisher.end(claim, "failed", error=JobError(code=code, message=str(cause)))
+        elif reason is not None:
+            await self._finisher.stop(claim, reason)
+        else:
+            await self._finisher.fail_attempt(claim, cause)
+
+    def _stop_reason(self, claim: Claim) -> Stop | None:
+        return "drain" if self._draining else self._leases.stop_reason(claim)
 
     async def _startable(self, item: Prepared) -> bool:
         """Whether the engine may begin this job; ends it otherwise, at no engine time."""
-        reason = "drain" if self._draining else self._leases.stop_reason(item.claim)
+        reason = self._stop_reason(item.claim)
         if reason is None:
             return True
         self._spawn(self._finisher.stop(item.claim, reason))

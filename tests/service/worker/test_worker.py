@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import time
 
 import pytest
@@ -125,6 +126,43 @@ async def test_an_erased_picture_fails_the_job_at_once(settings, queue, blobs, s
     async with working(settings, StepEngine()):
         record = await ended(queue, job_id)
     assert (record.status, record.error.code, record.attempts) == ("failed", "input-erased", 1)
+
+
+async def test_a_picture_that_cannot_be_read_holds_nobody_up(settings, queue, submit):
+    """Its bytes never come, those of every other picture do: mates and later jobs run, it ends after its attempts."""
+    engine = StepEngine()
+    engine.warm_up_gate.clear()
+    async with working(settings, engine) as worker:
+        stuck, mate = await submit(), await submit()
+        path = settings.data_dir / "blobs" / (await queue.get(stuck)).spec.person
+        path.unlink()
+        os.mkfifo(path)
+        engine.warm_up_gate.set()
+        assert (await ended(queue, mate)).status == "succeeded"
+        later = await ended(queue, await submit())
+        assert later.status == "succeeded"
+        assert (await queue.get(stuck)).status in ("queued", "processing")
+        record = await ended(queue, stuck, 50)
+        assert (record.status, record.error.code, record.attempts) == ("failed", "store-unavailable", 3)
+        assert (await ended(queue, await submit())).status == "succeeded"
+        worker.stop()
+        assert await worker.finished == 0
+
+
+async def test_a_drain_hands_back_a_job_that_waits_for_its_pictures(settings, queue, submit):
+    """The picture store as a whole errs: a claimed job waits for its return, until the worker has to go."""
+    job_id = await submit()
+    folder = settings.data_dir / "blobs" / "input"
+    folder.rename(settings.data_dir / "away")
+    folder.symlink_to(folder)
+    async with working(settings, StepEngine()) as worker:
+        await until(queue, job_id, lambda record: record.status == "processing", 30)
+        await asyncio.sleep(4)
+        assert (await queue.get(job_id)).attempts == 1
+        worker.stop()
+        assert await worker.finished == 0
+    record = await queue.get(job_id)
+    assert (record.status, record.attempts) == ("queued", 0)
 
 
 async def test_a_broken_engine_ends_the_worker_and_another_one_takes_over(settings, queue, submit):
