@@ -20,7 +20,8 @@ from engine_build.training.data.twins import look
 from engine_build.training.editing import Edits
 from engine_build.training.sample import Sample, Source
 from engine_build.training.samples import REGIONS, picture
-from engine_build.training.tryons import TryOns
+from engine_build.training.tryons import ATTEMPTS, TryOns
+from engine_build.training.world import HELD_OUT_SEED
 from engine_build.training.world_render import render
 
 WORLDS = ("try-ons", "edits")
@@ -99,7 +100,8 @@ class Folder:
 class World:
     """`count` samples of the procedural world from number `first` on: `try-ons` or general `edits`.
 
-    `mix[k - 1]` is the frequency of k garments. Raises RequestError for an unknown kind.
+    `mix[k - 1]` is the frequency of k garments. Raises RequestError for an unknown kind, and for numbers whose scenes
+    are kept for evaluation.
     """
 
     kind: str = "try-ons"
@@ -112,6 +114,8 @@ class World:
     def __post_init__(self) -> None:
         if self.kind not in WORLDS:
             raise RequestError(f"there is no world of {self.kind!r}; choose from {', '.join(WORLDS)}")
+        if self.first + self.count > HELD_OUT_SEED // ATTEMPTS:
+            raise RequestError(f"numbers from {HELD_OUT_SEED // ATTEMPTS} on are kept for evaluation")
 
     @property
     def total(self) -> int:

@@ -20,6 +20,7 @@ from engine_build.training.data.pictures import opened, read_map
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.twins import Seen, look
+from engine_build.training.world import HELD_OUT_SEED
 from service.cli import app
 
 RULES = Rules(min_side=64, min_garment=64)
@@ -188,6 +189,13 @@ def test_an_interrupted_build_of_the_world_too(tmp_path: Path) -> None:
     build(world, tmp_path / "parts", plan, resume=True)
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+
+
+def test_scenes_kept_for_evaluation_are_not_built() -> None:
+    last = HELD_OUT_SEED // 64
+    assert World("try-ons", 10, last - 10).total == 10
+    with pytest.raises(RequestError, match="kept for evaluation"):
+        World("try-ons", 10, last - 9)
 
 
 def test_the_command_builds_inspects_and_says_what_is_wrong(tmp_path: Path) -> None:
