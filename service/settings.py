@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535, description="a worker's /metrics; 0 is off")
 
     model: str = Field(default="nano", description="nano, a checkpoint folder or a hub id")
-    backend: Literal["torch", "triton", "tensorrt"] = "torch"
+    backend: Literal["torch", "triton", "triton-tma", "tensorrt"] = "torch"
     device: str = "auto"
     dtype: str = "auto"
     loras: str = Field(default="", description="LoRA files, comma-separated: FILE or FILE=STRENGTH")
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     )
     result_ttl_s: int = Field(default=86_400, ge=1)
     input_ttl_s: int = Field(default=3_600, ge=1)
-    store_timeout_s: float = Field(default=0.8, gt=0, description="bound of one call to the store")
+    store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
 
     webhooks_enabled: bool = False
     webhook_secret: SecretStr | None = None
@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     engine_stall_s: float = Field(default=180, gt=0, description="a worker's engine silent this long is hung")
     drain_grace_s: float = Field(default=30, ge=0)
     reference_cache_bytes: int = Field(default=GIB, ge=0)
+    token_budget: int | None = Field(
+        default=None, ge=1, description="tokens of one forward; default: what the device's memory allows"
+    )
+    graph_bytes: int | None = Field(
+        default=None, ge=0, description="GPU memory for CUDA graphs; 0 is none; default: an eighth, at most 16 GiB"
+    )
 
     @property
     def lora_files(self) -> list[tuple[Path, float]]:

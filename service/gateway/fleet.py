@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 
-from service.errors import UnprocessableRequest
+from service.errors import StoreUnavailable, UnprocessableRequest
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import WorkerInfo
 
 FRESH_S = 0.5
+KNOWN_S = 5.0
 MAX_PIXELS = 2048 * 2048
 MIN_SIDE = 64
 SIZE_MULTIPLE = 16
@@ -25,6 +28,7 @@ class Fleet:
         self._queue = queue
         self._workers: list[WorkerInfo] = []
         self._read = 0.0
+        self._reading: asyncio.Task[None] | None = None
 
     async def workers(self) -> list[WorkerInfo]:
         """The ready workers. Raises StoreUnavailable."""
@@ -34,9 +38,22 @@ class Fleet:
             self._read = now
         return self._workers
 
+    async def _known(self) -> list[WorkerInfo]:
+        """The workers as of at most KNOWN_S ago, so that taking a request in waits for the store in one place only."""
+        age = time.monotonic() - self._read
+        if self._read and age < KNOWN_S:
+            if age >= FRESH_S and (self._reading is None or self._reading.done()):
+                self._reading = asyncio.create_task(self._read_again())
+            return self._workers
+        return await self.workers()
+
+    async def _read_again(self) -> None:
+        with suppress(StoreUnavailable):
+            await self.workers()
+
     async def check(self, size: tuple[int, int] | None, steps: int | None) -> None:
         """Raises UnprocessableRequest when no announced worker could make such a picture."""
-        workers = await self.workers()
+        workers = await self._known()
         multiple = min((w.size_multiple for w in workers), default=SIZE_MULTIPLE)
         pixels = max((w.max_pixels for w in workers), default=MAX_PIXELS)
         most_steps = max((w.max_steps for w in workers), default=MAX_STEPS)
@@ -54,7 +71,7 @@ class Fleet:
 
     async def tokens(self, size: tuple[int, int] | None, garments: int) -> int:
         """The packed length of a request, for admission: text, target, person and garments."""
-        workers = await self.workers()
+        workers = await self._known()
         width, height = size or (workers[0].default_size if workers else (768, 1024))
         target = width * height // PIXELS_A_TOKEN
         garment = min(GARMENT_PIXELS, width * height) // PIXELS_A_TOKEN

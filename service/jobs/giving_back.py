@@ -15,6 +15,7 @@ from service.jobs.admission import Admission
 from service.jobs.schemas import Reserved
 
 RETRY_S = 0.5
+MOMENT_S = 0.15
 
 
 class GivingBack:
@@ -26,21 +27,19 @@ class GivingBack:
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def release(self, reservation: Reserved) -> None:
-        """Give a reservation back now, or as soon as the store returns."""
-        try:
-            await self._admission.release(reservation)
-        except StoreUnavailable:
-            task = asyncio.create_task(self._later(reservation))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+        """Give a reservation back, at once or as soon as the store returns; the caller waits only a moment for it."""
+        task = asyncio.create_task(self._give_back(reservation))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        await asyncio.wait({task}, timeout=MOMENT_S)
 
-    async def _later(self, reservation: Reserved) -> None:
+    async def _give_back(self, reservation: Reserved) -> None:
         patience = time.monotonic() + self._admission.settings.reservation_ttl_s
         while time.monotonic() < patience:
+            with suppress(StoreUnavailable):
+                await self._admission.release(reservation)
+                return
             with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
                     await self._stopping.wait()
-                return
-            with suppress(StoreUnavailable):
-                await self._admission.release(reservation)
                 return

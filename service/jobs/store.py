@@ -46,7 +46,11 @@ def script_text(name: str) -> str:
 
 
 def open_client(url: str, timeout_s: float) -> Redis:
-    """A client for short calls: `timeout_s` to connect and to answer, no retries."""
+    """A client for short calls: `timeout_s` to connect and to answer, no retries.
+
+    A new connection carries its first command at once: what redis-py says before it by default (HELLO, its name, its
+    wish for maintenance notices) costs four round trips, which over a slow network last longer than `timeout_s`.
+    """
     return Redis.from_url(
         url,
         decode_responses=True,
@@ -54,6 +58,8 @@ def open_client(url: str, timeout_s: float) -> Redis:
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
+        protocol=2,
+        driver_info=None,
     )
 
 

@@ -116,7 +116,7 @@ def test_a_deadline_passes_while_the_store_is_away(begin: Begin) -> None:
     fleet, customers = case.fleet, case.customers
     orders = [customers.order(deadline_s=8) for _ in range(6)]
     customers.accepted()
-    until(lambda: len(fleet.jobs_of("processing")) >= 4, "a batch runs")
+    until(lambda: fleet.jobs_of("processing"), "a batch runs")
     with stopped(case):
         time.sleep(12)
     returned = case.store_back_at = time.monotonic()

@@ -41,7 +41,7 @@ async def test_a_stop_ends_the_patience(own_server: EmbeddedServer, tmp_path: Pa
     reservation = await Hand(queue).reserve(key="k")
     own_server.kill()
     await giving_back.release(reservation)
-    (waiting,) = (task for task in asyncio.all_tasks() if "_later" in repr(task))
+    (waiting,) = (task for task in asyncio.all_tasks() if "_give_back" in repr(task))
     stopping.set()
     await asyncio.wait_for(waiting, 20)
     await queue.close()
