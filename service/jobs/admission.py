@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 
-from service.errors import Conflict, QueueFull, ServiceError
+from service.errors import Conflict, QueueFull, ServiceError, StoreUnavailable
 from service.jobs import keys
 from service.jobs.refusals import FULL, refusal
 from service.jobs.schemas import Existing, JobSpec, Limits, Reserved
@@ -27,6 +28,7 @@ class Admission:
         self.store = store
         self.settings = settings
         self.metrics = metrics
+        self.unanswered: Callable[[Reserved], None] = _forget
         self._full: dict[str, tuple[float, float | None]] = {}
         self._without_job: dict[tuple[str, str], float] = {}
 
@@ -71,20 +73,24 @@ class Admission:
         pause = 0.02
         while True:
             job_id = secrets.token_hex(16)
-            answer = await self.store.script(
-                "reserve",
-                job_id,
-                tenant,
-                digest,
-                body_digest,
-                self.settings.max_in_flight,
-                limits.concurrency,
-                limits.rate_per_minute,
-                limits.daily_quota,
-                int(self.settings.reservation_ttl_s * 1000),
-                self.settings.result_ttl_s + int(self.settings.deadline_max_s),
-                self.settings.max_backlog_s,
-            )
+            try:
+                answer = await self.store.script(
+                    "reserve",
+                    job_id,
+                    tenant,
+                    digest,
+                    body_digest,
+                    self.settings.max_in_flight,
+                    limits.concurrency,
+                    limits.rate_per_minute,
+                    limits.daily_quota,
+                    int(self.settings.reservation_ttl_s * 1000),
+                    self.settings.result_ttl_s + int(self.settings.deadline_max_s),
+                    self.settings.max_backlog_s,
+                )
+            except (StoreUnavailable, asyncio.CancelledError):
+                self.unanswered(Reserved(id=job_id, tenant=tenant))
+                raise
             match answer[0]:
                 case "reserved":
                     if idempotency_key is not None:
@@ -128,6 +134,10 @@ class Admission:
     async def release(self, reservation: Reserved) -> None:
         """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
         await self.store.script("release", reservation.id)
+
+
+def _forget(reservation: Reserved) -> None:
+    """Leave an unanswered reservation to its time limit."""
 
 
 def _digest(idempotency_key: str) -> str:

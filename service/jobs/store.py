@@ -9,8 +9,10 @@ connection. Blocking reads have their own connections.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -45,6 +47,13 @@ def script_text(name: str) -> str:
     return lua_table() + (folder / "queue.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
+@cache
+def _script(name: str) -> tuple[str, str]:
+    """A script's text and the digest the server knows it by once it was run."""
+    text = script_text(name)
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def open_client(url: str, timeout_s: float) -> Redis:
     """A client for short calls: `timeout_s` to connect and to answer, no retries.
 
@@ -76,7 +85,7 @@ class Store:
         pool = client.connection_pool
         arguments = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
         self.blocking = Redis(connection_pool=ConnectionPool(pool.connection_class, **arguments))
-        self._scripts: dict[str, Any] = {}
+        self._sent: set[str] = set()
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._silent_at = 0.0
 
@@ -89,10 +98,17 @@ class Store:
 
     async def script(self, name: str, *args: str | int | float, repeat: bool = True) -> Any:
         """Run `<name>.lua` atomically. `repeat` says that running it twice is the same as once."""
-        if name not in self._scripts:
-            self._scripts[name] = self.client.register_script(script_text(name))
-        script = self._scripts[name]
-        return await self.call(lambda: script(keys=[], args=args), repeat=repeat)
+        text, digest = _script(name)
+
+        async def run() -> Any:
+            if name in self._sent:
+                with suppress(exceptions.NoScriptError):
+                    return await self.client.evalsha(digest, 0, *args)
+            answer = await self.client.eval(text, 0, *args)
+            self._sent.add(name)
+            return answer
+
+        return await self.call(run, repeat=repeat)
 
     async def call(self, command: Callable[[], Awaitable[Any]], *, repeat: bool = True) -> Any:
         """One command within `timeout_s`; tried twice in that time when it may be and a connection broke.

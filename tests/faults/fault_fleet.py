@@ -65,6 +65,7 @@ class Fleet:
         store_folder: Path | None = None,
     ) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.model = model
         self.settings = {**PRODUCTION, **(settings or {})}
         self.port = free_port()

@@ -201,6 +201,28 @@ def test_the_pictures_cannot_be_reached(begin: Begin) -> None:
     assert {order.attempts for order in orders} == {1}
 
 
+@pytest.mark.long
+def test_one_picture_cannot_be_read(begin: Begin) -> None:
+    """Its bytes never come, as from a mount that hangs on one file: mates and later jobs go on, it ends by itself."""
+    case = begin("one picture never comes, all others do", model="null:4:0.05", workers=0)
+    fleet, customers = case.fleet, case.customers
+    stuck = customers.order()
+    customers.accepted()
+    path = fleet.blobs("input")[0]
+    path.unlink()
+    os.mkfifo(path)
+    mates = [customers.order() for _ in range(3)]
+    customers.accepted()
+    fleet.start_worker(0)
+    ready = time.monotonic()
+    mates += [customers.order(), customers.order()]
+    until(lambda: all(order.ended_at or order.failure for order in mates), "the others are done")
+    case.recovered("the others done after the worker's start", max(o.ended_at or 0.0 for o in mates) - ready, 15)
+    case.verify(succeeded=5, failed=1)
+    case.recovered("the one given up after the worker's start", (stuck.ended_at or 0.0) - ready, 60)
+    assert [order.attempts for order in customers.orders] == [3, 1, 1, 1, 1, 1]
+
+
 def test_pictures_are_missing_or_damaged(begin: Begin) -> None:
     """Each job whose picture is not what was stored fails by itself, at once, with a code that says so."""
     case = begin("input pictures missing, cut, damaged, emptied; results too", model="null:3:0.05", workers=0)

@@ -8,8 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from queue_hand import Hand
 
+from service.errors import StoreUnavailable
+from service.jobs import giving_back
 from service.jobs.embedded import EmbeddedServer
 from service.jobs.giving_back import GivingBack
 from service.jobs.queue import JobQueue
@@ -19,12 +22,12 @@ from service.settings import load_settings
 async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer, tmp_path: Path) -> None:
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
-    giving_back = GivingBack(queue, stopping)
+    returning = GivingBack(queue, stopping)
     reservation = await Hand(queue).reserve(key="k")
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        await giving_back.release(reservation)
+        await returning.release(reservation)
         assert time.monotonic() - started < 5
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
@@ -34,14 +37,38 @@ async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer,
     await queue.close()
 
 
+async def test_an_unanswered_reservation_takes_no_room(
+    own_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store makes the reservation after its client has given up waiting."""
+    monkeypatch.setattr(giving_back, "RETRY_S", 4.0)
+    queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
+    stopping = asyncio.Event()
+    GivingBack(queue, stopping)
+    await Hand(queue).reserve(key="before")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await Hand(queue).reserve(key="k")
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(30):
+        while (await queue.backlog()).in_flight != 2:  # noqa: ASYNC110 (it lives in the store)
+            await asyncio.sleep(0.01)
+        while (await queue.backlog()).in_flight != 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    stopping.set()
+    await queue.close()
+
+
 async def test_a_stop_ends_the_patience(own_server: EmbeddedServer, tmp_path: Path) -> None:
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
-    giving_back = GivingBack(queue, stopping)
+    returning = GivingBack(queue, stopping)
     reservation = await Hand(queue).reserve(key="k")
     own_server.kill()
-    await giving_back.release(reservation)
-    (waiting,) = (task for task in asyncio.all_tasks() if "_give_back" in repr(task))
+    await returning.release(reservation)
+    (waiting,) = (task for task in asyncio.all_tasks() if "_patiently" in repr(task))
     stopping.set()
     await asyncio.wait_for(waiting, 20)
     await queue.close()
