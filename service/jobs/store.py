@@ -55,7 +55,10 @@ def _script(name: str) -> tuple[str, str]:
 
 
 def open_client(url: str, timeout_s: float) -> Redis:
-    """A client for short calls: `timeout_s` to connect and to answer, no retries.
+    """A client for short calls: `timeout_s` to connect, no retries. `Store.call` bounds the answers.
+
+    redis-py's own bound of a call is left out: it rests on `asyncio.wait_for`, which up to Python 3.11 swallows a
+    cancellation that comes as its future ends, and a task that is not canceled holds up the exit of its process.
 
     A new connection carries its first command at once: what redis-py says before it by default (HELLO, its name, its
     wish for maintenance notices) costs four round trips, which over a slow network last longer than `timeout_s`.
@@ -63,7 +66,7 @@ def open_client(url: str, timeout_s: float) -> Redis:
     return Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,

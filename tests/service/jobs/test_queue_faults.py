@@ -244,3 +244,18 @@ async def test_an_unreachable_address_is_refused_within_a_second(tmp_path: Path)
         queue = await JobQueue.connect(load_settings(redis_url=url, data_dir=tmp_path))
         await refused_within_a_second(queue, Hand(queue))
         await queue.close()
+
+
+async def test_a_canceled_call_ends_its_task(queue: JobQueue) -> None:
+    """A cancellation that comes while a call is sent or answered is never swallowed: a drain waits for such tasks."""
+
+    async def ask_forever() -> None:
+        while True:
+            await queue.ping()
+
+    for number in range(200):
+        task = asyncio.create_task(ask_forever())
+        await asyncio.sleep(number * 0.00002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 20)
