@@ -7,6 +7,7 @@
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
 #   make bench-overload  goodput, time to reject and fairness beyond capacity; make bench-capacity checks the simulation
 #   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
+#   make gpu-check       GPU tests, both large shapes measured and TensorRT, each within MINUTES (8), in one file
 #
 # Which torch: Linux without an NVIDIA GPU takes the CPU build from PyTorch's own index (200 MB, not gigabytes of
 # CUDA). TORCH_INDEX_URL=<index> make setup chooses another one, TORCH_INDEX_URL=pypi the default of pip.
@@ -21,10 +22,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint test-faults fuzz bench-gateway bench-overload bench-capacity bench-gpu clean
+.PHONY: help setup setup-test setup-browser run test lint test-faults fuzz bench-gateway bench-overload bench-capacity bench-gpu gpu-check clean
 
 help:
-	@sed -n '3,9p' Makefile | sed 's/^# *//'
+	@sed -n '3,11p' Makefile | sed 's/^# *//'
 
 setup: $(VENV)/.stamp
 
@@ -128,6 +129,14 @@ PRESET ?= klein-4b
 bench-gpu: setup
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install -e '.[gpu]'
 	$(BIN)/changeroom engine bench --preset $(PRESET) --json loadtests/results
+
+# A part that was run again replaces its own entry of that day: make gpu-check PARTS=tests,klein-4b
+PARTS ?= tests,klein-4b,tstars-5b,tensorrt
+
+gpu-check: MINUTES = 8
+gpu-check: setup-test
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install -e '.[gpu]'
+	$(BIN)/python -m loadtests.gpu_check --parts $(PARTS) --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -57,7 +57,7 @@ class Autoencoder:
         self.token_pixels: int = 2 * self.scale
         self.channels: int = 4 * config.latent_channels
         variance = vae.bn.running_var.float() + config.batch_norm_eps
-        fused = kernels is not None and kernels.name == "triton"
+        fused = kernels is not None and kernels.fused
         self._layout = torch.channels_last if fused else torch.contiguous_format
         if kernels is not None and fused:
             fuse_norms(self.vae.to(memory_format=self._layout), kernels)

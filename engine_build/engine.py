@@ -118,10 +118,14 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     reference_cache_bytes: int = 1 << 30,
+    token_budget: int | None = None,
+    graph_bytes: int | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     overflow: Literal["sheets", "sequential"] = "sheets",
 ) -> Engine:
     """Load the engine for `model` ('nano', a folder or a hub id), keeping K/V of garments up to a size in bytes.
+
+    `token_budget` bounds one forward, `graph_bytes` CUDA graphs (0: none); None leaves them to the device's memory.
 
     `loras` are files and strengths, merged into the weights. `overflow` says what becomes of garments beyond the
     checkpoint's references: laid out together on contact sheets, or put on in several passes.
@@ -129,7 +133,14 @@ def load_engine(
     """
     from engine_build.torch_engine import EngineOptions, load
 
-    options = EngineOptions(reference_cache_bytes=reference_cache_bytes, loras=tuple(loras), overflow=overflow)
+    options = EngineOptions(
+        reference_cache_bytes=reference_cache_bytes,
+        token_budget=token_budget,
+        graph_bytes=graph_bytes,
+        graphs=False if graph_bytes == 0 else None,
+        loras=tuple(loras),
+        overflow=overflow,
+    )
     if backend == "tensorrt":
         from engine_build.tensorrt.backend import load as load_tensorrt
 

@@ -23,8 +23,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine_build.model import MMDiT, Prefix, ReferenceKV, Stage
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
+from engine_build.stage import Prefix, ReferenceKV, Stage
 from kernels import Segments
 
 _log = logging.getLogger(__name__)

@@ -69,7 +69,7 @@ def graphs_of(options: EngineOptions, model: MMDiT) -> GraphSteps | None:
     Raises BackendError when they were asked for and are not possible: the reference kernels choose their way
     by lengths on the host, which a graph would never look at again.
     """
-    possible = model.device.type == "cuda" and model.kernels.name == "triton"
+    possible = model.device.type == "cuda" and model.kernels.fused
     if options.graphs and not possible:
         raise BackendError("CUDA graphs need a GPU and the triton backend")
     if not possible or options.graphs is False:

@@ -23,9 +23,10 @@ from transformers import Qwen3Config, Qwen3Model
 
 from engine_build.config import PRESETS, CheckpointConfig, ModelConfig, read_json
 from engine_build.errors import CheckpointError, MemoryShortage, RequestError
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.options import GPU_TOKEN_BUDGET, GRAPH_BYTES, EngineOptions
 from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.stage import ReferenceKV
 from engine_build.tensor_files import tensor_headers
 from engine_build.weights import DTYPES, empty_model, locate, model_config
 from kernels import Kernels, Segments
@@ -102,7 +103,8 @@ def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions)
     """The plan of parts whose shapes are known."""
     number = DTYPES.get(dtype, torch.bfloat16)
     config = replace(parts.model, reference_attention=options.reference_attention or parts.model.reference_attention)
-    model = empty_model(config, shapes_only() if backend == "triton" else None).to(number).eval().requires_grad_(False)
+    fused = backend.startswith("triton")
+    model = empty_model(config, shapes_only() if fused else None).to(number).eval().requires_grad_(False)
     if dtype == "fp8":
         convert(model)
     budget = options.token_budget or GPU_TOKEN_BUDGET
@@ -119,7 +121,7 @@ def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions)
     ]
     if not joint:
         rows.append(Row("reference KV cache", options.reference_cache_bytes, f"bound; {kept} bytes a token"))
-    if backend == "triton" and options.graphs is not False:
+    if fused and options.graphs is not False:
         rows.append(Row("CUDA graphs", GRAPH_BYTES if options.graph_bytes is None else options.graph_bytes, "bound"))
         if kept:
             rows.append(Row("their references", options.graph_prefix_tokens * kept, "one arena"))

@@ -21,11 +21,12 @@ from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
 from engine_build.graphs import Eager, GraphSteps, Step, Stepper
 from engine_build.ledger import Ledger
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
 from engine_build.reference_cache import Caches
 from engine_build.references import named_by_pixels
 from engine_build.sampling import Schedule, euler_step, noise, predict_x0
+from engine_build.stage import ReferenceKV
 from engine_build.text_encoder import TextEncoder
 from engine_build.transfer import upload
 

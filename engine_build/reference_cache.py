@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from engine_build.model import ReferenceKV
+from engine_build.stage import ReferenceKV
 
 Value = TypeVar("Value")
 

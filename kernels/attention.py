@@ -38,11 +38,11 @@ class Tile:
     tma: bool = False  # Hopper's tensor maps for keys and values; TensorRT plugins cannot pass them
 
 
-def tile_for(head_dim: int, dtype: torch.dtype) -> Tile:
+def tile_for(head_dim: int, dtype: torch.dtype, tma: bool = False) -> Tile:
     """The tile for a head size. Two warp groups of 64 query rows each; more keys would spill registers."""
     if dtype == torch.float32:
-        return Tile(queries=64, keys=32, warps=4, stages=1)
-    return Tile(queries=128, keys=64 if head_dim == 128 else 128, warps=8, stages=3)
+        return Tile(queries=64, keys=32, warps=4, stages=1, tma=tma)
+    return Tile(queries=128, keys=64 if head_dim == 128 else 128, warps=8, stages=3, tma=tma)
 
 
 @triton.jit
@@ -238,24 +238,26 @@ def attention(
     draws: int = 1,
     out: Tensor | None = None,
     tile: Tile | None = None,
+    tma: bool = False,
 ) -> Tensor:
     """`kernels.reference.attention`: `(T, H, E)` in and out, scale 1/sqrt(E), no mask.
 
     k and v have the segments of q, or `key_segments` of their own where only some tokens ask.
     bf16, fp16, or (slowly, for checks) fp32; float32 inside. Rows may be any distance apart, so views into
-    a wider projection need no copy. With `out`, or a `tile` of one's own, the kernel is launched directly
-    rather than as an operator. Raises ValueError for a head size other than 32, 64 or 128, another dtype,
+    a wider projection need no copy. With `out`, a `tile` of one's own or `tma`, which reads keys and values
+    through tensor maps, the kernel is launched directly rather than as an operator.
+    Raises ValueError for a head size other than 32, 64 or 128, another dtype,
     tensors that disagree, rows that are not contiguous, or segments that do not fit.
     """
     if prefix_k is None or prefix_v is None or prefix_segments is None or prefix_segments.total == 0:
         prefix_k = prefix_v = prefix_segments = None
     keys = segments if key_segments is None else key_segments
     _check(q, k, v, segments, keys, prefix_k, prefix_v, prefix_segments, draws)
-    chosen = tile or tile_for(q.shape[-1], q.dtype)
+    chosen = tile or tile_for(q.shape[-1], q.dtype, tma)
     cu, tiles = segments.cu_seqlens(q.device), segments.tiles(chosen.queries, q.device)
     key_cu = keys.cu_seqlens(q.device)
     prefix_cu = prefix_segments.cu_seqlens(q.device) if prefix_segments else None
-    if out is None and tile is None:
+    if out is None and tile is None and not tma:
         prefix_lengths = list(prefix_segments.lengths) if prefix_segments else []
         return attention_op(
             q, k, v, list(segments.lengths), cu, tiles, list(keys.lengths), key_cu,

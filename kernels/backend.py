@@ -1,7 +1,16 @@
-"""The one place where a set of kernels is chosen, by name, never silently replaced by another."""
+"""The one place where a set of kernels is chosen, by name, never silently replaced by another.
+
+    torch        the reference
+    triton       our kernels, attention reading keys and values through pointers
+    triton-tma   the same, attention reading them through Hopper's tensor maps; for compute capability 9.0 and newer
+
+The last is a name of its own, not a choice by device: which of the two is faster depends on the compiler's version,
+and `changeroom engine bench` measures both. It launches attention directly, so `torch.compile` does not see it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +18,8 @@ from torch import Tensor
 from kernels import reference
 from kernels.fp8 import Quantised
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "triton", "triton-tma")
+TMA_CAPABILITY = (9, 0)
 
 
 class BackendUnavailable(RuntimeError):
@@ -37,6 +47,11 @@ class Kernels:
     group_norm_silu: Callable[..., Tensor] = reference.group_norm_silu
     feed: Callable[[Tensor], Tensor | Quantised] = reference.feed
 
+    @property
+    def fused(self) -> bool:
+        """Whether these are our Triton kernels, which choose nothing by lengths: a CUDA graph may replay them."""
+        return self.name.startswith("triton")
+
     def quantising(self) -> "Kernels":
         """The same kernels with row-wise e4m3 outputs wherever a linear of a block follows."""
         return replace(
@@ -54,7 +69,15 @@ def select(name: str) -> Kernels:
         return Kernels("torch")
     if name == "triton":
         return _triton()
+    if name == "triton-tma":
+        return _through_tensor_maps(_triton())
     raise BackendUnavailable(f"no kernels named {name!r}; available: {', '.join(BACKENDS)}")
+
+
+def _through_tensor_maps(kernels: Kernels) -> Kernels:
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < TMA_CAPABILITY:
+        raise BackendUnavailable("triton-tma needs a GPU of compute capability 9.0 or newer; use triton")
+    return replace(kernels, name="triton-tma", attention=partial(kernels.attention, tma=True))
 
 
 def _triton() -> Kernels:

@@ -48,7 +48,7 @@ RedisOption = Annotated[
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder for the store, pictures and logs.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help=MODEL_HELP)]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="torch, triton or tensorrt")]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="torch, triton, triton-tma or tensorrt")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16, float16 or fp8")]
 PortOption = Annotated[

@@ -19,6 +19,7 @@ class Row:
     garments: int
     tokens: int
     status: str = "ok"
+    runs: int = 0
     p20: float | None = None
     p50: float | None = None
     p80: float | None = None

@@ -2,57 +2,53 @@
 
 from __future__ import annotations
 
-import gc
-import io
-import itertools
 import logging
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from engine_build.bench import floors
+from engine_build.bench import alone, floors
+from engine_build.bench.allowance import NO_TIME, Allowance, over
+from engine_build.bench.pictures import Make, free, maker, reason_of, text_tokens, tokens_of, with_engine
 from engine_build.bench.plan import Mode, Plan, all_modes
-from engine_build.bench.rows import AttentionRow, PackedRow, Results, Row, percentiles
+from engine_build.bench.rows import Results, Row, percentiles
 from engine_build.bench.subjects import Weights
-from engine_build.engine import ImageInput, TryOnRequest, load_engine
-from engine_build.errors import BackendError, RequestError
-from engine_build.instruction import GarmentPhrase, compose
-from engine_build.loading import pick_device, pick_dtype, pick_kernels
+from engine_build.engine import load_engine
+from engine_build.errors import BackendError
+from engine_build.loading import pick_device, pick_dtype
 from engine_build.torch_engine import TorchEngine
-from kernels import Segments
+
+LEAST_RUNS = 3  # of a case that its share of the time would cut short
 
 _log = logging.getLogger(__name__)
-_numbers = itertools.count()
-
 
 Progress = Callable[[str], None]
-Make = Callable[[tuple[int, int], int], tuple[float, dict[str, float]]]
+Save = Callable[[Results], None]
 
 
-def run(plan: Plan, progress: Progress = _log.info) -> Results:
-    """Every mode at every size; a mode that cannot run here says why in its status and does not stop the others."""
-    device = pick_device(plan.device)
+def run(plan: Plan, progress: Progress = _log.info, save: Save = lambda _: None) -> Results:
+    """Every mode at every size; a mode that cannot run here says why in its status and does not stop the others.
+
+    With `plan.minutes` each mode has an equal share of what is left, and the cases of the stated goals come first;
+    what was under way is finished, the rest says that it was not measured. `save` is given what there is after each.
+    """
+    device, allowed = pick_device(plan.device), Allowance(plan.minutes)
     weights = Weights(plan.preset, device, pick_dtype("auto", device))
     results = Results(plan, f"{plan.preset} shapes, random weights")
-    for mode in all_modes(plan.fast):
-        if plan.modes and mode.name not in plan.modes:
-            continue
+    modes = [mode for mode in all_modes(plan.fast) if not plan.modes or mode.name in plan.modes]
+    for i, mode in enumerate(modes):
         progress(mode.name)
-        results.rows += _end_to_end(plan, weights, mode, progress)
-        _free(device)
-    _compare(results.rows, device.type == "cuda")
+        results.rows += _end_to_end(plan, weights, mode, progress, allowed.share(len(modes) - i + 2))
+        free(device)
+        _compare(results.rows, device.type == "cuda")
+        save(results)
     progress("attention alone")
-    results.attention = _attention(plan, weights)
+    results.attention = alone.attention(plan, weights, allowed.share(2))
+    save(results)
     progress("packing")
-    results.packed = _packing(plan, weights)
+    results.packed = alone.packing(plan, weights, allowed.share(1))
+    save(results)
     return results
 
 
@@ -70,7 +66,7 @@ def run_checkpoint(
         try:
             engine = load_engine(model, backend=backend, device=device, reference_cache_bytes=0)
         except BackendError as error:
-            problem = _reason(error)
+            problem = reason_of(error)
         for garments in results.plan.garments:
             row = Row(backend, 0, 0, garments, 0)
             results.rows.append(row)
@@ -80,7 +76,7 @@ def run_checkpoint(
             row.width, row.height = engine.config.default_size
             row.tokens = engine.cost(row.width, row.height, garments)
             plan = replace(results.plan, garment=64 if row.width < 128 else 512, steps=engine.config.default_steps)
-            _measure(row, plan, partial(_with_engine, plan, engine, False))
+            _measure(row, plan, partial(with_engine, plan, engine, False))
     base = {row.garments: row.p50 for row in results.rows if row.mode == backends[0]}
     for row in results.rows:
         before = base[row.garments]
@@ -88,88 +84,49 @@ def run_checkpoint(
     return results
 
 
-def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress) -> list[Row]:
+def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress, ends: float) -> list[Row]:
     rows = []
     make: Make | None = None
     problem = ""
     try:
-        make = _maker(plan, weights, mode)
+        make = maker(plan, weights, mode)
     except Exception as error:
-        problem = _reason(error)
+        problem = reason_of(error)
         _log.warning("%s: %s", mode.name, problem)
-    for size, garments in itertools.product(plan.sizes, plan.garments):
-        row = Row(mode.name, *size, garments, _tokens(plan, weights, size, garments))
+    for size, garments in plan.cases:
+        row = Row(mode.name, *size, garments, tokens_of(plan, weights, size, garments))
         rows.append(row)
         if make is None:
             row.status = f"skipped: {problem}"
             continue
+        if over(ends):
+            row.status = NO_TIME
+            continue
         progress(f"{mode.name}, {size[0]}x{size[1]}, {garments} garments")
-        if _measure(row, plan, make):
+        if _measure(row, plan, make, ends):
             row.floor = _floor(plan, weights, mode, size, garments) * 1e3
         else:
-            _free(weights.device)
+            free(weights.device)
     return rows
 
 
-def _measure(row: Row, plan: Plan, make: Make) -> bool:
+def _measure(row: Row, plan: Plan, make: Make, ends: float = math.inf) -> bool:
     """Fills in a row's times; False when making the picture failed, which its status then says."""
+    taken: list[tuple[float, dict[str, float]]] = []
     try:
-        taken = [make((row.width, row.height), row.garments) for _ in range(plan.warmups + plan.repeats)]
+        while len(taken) < plan.warmups + plan.repeats:
+            if over(ends) and len(taken) >= plan.warmups + LEAST_RUNS:
+                break
+            taken.append(make((row.width, row.height), row.garments))
     except Exception as error:
-        row.status = f"failed: {_reason(error)}"
+        row.status = f"failed: {reason_of(error)}"
         _log.warning("%s: %s", row.mode, row.status)
         return False
     taken = taken[plan.warmups :]
+    row.runs = len(taken)
     row.p20, row.p50, row.p80 = percentiles([seconds for seconds, _ in taken])
-    names = taken[0][1]
-    row.stages = {n: percentiles([stages.get(n, 0.0) for _, stages in taken])[1] for n in names}
+    row.stages = {name: percentiles([stages.get(name, 0.0) for _, stages in taken])[1] for name in taken[0][1]}
     return True
-
-
-def _maker(plan: Plan, weights: Weights, mode: Mode) -> Make:
-    """A function of size and garments that makes one picture and says how long it and its stages took."""
-    if mode.backend is None:
-        if mode.compiled and weights.device.type == "cpu":
-            raise RequestError("torch.compile is measured on a GPU only")
-        return partial(_with_diffusers, plan, weights, weights.diffusers(mode.compiled))
-    return partial(_with_engine, plan, weights.engine(mode.attention, mode.backend, mode.fp8, mode.cached), mode.cached)
-
-
-def _with_engine(
-    plan: Plan, engine: TorchEngine, cached: bool, size: tuple[int, int], garments: int
-) -> tuple[float, dict[str, float]]:
-    request = _request(plan, size, garments, fresh=not cached)
-    device = engine.pipeline.device
-    _wait(device)
-    started = time.perf_counter()
-    (outcome,) = engine.run([request])
-    if outcome.image is None:
-        raise outcome.error or RequestError("the request was canceled")
-    made = time.perf_counter()
-    _encode(outcome.image)
-    ended = time.perf_counter()
-    return ended - started, {**outcome.stages, "encode": ended - made}
-
-
-def _with_diffusers(
-    plan: Plan, weights: Weights, pipeline: object, size: tuple[int, int], garments: int
-) -> tuple[float, dict[str, float]]:
-    request = _request(plan, size, garments, fresh=True)
-    pictures = [request.person.image, *(worn.image for worn in request.garments)]
-    _wait(weights.device)
-    started = time.perf_counter()
-    with torch.inference_mode():
-        text = weights.text_encoder.encode(request.instruction)[None]
-        _wait(weights.device)
-        told = time.perf_counter()
-        image = pipeline(  # type: ignore[operator]
-            image=pictures, prompt_embeds=text, width=size[0], height=size[1], num_inference_steps=plan.steps,
-            generator=torch.Generator(weights.device).manual_seed(0),
-        ).images[0]  # fmt: skip
-    made = time.perf_counter()
-    _encode(image)
-    ended = time.perf_counter()
-    return ended - started, {"text": told - started, "pipeline": made - told, "encode": ended - made}
 
 
 def _compare(rows: list[Row], on_gpu: bool) -> None:
@@ -189,7 +146,7 @@ def _floor(plan: Plan, weights: Weights, mode: Mode, size: tuple[int, int], garm
     person, one = size[0] * size[1] // side**2, plan.garment**2 // side**2
     references = (person, *[one] * garments)
     work = floors.denoise(
-        weights.shape, mode.attention, text=_text_tokens(weights, garments), target=person,
+        weights.shape, mode.attention, text=text_tokens(weights, garments), target=person,
         references=references, steps=plan.steps, cached=mode.cached,
     )  # fmt: skip
     pixels = floors.autoencoder(weights.vae, size, encode=False)
@@ -197,109 +154,3 @@ def _floor(plan: Plan, weights: Weights, mode: Mode, size: tuple[int, int], garm
         pixels += floors.autoencoder(weights.vae, size, encode=True)
         pixels += garments * floors.autoencoder(weights.vae, (plan.garment, plan.garment), encode=True)
     return work.seconds(floors.H200, mode.fp8) + pixels / floors.H200.bf16
-
-
-def _attention(plan: Plan, weights: Weights) -> list[AttentionRow]:
-    heads, size = weights.shape.num_attention_heads, weights.shape.attention_head_dim
-    kernels = pick_kernels(plan.fast)
-    rows = []
-    for tokens in sorted(
-        {_tokens(plan, weights, s, g) for s in plan.sizes for g in (min(plan.garments), max(plan.garments))}
-    ):
-        shape = (tokens, heads, size)
-        q, k, v = (torch.randn(shape, device=weights.device, dtype=weights.dtype) for _ in range(3))
-        segments = Segments((tokens,))
-        batched = [x.transpose(0, 1)[None].contiguous() for x in (q, k, v)]
-        ours = _median(plan, weights, lambda q=q, k=k, v=v, s=segments: kernels.attention(q, k, v, s))
-        sdpa = _median(plan, weights, partial(_sdpa, batched))
-        work = 4.0 * tokens * tokens * heads * size
-        rows.append(AttentionRow(tokens, kernels.name, ours * 1e3, work / ours / 1e12, sdpa * 1e3, work / sdpa / 1e12))
-    return rows
-
-
-def _sdpa(batched: Sequence[Tensor]) -> Tensor:
-    """torch's attention, by cuDNN where there is a GPU."""
-    if batched[0].device.type != "cuda":
-        return F.scaled_dot_product_attention(*batched)
-    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-        return F.scaled_dot_product_attention(*batched)
-
-
-def _packing(plan: Plan, weights: Weights) -> list[PackedRow]:
-    """Pictures a second of the fastest exact mode with garments that are known already."""
-    name, rows = f"{plan.fast} + cached references", []
-    try:
-        engine = weights.engine("isolated", plan.fast, fp8=False, cached=True)
-    except Exception as error:
-        return [PackedRow(name, 0, 0, 0, f"skipped: {_reason(error)}")]
-    for size, n in itertools.product(plan.packed_sizes, plan.packed):
-        row = PackedRow(name, *size, n)
-        rows.append(row)
-        requests = [_request(plan, size, 1, fresh=False) for _ in range(n)]
-
-        def together(requests: list[TryOnRequest] = requests) -> None:
-            for outcome in engine.run(requests):
-                if outcome.error is not None:
-                    raise outcome.error
-
-        try:
-            row.images_per_second = n / _median(plan, weights, together)
-        except Exception as error:
-            row.status = f"failed: {_reason(error)}"
-            _log.warning("packing %d: %s", n, row.status)
-            _free(weights.device)
-    return rows
-
-
-def _median(plan: Plan, weights: Weights, work: Callable[[], object]) -> float:
-    taken = []
-    with torch.inference_mode():
-        for _ in range(plan.warmups + plan.repeats):
-            _wait(weights.device)
-            started = time.perf_counter()
-            work()
-            _wait(weights.device)
-            taken.append(time.perf_counter() - started)
-    return percentiles(taken[plan.warmups :])[1] / 1e3
-
-
-def _request(plan: Plan, size: tuple[int, int], garments: int, fresh: bool) -> TryOnRequest:
-    """A request of random pictures; a fresh one has pictures nobody has seen."""
-    number = next(_numbers) if fresh else 0
-
-    def picture(width: int, height: int, name: str) -> ImageInput:
-        pixels = np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        return ImageInput(Image.fromarray(pixels), f"{name} {number}", category=None if name == "person" else "tops")
-
-    worn = tuple(picture(plan.garment, plan.garment, f"garment {i}") for i in range(garments))
-    told = compose([GarmentPhrase("tops")] * garments)
-    return TryOnRequest("bench", picture(*size, "person"), worn, told, seed=0, steps=plan.steps, size=size)
-
-
-def _tokens(plan: Plan, weights: Weights, size: tuple[int, int], garments: int) -> int:
-    side = 2 ** len(weights.vae.config.block_out_channels)
-    image = size[0] * size[1] // side**2
-    return 2 * image + garments * plan.garment**2 // side**2 + _text_tokens(weights, garments)
-
-
-def _text_tokens(weights: Weights, garments: int) -> int:
-    return weights.text_encoder.count(compose([GarmentPhrase("tops")] * garments))
-
-
-def _encode(image: Image.Image) -> None:
-    image.save(io.BytesIO(), "JPEG", quality=90)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
+from engine_build.errors import EngineError
 from engine_build.model import MMDiT
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.operators import translations
@@ -97,6 +98,7 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
         traced = torch.export.export(
             graph.eval(), example, dynamic_shapes=(dynamic,) if named else dynamic, strict=False
         )
+        _require_freedom(name, graph.inputs, traced)
         program = torch.onnx.export(
             traced,
             dynamo=True,
@@ -119,6 +121,15 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
     return Exported(name, path, graph.inputs, graph.outputs)
 
 
+def _require_freedom(name: str, ports: Sequence[Port], traced: torch.export.ExportedProgram) -> None:
+    """Raises EngineError when tracing tied an axis that must vary to the example's size, which it does silently."""
+    inputs = [node.meta["val"] for node in traced.graph.nodes if node.name in traced.graph_signature.user_inputs]
+    for port, value in zip(ports, inputs, strict=True):
+        for axis, size in zip(port.axes, value.shape, strict=True):
+            if isinstance(axis, str) and (isinstance(size, int) or abs(size.node.expr.as_coeff_Add()[0]) > 1):
+                raise EngineError(f"graph {name}: tracing left {axis} of {port.name} no choice but {size}")
+
+
 def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Inputs that fit each other: two sequences of unequal lengths where a graph takes several."""
     dtypes = {"float32": torch.float32, "model": dtype, "int32": torch.int32, "int64": torch.int64, "bool": torch.bool}
@@ -130,7 +141,7 @@ def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     for port in ports:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
         if port.name in _BOUNDS:
-            last = {"cu_seqlens": sizes["T"]}.get(port.name, sizes["P"])
+            last = {"cu_seqlens": sizes["T"], "target_cu": sizes["L"]}.get(port.name, sizes["P"])
             made.append(torch.tensor([*_BOUNDS[port.name], last], dtype=torch.int32))
         else:
             made.append(torch.ones(shape, dtype=dtypes[port.dtype]))
@@ -138,10 +149,10 @@ def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 _SIZES = {
-    "L": 21, "Lt": 13, "P": 18, "N": 2, "N1": 3, "M1": 3, "R1": 4, "G": 5, "Gr": 6,
+    "L": 21, "Lt": 13, "P": 18, "N": 2, "N1": 3, "M1": 3, "R1": 4, "G": 5, "Gt": 4, "Gr": 6,
     "B": 2, "Y": 64, "X": 96, "y": 16, "x": 24,
 }  # fmt: skip
-_BOUNDS = {"cu_seqlens": (0, 10), "prefix_cu": (0, 7), "reference_cu": (0, 7, 11)}
+_BOUNDS = {"cu_seqlens": (0, 10), "target_cu": (0, 8), "prefix_cu": (0, 7), "reference_cu": (0, 7, 11)}
 
 
 def _ir_shape(port: Port) -> onnx_ir.Shape:

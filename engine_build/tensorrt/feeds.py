@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from engine_build.config import ModelConfig
-from engine_build.model import ReferenceKV, rope_table
+from engine_build.embeddings import rope_table
 from engine_build.packing import PackedBatch
+from engine_build.stage import ReferenceKV
 from engine_build.tensorrt.operators import query_tile
 from engine_build.tensorrt.ports import Kind
 from kernels import Segments
@@ -47,9 +48,7 @@ class Feeder:
         """The main pass of a batch with the keys and values it attends, if those were made before."""
         kind: Kind = "joint" if self.config.reference_attention == "joint" else "cached"
         if kind == "cached" and kv is None:
-            if not batch.reference_segments.total:
-                raise ValueError("these engines need references: at least the person")
-            kind = "first"
+            raise ValueError("these engines need references: at least the person's keys and values")
         batches = [(batch, kv)] if self.packed else _alone(batch, kv)
         calls = tuple(self._main(kind, one, one_kv) for one, one_kv in batches)
         tokens = tuple(one.target_segments.total for one, _ in batches)
@@ -75,31 +74,29 @@ class Feeder:
     def _main(self, kind: Kind, batch: PackedBatch, kv: ReferenceKV | None) -> Feeds:
         text, target, ids = batch.text_segments, batch.target_segments, batch.target_ids
         feeds: Feeds = {"text": batch.text.to(self.dtype)}
-        image = target
+        image, of_image = target, torch.arange(target.total)
         if kind == "joint":
             feeds["references"] = batch.references.float()
-            stream, target_rows, _ = _interleaved(target, batch.group_segments)
+            stream, of_image, _ = _interleaved(target, batch.group_segments)
             image = target.plus(batch.group_segments)
             ids = torch.cat((ids, batch.reference_ids)).index_select(0, stream.to(ids.device))
             if self.packed:
-                feeds |= {"stream_rows": stream, "target_rows": target_rows}
+                feeds["stream_rows"] = stream
         if batch.guidance is not None:
             feeds["guidance"] = batch.guidance
         for name, table in (("text", rope_table(batch.text_ids, self.config)), ("image", rope_table(ids, self.config))):
             feeds |= {f"{name}_cos": table[0], f"{name}_sin": table[1]}
-        if kind == "first":
-            feeds |= self.references(batch, batch.reference_ids)
         if kv is not None:
             feeds |= {f"key_{i}": key for i, key in enumerate(kv.keys)}
             feeds |= {f"value_{i}": value for i, value in enumerate(kv.values)}
         if self.packed:
-            feeds |= self._packing(text, image)
-            if kind != "joint":
-                groups = batch.group_segments if kv is None else kv.group_segments
-                feeds["prefix_cu"] = groups.cu_seqlens(ids.device)
+            feeds |= self._packing(text, image, target, of_image)
+            if kv is not None:
+                feeds["prefix_cu"] = kv.group_segments.cu_seqlens(ids.device)
         return {name: value.to(ids.device) for name, value in feeds.items()}
 
-    def _packing(self, text: Segments, image: Segments) -> Feeds:
+    def _packing(self, text: Segments, image: Segments, target: Segments, of_image: Tensor) -> Feeds:
+        """Tables of rows and lengths; `of_image` are the target's rows `(sum L,)` of the image stream."""
         cpu = torch.device("cpu")
         joint, (rows, text_rows, image_rows) = text.plus(image), _interleaved(text, image)
         return {
@@ -110,6 +107,10 @@ class Feeder:
             "image_rows": image_rows,
             "cu_seqlens": joint.cu_seqlens(cpu),
             "tiles": joint.tiles(query_tile(self.dtype), cpu),
+            "target_rows": image_rows.index_select(0, of_image),
+            "target_sequence": target.per_token(torch.arange(len(target))),
+            "target_cu": target.cu_seqlens(cpu),
+            "target_tiles": target.tiles(query_tile(self.dtype), cpu),
         }
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine_build.model import DoubleBlock, SingleBlock
+from engine_build.blocks import DoubleBlock, SingleBlock
 
 Parts = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,12 +63,24 @@ def image_alone(block: DoubleBlock, x: Tensor, modulation: Parts, rope: Parts, a
     return x + gate_ff * feed_forward(block.ff, adaln(x, shift_ff, scale_ff, eps))
 
 
-def single(block: SingleBlock, x: Tensor, modulation: Parts, rope: Parts, attend: Attend) -> Tensor:
+def single(
+    block: SingleBlock,
+    x: Tensor,
+    modulation: Parts,
+    rope: Parts,
+    attend: Attend,
+    asked: Callable[[Tensor], Tensor] = lambda rows: rows,
+) -> Tensor:
+    """A single block; `asked` takes the rows whose queries, MLP and output are wanted.
+
+    Modulation is a row for each token, or one `(1, D)` for all of them.
+    """
     attn = block.attn
     shift, scale, gate = modulation
     projected = attn.to_qkv_mlp_proj(adaln(x, shift, scale, block.eps))
     width = attn.to_out.out_features
     *qkv, mlp = projected.split((width, width, width, projected.shape[-1] - 3 * width), dim=-1)
-    qkv = norm_rope(heads(attn.head_dim, *qkv), attn.norm_q, attn.norm_k, rope)
-    out = attend(*qkv).flatten(1)
-    return x + gate * attn.to_out(torch.cat((out, swiglu(mlp)), dim=-1))
+    q, key, value = norm_rope(heads(attn.head_dim, *qkv), attn.norm_q, attn.norm_k, rope)
+    out = attend(asked(q), key, value).flatten(1)
+    gate = asked(gate) if gate.shape[0] == x.shape[0] else gate
+    return asked(x) + gate * attn.to_out(torch.cat((out, swiglu(asked(mlp))), dim=-1))

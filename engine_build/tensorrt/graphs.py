@@ -6,8 +6,12 @@ one graph serves every mixture of sizes. `kind` names what a graph does:
 
     joint       text, target and references, all attending all (`joint` checkpoints)
     references  references to keys and values of every layer (`shared` and `isolated`)
-    first       both in one: velocity, keys and values
     cached      text and target, attending keys and values that came before
+
+A picture's first step is `references`, then `cached`; the others are `cached` alone. One graph of both would be a
+third engine with its own copy of the weights, for one launch less a picture.
+The last block's attention and output are for the target's tokens only; its projection is for all, since one product
+makes keys, values and the MLP's input, and a weight in two pieces could neither be refitted nor found by FP8.
 
 Attention is either ONNX's own operator, one sequence a call, or `changeroom::packed_attention`, many.
 
@@ -20,8 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine_build.blocks import DoubleBlock
 from engine_build.config import ModelConfig
-from engine_build.model import DoubleBlock, MMDiT
+from engine_build.model import MMDiT
 from engine_build.tensorrt.graph_math import (
     Attend,
     Parts,
@@ -38,7 +43,7 @@ from engine_build.tensorrt.ports import Attention, Kind, Port
 
 
 def kinds_of(config: ModelConfig) -> tuple[Kind, ...]:
-    """The graphs an engine needs for a checkpoint's reference attention; `first` is for callers without a cache."""
+    """The graphs an engine needs for a checkpoint's reference attention."""
     return ("joint",) if config.reference_attention == "joint" else ("references", "cached")
 
 
@@ -55,9 +60,6 @@ class DitGraph(nn.Module):
         given = {port.name: tensor for port, tensor in zip(self.inputs, tensors, strict=True)}
         if self.kind == "references":
             return self._references(given)
-        if self.kind == "first":
-            kv = self._references(given)
-            return (self._main(given, kv), *kv)
         layers = self.model.config.layers
         kv = () if self.kind == "joint" else tuple(given[name] for name in _kv_names(layers))
         return (self._main(given, kv),)
@@ -81,27 +83,27 @@ class DitGraph(nn.Module):
                 ports += [Port("joint_rows", "int64", ("T",)), Port("text_rows", "int64", ("Lt",))]
                 ports += [Port("image_rows", "int64", (image,))]
                 ports += [Port("cu_seqlens", "int32", ("N1",)), Port("tiles", "int32", ("G", 2))]
+                ports += [Port("target_rows", "int64", ("L",)), Port("target_sequence", "int64", ("L",))]
+                ports += [Port("target_cu", "int32", ("N1",)), Port("target_tiles", "int32", ("Gt", 2))]
         if self.kind != "cached":
             ports.append(Port("references", "float32", ("P", channels)))
         if self.kind == "joint" and self.packed:
-            ports += [Port("stream_rows", "int64", ("Ti",)), Port("target_rows", "int64", ("L",))]
-        if self.kind in ("references", "first"):
+            ports.append(Port("stream_rows", "int64", ("Ti",)))
+        if self.kind == "references":
             ports += _rope_ports("reference", "P", half)
             if self.packed:
                 ports += [Port("reference_cu", "int32", ("R1",)), Port("reference_tiles", "int32", ("Gr", 2))]
             elif c.reference_attention == "isolated":
                 ports.append(Port("reference_mask", "bool", (1, 1, "P", "P")))
-        if self.kind in ("first", "cached") and self.packed:
-            ports.append(Port("prefix_cu", "int32", ("M1",)))
         if self.kind == "cached":
+            ports += [Port("prefix_cu", "int32", ("M1",))] if self.packed else []
             ports += self._kv_ports()
         return tuple(ports)
 
     def _outputs(self) -> tuple[Port, ...]:
-        velocity = (Port("velocity", "model", ("L", self.model.config.output_channels)),)
         if self.kind == "references":
             return self._kv_ports()
-        return (*velocity, *self._kv_ports()) if self.kind == "first" else velocity
+        return (Port("velocity", "model", ("L", self.model.config.output_channels)),)
 
     def _kv_ports(self) -> tuple[Port, ...]:
         c = self.model.config
@@ -122,7 +124,8 @@ class DitGraph(nn.Module):
             keys.append(key)
             values.append(value)
             if self.packed:
-                return packed_attention(q, key, value, given["reference_cu"], given["reference_tiles"])
+                cu = given["reference_cu"]
+                return packed_attention(q, key, value, cu, cu, given["reference_tiles"])
             return attention(q, key, value, given.get("reference_mask"))
 
         for block in m.transformer_blocks:
@@ -151,7 +154,7 @@ class DitGraph(nn.Module):
             nonlocal done
             prefix = (kv[done], kv[layers + done]) if kv else None
             done += 1
-            return self._attend(q, key, value, prefix, given)
+            return self._attend(q, key, value, prefix, given, last=done == layers)
 
         for block in m.transformer_blocks:
             mods, ropes = (text_mod, image_mod), (text_rope, image_rope)
@@ -162,14 +165,19 @@ class DitGraph(nn.Module):
         single_mod = tuple(
             part if sequence is None else part.index_select(0, sequence) for part in m.single_stream_modulation(time)
         )
-        for block in m.single_transformer_blocks:
+        *blocks, last = m.single_transformer_blocks
+        for block in blocks:
             x = single(block, x, single_mod, rope, attend)
-        x = self._split(x, text.shape[0], given)[1]
-        scale, shift = self._rows(m.norm_out(time), given, "image_sequence")
-        x = adaln(x, shift, scale, m.config.eps)
-        if self.kind == "joint":
-            x = x.index_select(0, given["target_rows"]) if self.packed else x[: given["target"].shape[0]]
-        return m.proj_out(x)
+
+        def targets(y: Tensor) -> Tensor:
+            if self.packed:
+                return y.index_select(0, given["target_rows"])
+            own = y[text.shape[0] :]
+            return own[: given["target"].shape[0]] if self.kind == "joint" else own
+
+        x = single(last, x, single_mod, rope, attend, targets)  # (L, D)
+        scale, shift = self._rows(m.norm_out(time), given, "target_sequence")
+        return m.proj_out(adaln(x, shift, scale, m.config.eps))
 
     def _double(
         self,
@@ -199,16 +207,23 @@ class DitGraph(nn.Module):
         return text, image + gate_ff * feed_forward(block.ff, adaln(image, shift_ff, scale_ff, eps))
 
     def _attend(
-        self, q: Tensor, key: Tensor, value: Tensor, prefix: tuple[Tensor, Tensor] | None, given: dict[str, Tensor]
+        self,
+        q: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix: tuple[Tensor, Tensor] | None,
+        given: dict[str, Tensor],
+        last: bool,
     ) -> Tensor:
-        """`(T, H, E)`; a prefix is attended before a sequence's own keys."""
+        """`(T, H, E)`, of the last layer `(L, H, E)`; a prefix is attended before a sequence's own keys."""
         if not self.packed:
             if prefix is not None:
                 key, value = torch.cat((prefix[0], key)), torch.cat((prefix[1], value))
             return attention(q, key, value, None)
+        cu, tiles = (given["target_cu"], given["target_tiles"]) if last else (given["cu_seqlens"], given["tiles"])
         if prefix is None:
-            return packed_attention(q, key, value, given["cu_seqlens"], given["tiles"])
-        return prefixed_attention(q, key, value, *prefix, given["cu_seqlens"], given["prefix_cu"], given["tiles"])
+            return packed_attention(q, key, value, cu, given["cu_seqlens"], tiles)
+        return prefixed_attention(q, key, value, *prefix, cu, given["cu_seqlens"], given["prefix_cu"], tiles)
 
     def _join(self, text: Tensor, image: Tensor, given: dict[str, Tensor]) -> Tensor:
         both = torch.cat((text, image))

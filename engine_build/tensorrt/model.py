@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
+from engine_build.stage import ReferenceKV
 from engine_build.tensorrt.feeds import Feeder, Stage
 from engine_build.tensorrt.ports import Attention
 from kernels import Kernels, select
@@ -46,6 +47,8 @@ class GraphMMDiT:
 
     def prepare(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> Stage:
         """What stays the same from step to step. Raises ValueError for a batch the graphs cannot take."""
+        if reference_kv is None and self.config.reference_attention != "joint" and batch.reference_segments.total:
+            reference_kv = self.encode_references(batch)
         return self._feeder.stage(batch, reference_kv)
 
     def velocity(self, stage: Stage, target: Tensor, sigma: Tensor) -> Tensor:

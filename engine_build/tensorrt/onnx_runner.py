@@ -45,19 +45,21 @@ _ATTEND = """
     out = Transpose <perm = [1, 0, 2]> (heads_o)
 """
 _PACKED = f"""{_HEAD}
-packed_attention <plugin_namespace, plugin_version, aot> (q, k, v, cu_seqlens, tiles) => (out) {{
+packed_attention <plugin_namespace, plugin_version, aot> (q, k, v, cu_seqlens, key_cu, tiles) => (out) {{
     {_SEQUENCES.format(name="sequence", cu="cu_seqlens", tokens="q")}
+    {_SEQUENCES.format(name="key", cu="key_cu", tokens="k")}
     axis_0 = Constant <value_ints = [0]> ()
     axis_1 = Constant <value_ints = [1]> ()
     mine = Unsqueeze (sequence, axis_1)
-    theirs = Unsqueeze (sequence, axis_0)
+    theirs = Unsqueeze (key, axis_0)
     mask = Equal (mine, theirs)
     {_ATTEND.format(keys="k", values="v")}
 }}"""
 _PREFIXED = f"""{_HEAD}
 prefixed_attention <plugin_namespace, plugin_version, aot>
-    (q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles) => (out) {{
+    (q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles) => (out) {{
     {_SEQUENCES.format(name="sequence", cu="cu_seqlens", tokens="q")}
+    {_SEQUENCES.format(name="key", cu="key_cu", tokens="k")}
     {_SEQUENCES.format(name="group", cu="prefix_cu", tokens="prefix_k")}
     axis_0 = Constant <value_ints = [0]> ()
     axis_1 = Constant <value_ints = [1]> ()
@@ -66,7 +68,7 @@ prefixed_attention <plugin_namespace, plugin_version, aot>
     draws = Div (sequences_shape, groups_shape)
     owner = Div (sequence, draws)
     mine = Unsqueeze (sequence, axis_1)
-    theirs = Unsqueeze (sequence, axis_0)
+    theirs = Unsqueeze (key, axis_0)
     own_mask = Equal (mine, theirs)
     my_group = Unsqueeze (owner, axis_1)
     its_group = Unsqueeze (group, axis_0)

@@ -23,16 +23,17 @@ PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
 
 
 @torch.library.custom_op(f"{DOMAIN}::{PACKED}", mutates_args=())
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, tiles: Tensor) -> Tensor:
-    """`(T, H, E)`: each of N sequences, bounded by cu_seqlens `(N+1,)` int32, attends itself.
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, key_cu: Tensor, tiles: Tensor) -> Tensor:
+    """`(T, H, E)`: each of N sequences attends itself; of its tokens perhaps only some ask.
 
-    tiles `(G, 2)` int32 is the table of query blocks that the kernel's programs work on.
+    cu_seqlens and key_cu `(N+1,)` int32 bound the rows of q and of k, v. tiles `(G, 2)` int32 is the table of
+    query blocks that the kernel's programs work on.
     """
-    return reference.attention(q, k, v, _segments(cu_seqlens)).contiguous()
+    return reference.attention(q, k, v, _segments(cu_seqlens), key_segments=_segments(key_cu)).contiguous()
 
 
 @packed_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, tiles: Tensor) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, key_cu: Tensor, tiles: Tensor) -> Tensor:
     return torch.empty_like(q)
 
 
@@ -44,6 +45,7 @@ def prefixed_attention(
     prefix_k: Tensor,
     prefix_v: Tensor,
     cu_seqlens: Tensor,
+    key_cu: Tensor,
     prefix_cu: Tensor,
     tiles: Tensor,
 ) -> Tensor:
@@ -54,15 +56,16 @@ def prefixed_attention(
     prefixes = _segments(prefix_cu)
     own = _segments(cu_seqlens)
     return reference.attention(
-        q, k, v, own,
+        q, k, v, own, key_segments=_segments(key_cu),
         prefix_k=prefix_k, prefix_v=prefix_v, prefix_segments=prefixes, draws=len(own) // len(prefixes),
     ).contiguous()  # fmt: skip
 
 
 @prefixed_attention.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, cu: Tensor, prefix_cu: Tensor, tiles: Tensor
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor,
+    cu_seqlens: Tensor, key_cu: Tensor, prefix_cu: Tensor, tiles: Tensor,
+) -> Tensor:  # fmt: skip
     return torch.empty_like(q)
 
 
@@ -73,11 +76,11 @@ def translations() -> dict[Callable[..., object], Callable[..., object]]:
     domain = Opset(DOMAIN, 1)
     packed_node, prefixed_node = (Op(domain, name, schema(name)) for name in (PACKED, PREFIXED))
 
-    def packed(q, k, v, cu_seqlens, tiles):  # type: ignore[no-untyped-def]
-        return packed_node(q, k, v, cu_seqlens, tiles, **PLUGIN)
+    def packed(q, k, v, cu_seqlens, key_cu, tiles):  # type: ignore[no-untyped-def]
+        return packed_node(q, k, v, cu_seqlens, key_cu, tiles, **PLUGIN)
 
-    def prefixed(q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles):  # type: ignore[no-untyped-def]
-        return prefixed_node(q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles, **PLUGIN)
+    def prefixed(q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles):  # type: ignore[no-untyped-def]
+        return prefixed_node(q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, **PLUGIN)
 
     named = torch.ops.changeroom
     return {named.packed_attention.default: packed, named.prefixed_attention.default: prefixed}
@@ -89,7 +92,7 @@ def schema(name: str) -> OpSchema:
 
     kind_of = OpSchema.AttrType
     floats = ["q", "k", "v", *(("prefix_k", "prefix_v") if name == PREFIXED else ())]
-    tables = ["cu_seqlens", *(("prefix_cu",) if name == PREFIXED else ()), "tiles"]
+    tables = ["cu_seqlens", "key_cu", *(("prefix_cu",) if name == PREFIXED else ()), "tiles"]
     kinds = {"plugin_namespace": kind_of.STRING, "plugin_version": kind_of.STRING, "aot": kind_of.INT}
     parameter = OpSchema.FormalParameter
     return OpSchema(

@@ -39,21 +39,22 @@ def _register_packed(trtp: ModuleType, lazy: bool) -> None:
     plugin_id = f"{DOMAIN}::{PACKED}"
 
     def describe(
-        q: trtp.TensorDesc, k: trtp.TensorDesc, v: trtp.TensorDesc, cu_seqlens: trtp.TensorDesc, tiles: trtp.TensorDesc
-    ) -> trtp.TensorDesc:
+        q: trtp.TensorDesc, k: trtp.TensorDesc, v: trtp.TensorDesc,
+        cu_seqlens: trtp.TensorDesc, key_cu: trtp.TensorDesc, tiles: trtp.TensorDesc,
+    ) -> trtp.TensorDesc:  # fmt: skip
         return q.like()
 
-    def tune(q, k, v, cu_seqlens, tiles, outputs):  # type: ignore[no-untyped-def]
+    def tune(q, k, v, cu_seqlens, key_cu, tiles, outputs):  # type: ignore[no-untyped-def]
         floats = _FORMATS
-        return [trtp.AutoTuneCombination(f"{floats}, {floats}, {floats}, INT32, INT32, {floats}", "LINEAR")]
+        return [trtp.AutoTuneCombination(f"{floats}, {floats}, {floats}, INT32, INT32, INT32, {floats}", "LINEAR")]
 
     def ahead(
-        q, k, v, cu_seqlens, tiles, outputs, tactic
+        q, k, v, cu_seqlens, key_cu, tiles, outputs, tactic
     ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:  # type: ignore[no-untyped-def]
         return _launch(trtp, PACKED, q, tiles, ())
 
-    def just_in_time(q, k, v, cu_seqlens, tiles, outputs, stream) -> None:  # type: ignore[no-untyped-def]
-        _run(stream, (q, k, v), (cu_seqlens,), outputs[0])
+    def just_in_time(q, k, v, cu_seqlens, key_cu, tiles, outputs, stream) -> None:  # type: ignore[no-untyped-def]
+        _run(stream, (q, k, v), (cu_seqlens, key_cu), outputs[0])
 
     _decorate(trtp, plugin_id, lazy, (describe, tune, ahead, just_in_time))
 
@@ -63,24 +64,25 @@ def _register_prefixed(trtp: ModuleType, lazy: bool) -> None:
 
     def describe(
         q: trtp.TensorDesc, k: trtp.TensorDesc, v: trtp.TensorDesc, prefix_k: trtp.TensorDesc,
-        prefix_v: trtp.TensorDesc, cu_seqlens: trtp.TensorDesc, prefix_cu: trtp.TensorDesc, tiles: trtp.TensorDesc,
+        prefix_v: trtp.TensorDesc, cu_seqlens: trtp.TensorDesc, key_cu: trtp.TensorDesc,
+        prefix_cu: trtp.TensorDesc, tiles: trtp.TensorDesc,
     ) -> trtp.TensorDesc:  # fmt: skip
         return q.like()
 
-    def tune(q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles, outputs):  # type: ignore[no-untyped-def]
+    def tune(q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs):  # type: ignore[no-untyped-def]
         floats = ", ".join([_FORMATS] * 5)
-        return [trtp.AutoTuneCombination(f"{floats}, INT32, INT32, INT32, {_FORMATS}", "LINEAR")]
+        return [trtp.AutoTuneCombination(f"{floats}, INT32, INT32, INT32, INT32, {_FORMATS}", "LINEAR")]
 
     def ahead(
-        q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles, outputs, tactic
+        q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs, tactic
     ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:  # type: ignore[no-untyped-def]
         sequences, prefixes = cu_seqlens.shape_expr[0] - 1, prefix_cu.shape_expr[0] - 1
         return _launch(trtp, PREFIXED, q, tiles, (sequences // prefixes,))
 
     def just_in_time(  # type: ignore[no-untyped-def]
-        q, k, v, prefix_k, prefix_v, cu_seqlens, prefix_cu, tiles, outputs, stream
+        q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs, stream
     ) -> None:
-        _run(stream, (q, k, v, prefix_k, prefix_v), (cu_seqlens, prefix_cu), outputs[0])
+        _run(stream, (q, k, v, prefix_k, prefix_v), (cu_seqlens, key_cu, prefix_cu), outputs[0])
 
     _decorate(trtp, plugin_id, lazy, (describe, tune, ahead, just_in_time))
 
@@ -126,10 +128,10 @@ def _run(stream: int, floats: tuple[Any, ...], tables: tuple[Any, ...], output: 
 
     with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
         q, k, v, *prefix = (_tensor(x) for x in floats)
-        own, *groups = (Segments(tuple(torch.as_tensor(x, device="cuda").diff().tolist())) for x in tables)
-        more = {}
+        own, keys, *groups = (Segments(tuple(torch.as_tensor(x, device="cuda").diff().tolist())) for x in tables)
+        more = {"key_segments": keys}
         if prefix:
-            more = {"prefix_k": prefix[0], "prefix_v": prefix[1], "prefix_segments": groups[0]}
+            more |= {"prefix_k": prefix[0], "prefix_v": prefix[1], "prefix_segments": groups[0]}
             more["draws"] = len(own) // len(groups[0])
         attention(q, k, v, own, out=_tensor(output), **more)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["joint", "references", "first", "cached"]
+Kind = Literal["joint", "references", "cached"]
 Attention = Literal["standard", "plugin"]
 
 

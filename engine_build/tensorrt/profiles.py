@@ -87,6 +87,7 @@ def spans(bucket: Bucket, config: CheckpointConfig, side: int, dtype: torch.dtyp
         "M1": Span(2, 2, n + 1),
         "R1": Span(2, 3, shown.most + 1),
         "G": Span(1, -(-joint.usual // tile), joint.most // tile + n),
+        "Gt": Span(1, -(-image.usual // tile), image.most // tile + n),
         "Gr": Span(1, -(-references.usual // tile) + 1, references.most // tile + shown.most),
         "B": Span(1, 1, shown.most),
         "X": Span(edges[0], bucket.width, edges[1]),

@@ -26,7 +26,7 @@ from kernels.attention import tile_for
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PTX_ISA = 84  # of CUDA 12.4: what the oldest supported drivers translate; wgmma needs 80
 _ENTRY = re.compile(r"(\.visible \.entry (\w+)\(\n)(.*?)(\n\))", re.DOTALL)
-_TABLES = ("p_cu", "p_cu_prefix", "p_tiles")
+_TABLES = ("p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
 from engine_build.sampling import Schedule
+from engine_build.stage import ReferenceKV
 from engine_build.training.cfg_distill import guided
 from engine_build.training.tokens import per_token
 

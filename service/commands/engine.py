@@ -138,6 +138,9 @@ def bench(
     ] = "klein-4b",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs of every case.")] = 10,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Stop starting new cases then; the goals' own come first.")
+    ] = None,
     mode: Annotated[
         list[str] | None, typer.Option(help="Only this mode; repeat for several. Default: all of them.")
     ] = None,
@@ -153,7 +156,8 @@ def bench(
 
     One row a mode, size and number of garments, with p20, p50 and p80, how many times faster than diffusers, and
     how many times the floor that arithmetic allows an H200. Then attention alone against torch's, and pictures a
-    second when requests are packed together. The last line is the same as one line of JSON.
+    second when requests are packed together. The last line is the same as one line of JSON. With --json what there
+    is gets written after every mode, so that a run that is cut short leaves what it had found.
 
     With --model it measures a checkpoint's own try-ons instead, with each of the named backends.
 
@@ -165,22 +169,31 @@ def bench(
     let_threads_sleep()
     from engine_build.bench import report, run
     from engine_build.bench.plan import Plan
+    from engine_build.bench.rows import Results
 
     if backend and model is None:
         raise typer.BadParameter("name the checkpoint with --model", param_hint="--backend")
     if model is None:
-        plan = Plan.of(preset, device, repeats, tuple(mode or ()))
-        results = run.run(plan, _say)
+        plan = Plan.of(preset, device, repeats, tuple(mode or ()), minutes)
         chosen = f"--preset {preset}" + "".join(f" --mode {name!r}" for name in mode or ())
+        chosen += "" if minutes is None else f" --minutes {minutes:g}"
     else:
-        results = run.run_checkpoint(model, backend or ["torch"], device, repeats, _say)
         chosen = f"--model {model}" + "".join(f" --backend {name}" for name in backend or ())
     command = f"changeroom engine bench {chosen} --device {device} --repeats {repeats}"
-    found: dict[str, Any] = report.as_dict(results, command)
-    if json_file is not None:
-        target = json_file / report.file_name(results) if json_file.is_dir() else json_file
-        target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        typer.echo(f"written: {target}", err=True)
+
+    def write(results: Results) -> dict[str, Any]:
+        found: dict[str, Any] = report.as_dict(results, command)
+        if json_file is not None:
+            target = json_file / report.file_name(results) if json_file.is_dir() else json_file
+            target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            typer.echo(f"written: {target}", err=True)
+        return found
+
+    if model is None:
+        results = run.run(plan, _say, write)
+    else:
+        results = run.run_checkpoint(model, backend or ["torch"], device, repeats, _say)
+    found = write(results)
     typer.echo(report.table(results))
     typer.echo(json.dumps(found))
 

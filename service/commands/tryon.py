@@ -32,7 +32,7 @@ def tryon(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     model: Annotated[str, typer.Option(help="nano, a checkpoint folder or a hub id")] = "nano",
-    backend: Annotated[str, typer.Option(help="torch, triton or tensorrt")] = "torch",
+    backend: Annotated[str, typer.Option(help="torch, triton, triton-tma or tensorrt")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or fp8")] = "auto",
     lora: Annotated[

@@ -80,6 +80,8 @@ def load(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         reference_cache_bytes=settings.reference_cache_bytes,
+        token_budget=settings.token_budget,
+        graph_bytes=settings.graph_bytes,
         loras=settings.lora_files,
     )
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.graphs import Eager, Step
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
 from engine_build.precision import BUDGETS, psnr, relative_l2
+from engine_build.stage import ReferenceKV
 from engine_build.torch_engine import EngineOptions, TorchEngine, load
 from engine_build.training.samples import picture
 from engine_build.training.world import HELD_OUT_SEED, sample_scene

@@ -16,8 +16,9 @@ from test_model_packing import MIXES, build, request
 from torch import Tensor
 
 from engine_build.graphs import Bucket, Captured, Eager, GraphSteps, filled
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch, Sequence, pack
+from engine_build.stage import ReferenceKV
 
 MIX = MIXES["different"]
 OTHER = [

@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from engine_build.dressing import plan
 from engine_build.errors import MemoryShortage
 from engine_build.graphs import Eager, Step
-from engine_build.model import MMDiT, ReferenceKV
+from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
+from engine_build.stage import ReferenceKV
 from engine_build.torch_engine import TorchEngine, load
 
 WAITING = {

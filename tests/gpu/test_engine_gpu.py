@@ -14,6 +14,7 @@ from engine_build.graphs import GraphSteps
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.precision import BUDGETS, psnr
 from engine_build.torch_engine import EngineOptions, TorchEngine, load
+from kernels.backend import TMA_CAPABILITY
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,9 +69,12 @@ def test_graphs_draw_the_same_pictures(dtype: str) -> None:
     assert set(buckets) <= set(stepper.buckets)
 
 
-@pytest.mark.parametrize("dtype", BUDGETS)
-def test_fast_modes_keep_their_budget(dtype: str) -> None:
-    exact, fast = nano("float32", "torch"), nano(dtype)
+@pytest.mark.parametrize(("dtype", "backend"), [*((dtype, "triton") for dtype in BUDGETS), ("bfloat16", "triton-tma")])
+def test_fast_modes_keep_their_budget(dtype: str, backend: str) -> None:
+    if backend == "triton-tma" and torch.cuda.get_device_capability() < TMA_CAPABILITY:
+        pytest.skip("tensor maps need Hopper")
+    exact, fast = nano("float32", "torch"), nano(dtype, backend)
+    assert isinstance(fast.pipeline.stepper, GraphSteps)
     for asked in (request("a", 1, seed=1), request("b", 3, seed=2)):
         (wanted,), (drawn,) = exact.run([asked]), fast.run([asked])
         assert psnr(drawn.image, wanted.image) >= BUDGETS[dtype].psnr

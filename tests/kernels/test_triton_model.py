@@ -11,6 +11,7 @@ from engine_build.config import ModelConfig
 from engine_build.model import MMDiT
 from engine_build.packing import Reference, Sequence, grid_ids, pack
 from kernels import fp8, launch, select
+from kernels.backend import TMA_CAPABILITY
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,12 +50,17 @@ def request(seed: int, text: int, grid: tuple[int, int], *references: tuple[int,
 MIXED = (request(0, 5, (3, 3), (2, 2), (3, 1)), request(1, 2, (1, 7)), request(2, 0, (2, 2), (1, 5)))
 
 
-@pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
-def test_the_model_is_the_same_on_triton_kernels(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "name"), [("joint", "triton"), ("shared", "triton"), ("isolated", "triton"), ("isolated", "triton-tma")]
+)
+def test_the_model_is_the_same_on_triton_kernels(mode: str, name: str) -> None:
+    if name == "triton-tma" and DEVICE == "cuda" and torch.cuda.get_device_capability() < TMA_CAPABILITY:
+        pytest.skip("tensor maps need Hopper")
     model = build(mode)
     batch = pack(MIXED).to(DEVICE)
     expected = model(batch)
-    model.kernels = select("triton")
+    model.kernels = select(name)
+    assert model.kernels.fused and model.kernels.name == name
     assert expected.abs().mean() > 0.05
     torch.testing.assert_close(model(batch), expected, atol=2e-5, rtol=2e-5)
 

@@ -120,13 +120,16 @@ def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype
     assert "LDGSTS" in program.sass
 
 
-def test_attention_reads_through_tensor_maps(tmp_path: Path) -> None:
-    tile = attention.tile_for(128, torch.bfloat16)
-    keys = f"tensordesc<bf16[{tile.keys}, 128]>"
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "prefix"), [(128, "bf16", True), (64, "fp16", False), (32, "bf16", True)]
+)
+def test_attention_reads_through_tensor_maps(tmp_path: Path, head_dim: int, dtype: str, prefix: bool) -> None:
+    tile = attention.tile_for(head_dim, DTYPES[dtype], tma=True)
+    keys = f"tensordesc<{dtype}[{tile.keys}, {head_dim}]>"
     program = compiled(
-        tmp_path, attention.attention_kernel, "bf16", tile.warps, tile.stages,
+        tmp_path, attention.attention_kernel, dtype, tile.warps, tile.stages,
         maps={"p_k": keys, "p_v": keys, "p_prefix_k": keys, "p_prefix_v": keys},
-        H=24, E=128, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=True, TMA=True, WIDE=False,
+        H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, TMA=tile.tma, WIDE=False,
     )  # fmt: skip
     check(program)
     assert re.search(r"\bHGMMA\b", program.sass)

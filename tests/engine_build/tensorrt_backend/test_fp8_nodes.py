@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from graph_parity import tiny_batch, tiny_model
+from graph_parity import onnx_initialisers, tiny_batch, tiny_model
 
 from engine_build.errors import BackendError, EngineError
 from engine_build.model import MMDiT
@@ -56,11 +56,13 @@ def test_quantised_products_stay_within_their_budget(tmp_path: Path) -> None:
     assert 1e-4 < error < VELOCITY_BUDGET
 
 
-def test_bfloat16_scales_keep_the_graph_strongly_typed(tmp_path: Path) -> None:
+def test_bfloat16_weights_and_scales_keep_the_graph_strongly_typed(tmp_path: Path) -> None:
     model = tiny_model("joint")
     with torch.inference_mode():
         peaks = activation_peaks(model, lambda: in_torch(model, tiny_batch(*BATCH)))
     graph = export_dit(model.to(torch.bfloat16), "joint", "plugin", tmp_path)
+    weights = {dtype for name, dtype in onnx_initialisers(graph.path).items() if name.startswith("model.")}
+    assert weights == {onnx.TensorProto.BFLOAT16}
     quantise_file(graph.path, peaks)
     check(graph.path, graph.outputs)
     scales = [x for x in onnx.load(graph.path, load_external_data=False).graph.initializer if x.name.endswith("_scale")]

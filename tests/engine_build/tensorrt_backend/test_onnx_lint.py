@@ -55,7 +55,7 @@ def test_a_good_graph_passes() -> None:
 
 
 def test_bodies_of_plugins_do_not_reach_tensorrt() -> None:
-    node = helper.make_node("packed_attention", ["x", "x", "x", "c", "t"], ["y"], domain="changeroom", **PLUGIN)
+    node = helper.make_node("packed_attention", ["x", "x", "x", "c", "c", "t"], ["y"], domain="changeroom", **PLUGIN)
     model = with_reference_attention(model_of(node))
     assert any("model-local functions" in problem for problem in lint(model))
 

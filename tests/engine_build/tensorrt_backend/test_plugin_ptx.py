@@ -29,10 +29,13 @@ PARAMETER = re.compile(r"\.param \.(u64|u32|f32)[^\n]*_param_(\d+)")
 @pytest.mark.parametrize(
     ("operator", "dtype", "heads", "head_dim", "expected"),
     [
-        (PACKED, "fp16", 4, 32, ("p_q", "p_k", "p_v", "p_cu", "p_tiles", "p_o")),
+        (PACKED, "fp16", 4, 32, ("p_q", "p_k", "p_v", "p_cu", "p_cu_keys", "p_tiles", "p_o")),
         (
             PREFIXED, "bf16", 24, 128,
-            ("p_q", "p_k", "p_v", "p_prefix_k", "p_prefix_v", "p_cu", "p_cu_prefix", "p_tiles", "draws", "p_o"),
+            (
+                "p_q", "p_k", "p_v", "p_prefix_k", "p_prefix_v", "p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles",
+                "draws", "p_o",
+            ),
         ),
     ],
 )  # fmt: skip
@@ -76,21 +79,24 @@ from kernels import Segments, reference
 from engine_build.tensorrt.operators import query_tile
 from engine_build.tensorrt.plugin_kernel import packed_attention_kernel, prefixed_attention_kernel
 torch.manual_seed(0)
-own, prefixes, heads, size = Segments((5, 70, 1, 33)), Segments((3, 41)), 2, 32
-q, k, v = (torch.randn(own.total, heads, size) for _ in range(3))
+own, asked, prefixes, heads, size = Segments((5, 70, 1, 33)), Segments((5, 65, 0, 7)), Segments((3, 41)), 2, 32
+k, v = (torch.randn(own.total, heads, size) for _ in range(2))
 pk, pv = (torch.randn(prefixes.total, heads, size) for _ in range(2))
 cpu = torch.device("cpu")
-tiles = own.tiles(query_tile(torch.float32), cpu)
 constants = dict(H=heads, E=size, BLOCK_M=64, BLOCK_N=32, SCALE=math.log2(math.e) / math.sqrt(size))
-out = torch.full_like(q, float("nan"))
-grid = (len(tiles), heads)
-prefixed_attention_kernel[grid](
-    q, k, v, pk, pv, own.cu_seqlens(cpu), prefixes.cu_seqlens(cpu), tiles, 2, out, **constants)
-want = reference.attention(q, k, v, own, prefix_k=pk, prefix_v=pv, prefix_segments=prefixes, draws=2)
-torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-5)
-out = torch.full_like(q, float("nan"))
-packed_attention_kernel[grid](q, k, v, own.cu_seqlens(cpu), tiles, out, **constants)
-torch.testing.assert_close(out, reference.attention(q, k, v, own), rtol=1e-5, atol=1e-5)
+key_cu, prefix_cu = own.cu_seqlens(cpu), prefixes.cu_seqlens(cpu)
+for wanted in (own, asked):
+    q = torch.randn(wanted.total, heads, size)
+    tiles, cu = wanted.tiles(query_tile(torch.float32), cpu), wanted.cu_seqlens(cpu)
+    grid = (len(tiles), heads)
+    out = torch.full_like(q, float("nan"))
+    prefixed_attention_kernel[grid](q, k, v, pk, pv, cu, key_cu, prefix_cu, tiles, 2, out, **constants)
+    shared = dict(prefix_k=pk, prefix_v=pv, prefix_segments=prefixes, draws=2)
+    want = reference.attention(q, k, v, wanted, key_segments=own, **shared)
+    torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-5)
+    out = torch.full_like(q, float("nan"))
+    packed_attention_kernel[grid](q, k, v, cu, key_cu, tiles, out, **constants)
+    torch.testing.assert_close(out, reference.attention(q, k, v, wanted, key_segments=own), rtol=1e-5, atol=1e-5)
 """
 
 

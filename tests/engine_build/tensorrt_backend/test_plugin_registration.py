@@ -64,7 +64,7 @@ def tensor(dtype, *sizes):
 q, p = tensor(trt.bfloat16, "T", 24, 128), tensor(trt.bfloat16, "P", 24, 128)
 cu, groups, tiles = tensor(trt.int32, "N1"), tensor(trt.int32, "M1"), tensor(trt.int32, "G", 2)
 found = {}
-for name, inputs in (("packed", (q, q, q, cu, tiles)), ("prefixed", (q, q, q, p, p, cu, groups, tiles))):
+for name, inputs in (("packed", (q, q, q, cu, cu, tiles)), ("prefixed", (q, q, q, p, p, cu, cu, groups, tiles))):
     plugin = QDP_REGISTRY[f"changeroom::{name}_attention"]
     descs = [desc for desc, _ in inputs]
     outputs = (plugin.register_func(*descs),)
@@ -116,15 +116,15 @@ def test_tensorrt_accepts_the_plugins(environment: dict[str, str]) -> None:
     pytest.importorskip("triton")
     found = json.loads(run(EXPRESSIONS, environment).splitlines()[-1])
     packed, prefixed = found["packed"], found["prefixed"]
-    assert packed["inputs"] == ["q", "k", "v", "cu_seqlens", "tiles"]
-    assert prefixed["inputs"] == ["q", "k", "v", "prefix_k", "prefix_v", "cu_seqlens", "prefix_cu", "tiles"]
+    assert packed["inputs"] == ["q", "k", "v", "cu_seqlens", "key_cu", "tiles"]
+    assert prefixed["inputs"] == ["q", "k", "v", "prefix_k", "prefix_v", "cu_seqlens", "key_cu", "prefix_cu", "tiles"]
     for plugin in (packed, prefixed):
         assert plugin["output"] == ["T", 24, 128]
         assert plugin["grid"] == ["G", 24, 1]
         assert plugin["block"] == 256
         assert plugin["entry"]
         assert plugin["jit"]
-        tables = len([name for name in plugin["inputs"] if name in ("cu_seqlens", "prefix_cu", "tiles")])
+        tables = len([name for name in plugin["inputs"] if name in ("cu_seqlens", "key_cu", "prefix_cu", "tiles")])
         floats = len(plugin["inputs"]) - tables
         for dtype in ("BF16", "HALF", "FLOAT"):
             assert [dtype] * floats + ["INT32"] * tables + [dtype] in plugin["dtypes"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine_build.config import CheckpointConfig
 from engine_build.errors import RequestError
 from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.stage import ReferenceKV
 from engine_build.tensorrt.feeds import Feeder
 from engine_build.tensorrt.graphs import DitGraph
 from engine_build.tensorrt.ports import Kind
@@ -50,7 +51,7 @@ def test_sizes_in_part_tokens_are_refused() -> None:
 
 def test_every_axis_has_its_span() -> None:
     sizes = spans(BUCKET, CONFIG, SIDE, torch.bfloat16)
-    kinds: tuple[Kind, ...] = ("references", "first", "cached")
+    kinds: tuple[Kind, ...] = ("references", "cached")
     for kind in kinds:
         shapes = profile(DitGraph(MODEL, kind, "plugin").inputs, sizes)
         for least, usual, most in shapes.values():
@@ -74,9 +75,14 @@ def test_whatever_a_bucket_promises_fits_its_profile(texts: list[int], garments:
     batch = pack(sequences)
     sizes = spans(BUCKET, CONFIG, SIDE, torch.float32)
     feeder = Feeder(MODEL.config, torch.float32, packed=True)
-    (step,) = feeder.stage(batch, None).steps(batch.target, batch.sigma)
-    graph = DitGraph(MODEL, "first", "plugin")
-    assert set(step) == {port.name for port in graph.inputs}
-    shapes = {name: tuple(x.shape) for name, x in step.items()}
-    assert fits(shapes, profile(graph.inputs, sizes))
-    assert not fits(shapes | {"target": (10_000, 64)}, profile(graph.inputs, sizes))
+    c = MODEL.config
+    kept = (torch.zeros(batch.reference_segments.total, c.num_attention_heads, c.attention_head_dim),) * c.layers
+    kv = ReferenceKV(kept, kept, batch.reference_segments, batch.reference_counts, torch.zeros(1))
+    (step,) = feeder.stage(batch, kv).steps(batch.target, batch.sigma)
+    for kind, given_to in (("references", feeder.references(batch, batch.reference_ids)), ("cached", step)):
+        graph = DitGraph(MODEL, kind, "plugin")
+        assert set(given_to) == {port.name for port in graph.inputs}
+        shapes = {name: tuple(x.shape) for name, x in given_to.items()}
+        assert fits(shapes, profile(graph.inputs, sizes))
+        large = graph.inputs[0].name
+        assert not fits(shapes | {large: (10_000, 64)}, profile(graph.inputs, sizes))
