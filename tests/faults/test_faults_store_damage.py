@@ -48,6 +48,7 @@ def test_the_tail_of_the_append_only_file_is_cut(begin: Begin) -> None:
     assert last.gone == 404 and all(order.status == "succeeded" for order in first)
 
 
+@pytest.mark.long
 def test_flushall(begin: Begin) -> None:
     """An operator empties the store: its jobs are gone, said so with 404, and the service goes on by itself."""
     case = begin("FLUSHALL with jobs running and waiting", model="null:80:0.1")
