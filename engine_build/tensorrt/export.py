@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
-from engine_build.errors import EngineError
 from engine_build.model import MMDiT
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.operators import translations
@@ -98,7 +97,6 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
         traced = torch.export.export(
             graph.eval(), example, dynamic_shapes=(dynamic,) if named else dynamic, strict=False
         )
-        _require_freedom(name, graph.inputs, traced)
         program = torch.onnx.export(
             traced,
             dynamo=True,
@@ -119,15 +117,6 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
     program.save(path, external_data=size > 1 << 20)
     _log.info("exported %s", path)
     return Exported(name, path, graph.inputs, graph.outputs)
-
-
-def _require_freedom(name: str, ports: Sequence[Port], traced: torch.export.ExportedProgram) -> None:
-    """Raises EngineError when tracing tied an axis that must vary to the example's size, which it does silently."""
-    inputs = [node.meta["val"] for node in traced.graph.nodes if node.name in traced.graph_signature.user_inputs]
-    for port, value in zip(ports, inputs, strict=True):
-        for axis, size in zip(port.axes, value.shape, strict=True):
-            if isinstance(axis, str) and (isinstance(size, int) or abs(size.node.expr.as_coeff_Add()[0]) > 1):
-                raise EngineError(f"graph {name}: tracing left {axis} of {port.name} no choice but {size}")
 
 
 def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
