@@ -71,6 +71,6 @@ def test_one_step_is_the_trained_velocity(trained, count: int) -> None:
     velocity = model.dit(batch)
 
     draft = engine.pipeline.draft(engine.pipeline.condition(told, fitted), (72, 96), 1)
-    draft.x, draft.sigmas = x[0].clone(), (0.6, 0.0)
+    draft.x, draft.sigmas, draft.levels = x[0].clone(), (0.6, 0.0), torch.tensor([0.6, 0.0])
     engine.pipeline.advance([draft])
     torch.testing.assert_close((x[0] - draft.x) / 0.6, velocity, rtol=1e-4, atol=1e-4)

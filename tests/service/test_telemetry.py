@@ -93,6 +93,7 @@ def test_every_metric_of_the_list_exists_with_fixed_labels() -> None:
     assert names == {
         f"changeroom_{name}"
         for name in [
+            "busy_seconds_total",
             "requests_waiting",
             "requests_running",
             "requests_total",

@@ -166,7 +166,7 @@ async def test_waiting_for_work_costs_almost_nothing(hand: Hand) -> None:
     await hand.claim(block_s=3)
     after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 0.03
+    assert used < 0.1
 
 
 async def test_a_poisonous_job_spares_its_batch_mates(queue: JobQueue, hand: Hand) -> None:
