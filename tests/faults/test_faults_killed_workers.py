@@ -66,6 +66,7 @@ def test_killed_when_claimed(begin: Begin) -> None:
     trap = fleet.proxies["worker"].catch("to client", b'"instruction"', forward=False)
     order = case.customers.order()
     assert trap.sprung.wait(PATIENCE_S)
+    case.customers.accepted(order)
     assert fleet.job(order.id)["status"] == "processing"
     killed = fleet.kill("worker-0")
     fleet.proxies["worker"].heal()
