@@ -47,7 +47,7 @@ def test_it_keeps_what_it_answered_over_a_kill(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_its_log_is_flushed_to_disk_and_an_idle_one_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_log_is_flushed_to_disk_and_left_alone_when_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     fsync = os.fsync
     server = start_server(tmp_path)
