@@ -48,10 +48,9 @@ def script_text(name: str) -> str:
 
 
 @cache
-def _script(name: str) -> tuple[str, str]:
-    """A script's text and the digest the server knows it by once it was run."""
-    text = script_text(name)
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+def _digest(text: str) -> str:
+    """What the server knows a script by once it was run."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def open_client(url: str, timeout_s: float) -> Redis:
@@ -101,12 +100,12 @@ class Store:
 
     async def script(self, name: str, *args: str | int | float, repeat: bool = True) -> Any:
         """Run `<name>.lua` atomically. `repeat` says that running it twice is the same as once."""
-        text, digest = _script(name)
+        text = script_text(name)
 
         async def run() -> Any:
             if name in self._sent:
                 with suppress(exceptions.NoScriptError):
-                    return await self.client.evalsha(digest, 0, *args)
+                    return await self.client.evalsha(_digest(text), 0, *args)
             answer = await self.client.eval(text, 0, *args)
             self._sent.add(name)
             return answer
