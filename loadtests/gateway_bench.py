@@ -34,6 +34,8 @@ from statistics import fmean, quantiles
 
 from PIL import Image, ImageFilter
 
+from loadtests.local_service import cpu_name
+
 PERSON_SIZE = (1224, 1632)
 GARMENT_SIZE = (1000, 1000)
 CONNECTIONS = 16
@@ -232,14 +234,6 @@ def report(
         p95_ms=round(cuts[94], 1),
         p99_ms=round(cuts[98], 1),
         stages_mean_ms={name: round(value, 2) for name, value in means.items()},
-    )
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU"
     )
 
 

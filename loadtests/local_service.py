@@ -105,14 +105,19 @@ def _free_ports(count: int) -> int:
         return first
 
 
-def machine() -> dict[str, object]:
-    """What a benchmark row carries: processor, cores, versions, and the load before."""
+def cpu_name() -> str:
+    """The processor as the system names it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown CPU"
+
+
+def machine() -> dict[str, object]:
+    """What a benchmark row carries: processor, cores, versions, and the load before."""
     packages = ("changeroom", "torch", "fastapi", "uvicorn", "redis", "httpx", "pillow")
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count() or 1,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
