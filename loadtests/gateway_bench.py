@@ -34,7 +34,7 @@ from statistics import fmean, quantiles
 
 from PIL import Image, ImageFilter
 
-from loadtests.local_service import cpu_name
+from engine_build.machine import processor
 
 PERSON_SIZE = (1224, 1632)
 GARMENT_SIZE = (1000, 1000)
@@ -222,7 +222,7 @@ def report(
     means = {name: fmean(sample.stages.get(name, 0.0) for sample in good) * 1000 for name in names}
     return Report(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=f"{platform.machine()} {cpu_name()}, Python {platform.python_version()}",
+        machine=f"{platform.machine()} {processor()}, Python {platform.python_version()}",
         cores=os.cpu_count() or 1,
         load_before=round(load_before, 2),
         upload_bytes=client.upload_bytes,

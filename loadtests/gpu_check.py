@@ -23,8 +23,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from engine_build.machine import host, versions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -32,22 +35,8 @@ PRESETS = ("klein-4b", "tstars-5b", "nano")
 PARTS = ("tests", "klein-4b", "tstars-5b", "tensorrt")
 TESTS = ("tests/gpu", "tests/kernels/test_triton_numerics.py", "tests/kernels/test_triton_model.py")
 SPARE_S = 600  # beyond a part's minutes: loading, compiling, the case that was under way
-MACHINE = """
-import importlib.metadata as m, importlib.util as u, json, platform, sys, torch
-def version(name):
-    try:
-        return m.version(name)
-    except m.PackageNotFoundError:
-        return None
-there = torch.cuda.is_available() and sys.argv[1] != "cpu"
-print(json.dumps({
-    "device": torch.cuda.get_device_name() if there else "cpu " + platform.machine(), "cuda_device": there,
-    "memory_bytes": torch.cuda.get_device_properties(0).total_memory if there else None,
-    "cudnn": torch.backends.cudnn.version() if there else None, "cuda": torch.version.cuda,
-    "python": platform.python_version(), "tensorrt_here": u.find_spec("tensorrt") is not None,
-    **{name: version(name) for name in ("torch", "triton", "diffusers", "transformers", "tensorrt")},
-}))
-"""
+PACKAGES = ("torch", "triton", "diffusers", "transformers", "tensorrt")
+ASK = "import json, sys; from engine_build.machine import accelerator; print(json.dumps(accelerator(sys.argv[1])))"
 
 
 @dataclass(frozen=True)
@@ -85,17 +74,12 @@ def changeroom(*words: str, timeout_s: float) -> Done:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Device, driver and versions. Raises RuntimeError when torch cannot be asked."""
-    asked = subprocess.run([sys.executable, "-c", MACHINE, device], cwd=ROOT, capture_output=True, text=True)
+    """Device, driver and versions, asked in a process of its own. Raises RuntimeError when torch cannot be asked."""
+    asked = subprocess.run([sys.executable, "-c", ASK, device], cwd=ROOT, capture_output=True, text=True)
     if asked.returncode != 0:
         raise RuntimeError(f"torch does not start: {asked.stderr.strip().splitlines()[-1:]}")
     found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        found["driver"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        found["driver"] = None
-    return found
+    return found | host() | versions(PACKAGES) | {"tensorrt_here": find_spec("tensorrt") is not None}
 
 
 def run_tests(scratch: Path, minutes: float, paths: Sequence[str] = TESTS) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -13,15 +12,16 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
+from engine_build.machine import host, versions
 from loadtests.service_times import Scrape
 from service.gateway.keys import KeyFile, new_key
 
 START_PATIENCE_S = 180.0
+PACKAGES = ("changeroom", "torch", "fastapi", "uvicorn", "redis", "httpx", "pillow")
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -105,24 +105,9 @@ def _free_ports(count: int) -> int:
         return first
 
 
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown CPU"
-
-
 def machine() -> dict[str, object]:
-    """What a benchmark row carries: processor, cores, versions, and the load before."""
-    packages = ("changeroom", "torch", "fastapi", "uvicorn", "redis", "httpx", "pillow")
-    return {
-        "processor": cpu_name(),
-        "cores": os.cpu_count() or 1,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    """What the file of a benchmark carries: processor, cores, versions, and the load before."""
+    return host() | {"versions": versions(PACKAGES), "load_before": round(os.getloadavg()[0], 2)}
 
 
 def write_json(path: Path, found: object) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import diffusers
 import torch
 
 from engine_build.bench.rows import Results, Row
 from engine_build.loading import pick_device
+from engine_build.machine import accelerator, host, versions
+
+PACKAGES = ("torch", "triton", "diffusers", "transformers")
 
 
 def as_dict(results: Results, command: str) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "weights": results.weights,
-        **machine(results.plan.device),
+        **_machine(results.plan.device),
         "plan": asdict(results.plan),
         "end_to_end": [asdict(row) for row in results.rows],
         "attention": [asdict(row) for row in results.attention],
@@ -29,26 +30,25 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
     }
 
 
-def machine(device: str) -> dict[str, Any]:
-    """The hardware and versions of this run."""
-    picked = pick_device(device)
-    on_gpu = picked.type == "cuda"
+def _machine(device: str) -> dict[str, Any]:
+    found, here = accelerator(str(pick_device(device))), host()
     return {
-        "device": torch.cuda.get_device_name(picked) if on_gpu else platform.processor() or platform.machine(),
-        "threads": None if on_gpu else torch.get_num_threads(),
+        "device": found["device"],
+        "memory_bytes": found["memory_bytes"],
+        "processor": here["processor"],
+        "cores": here["cores"],
+        "threads": None if found["cuda_device"] else torch.get_num_threads(),
         "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version() if on_gpu else None,
-            "diffusers": diffusers.__version__,
+            "python": here["python"],
+            **versions(PACKAGES),
+            **{name: found[name] for name in ("cuda", "cudnn", "driver")},
         },
     }
 
 
 def file_name(results: Results) -> str:
     """One name a device, preset and date, like `gpu-klein-4b-nvidia-h200-2026-11-21.json`."""
-    name = re.sub(r"[^a-z0-9]+", "-", str(machine(results.plan.device)["device"]).lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", str(_machine(results.plan.device)["device"]).lower()).strip("-")
     subject = re.sub(r"[^a-z0-9]+", "-", results.weights.removesuffix(" shapes, random weights").lower()).strip("-")
     return f"gpu-{subject}-{name}-{datetime.now(UTC).date().isoformat()}.json"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from fault_clients import TERMINAL, Customers, Order, events
 from fault_fleet import Fleet, until
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine_build.machine import host
 from service.jobs import keys
 from service.metrics import DEAD_LETTER, LEASE_LOST, REQUESTS_RUNNING, REQUESTS_TOTAL, REQUESTS_WAITING
 
@@ -86,7 +86,7 @@ class Case:
             **self._found,
         }
         self.customers.close()
-        document: dict[str, Any] = {"machine": machine(), "cases": []}
+        document: dict[str, Any] = {"machine": host(), "cases": []}
         if self._path.exists():
             document = json.loads(self._path.read_text())
         document["cases"] = [known for known in document["cases"] if known["case"] != self.name] + [row]
@@ -192,8 +192,3 @@ def scrape(client: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]]
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
