@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from engine_build.config import ReferenceAttention
 from engine_build.errors import RequestError
 from engine_build.model import MMDiT
 from engine_build.training import adapters, classifier, isolation
@@ -37,6 +38,7 @@ from engine_build.training.run import Run
 from engine_build.training.sample import Sample, Source, Stream, Tokens
 from engine_build.training.sharding import Place, shard
 from engine_build.training.sheets import write_sheet
+from engine_build.training.sizes import check_heights, check_squares
 from engine_build.training.stream import TokenStream
 from engine_build.training.tryons import TryOns
 
@@ -94,6 +96,21 @@ class Job:
     @property
     def folder(self) -> Path:
         return self.shop.out / self.stage
+
+    @property
+    def table(self) -> str:
+        """The stage's table in the configuration file, under whatever name it runs."""
+        return next(name for name, stage in STAGES.items() if stage.config is type(self.config))
+
+    def parts(self, mode: ReferenceAttention | None = None) -> Parts:
+        """The parts to start from. Raises RequestError for sizes that do not divide into whole tokens."""
+        c, parts = self.config, self.shop.parts(self.config, mode)
+        own_pictures = not c.data or getattr(c, "validate_every", 0) or getattr(c, "report_samples", 0)
+        if own_pictures:
+            side = parts.encoder.token_pixels
+            check_heights(self.table, (*getattr(c, "heights", ()), c.height), side)
+            check_squares(self.table, "shot", (*getattr(c, "shots", ()), c.shot), side)
+        return parts
 
 
 @dataclass(frozen=True)
@@ -164,13 +181,22 @@ def isolate(job: Job) -> Path:
     c: IsolateConfig = job.config
     path = _matching(job, _source(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
     report = job.folder / "isolation.json"
-    if c.report_samples and job.stop_after is None and job.place.first and not report.exists():
+    if c.report_samples and job.stop_after is None and job.place.world == 1 and not report.exists():
         before = job.shop.parts(c)
-        after = job.shop.parts(replace(c, start_from=job.stage, loras=()), "isolated")
+        after = job.shop.parts(_tuned(job, path), "isolated")
         networks = {"joint": before, "isolated, not tuned": isolation.with_mode(before, "isolated"), "isolated": after}
         result = isolation.report(networks, c, classifier.load())
         report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _tuned(job: Job, left: Path) -> StageConfig:
+    """The stage's table, changed to start from what the stage left."""
+    c: StageConfig = job.config
+    if c.lora_rank:
+        return replace(c, loras=(*c.loras, str(left)))
+    of_run = not c.start_from or c.start_from.endswith(".pt") or (job.shop.out / f"{c.start_from}.pt").exists()
+    return replace(c, start_from=job.stage if of_run else str(left), loras=())
 
 
 def nft(job: Job) -> Path:
@@ -207,7 +233,7 @@ def dmd(job: Job) -> Path:
 
 def packing(job: Job) -> Path:
     """Measure packed against padded batches; writes `packing.json`."""
-    parts = job.shop.parts(job.config)
+    parts = job.parts()
     job.shop.out.mkdir(parents=True, exist_ok=True)
     path = job.shop.out / "packing.json"
     path.write_text(json.dumps(measure(parts, job.config), indent=2) + "\n", encoding="utf-8")
@@ -271,7 +297,7 @@ def _prepare(
 ) -> tuple[Parts, Learner, list[MMDiT]]:
     """Parts, the learner of what the stage trains, and copies of the network, frozen but for copy `trainable`."""
     c: StageConfig = job.config
-    parts = job.shop.parts(c, mode)
+    parts = job.parts(mode)
     text: nn.Module | None = getattr(parts.network, "text", None)
     parts.network.requires_grad_(True)
     if text is not None and (not c.train_text or c.lora_rank):

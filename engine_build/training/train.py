@@ -28,6 +28,7 @@ from engine_build.training.latents import Encoder
 from engine_build.training.learner import StageConfig
 from engine_build.training.parts import Workshop, autoencoder_in
 from engine_build.training.sharding import Place, processes
+from engine_build.training.sizes import check_heights, check_squares
 from engine_build.weights import locate
 
 T = TypeVar("T")
@@ -148,6 +149,9 @@ def train_nano(config: TrainConfig, resume: bool) -> Path:
 
     The stages are called vae, vae2 … and flow, flow2 …; each begins with the averages of the one before.
     """
+    side = 2 ** len(config.vaes[0].channels)
+    check_heights("flow", (one.height for one in config.flows), side)
+    check_squares("flow", "shot", (one.shot for one in config.flows), side)
     words = tokenizer.train()
     autoencoder = vae.train_stages(config.vaes, config.out, resume)
     shape = replace(PRESETS["nano"], **config.model)

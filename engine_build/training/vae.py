@@ -24,6 +24,7 @@ from torch import Tensor
 
 from engine_build.training.muon import Muon
 from engine_build.training.run import Ema, Run, descend, psnr, warm_then_decay
+from engine_build.training.sizes import check_heights, check_squares
 from engine_build.training.world import sample_scene
 from engine_build.training.world_render import render
 from engine_build.training.world_specs import FACE, HAIR
@@ -177,7 +178,17 @@ def train(
 
 
 def train_stages(configs: Sequence[VaeConfig], folder: Path, resume: bool) -> AutoencoderKLFlux2:
-    """Train vae, vae2 … in order, each from the averages of the one before; they share one shape."""
+    """Train vae, vae2 … in order, each from the averages of the one before; they share one shape.
+
+    Raises RequestError for sizes that do not divide into whole tokens.
+    """
+    for config in configs:
+        side = 2 ** len(config.channels)
+        if config.crop:
+            check_squares("vae", "crop", (config.crop,), side)
+        else:
+            check_heights("vae", config.heights, side)
+            check_squares("vae", "shot", (config.shot,), side)
     start: Path | None = None
     for number, config in enumerate(configs, start=1):
         stage = "vae" if number == 1 else f"vae{number}"
