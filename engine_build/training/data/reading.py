@@ -78,39 +78,3 @@ class Shards:
         if self.shuffled:
             random.Random(f"samples/{self.seed}/{epoch}/{row}").shuffle(rows)
         return rows
-
-
-class Reader:
-    """A stream over shards for one of `world` workers: the numbers rank, rank + world, … for ever.
-
-    `state_dict` is where it stands; loaded into a reader of the same shards, seed and world, the stream goes on
-    with exactly the next sample. Raises ShardError when they are not the same.
-    """
-
-    def __init__(self, shards: Shards, rank: int = 0, world: int = 1) -> None:
-        if not 0 <= rank < world:
-            raise ShardError(f"worker {rank} is not one of {world}")
-        self.shards, self.rank, self.world = shards, rank, world
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[Entry]:
-        return self
-
-    def __next__(self) -> Entry:
-        entry = self.shards.entry(self.rank + self.taken * self.world)
-        self.taken += 1
-        return entry
-
-    def state_dict(self) -> dict[str, int]:
-        """Its position, and what that position means something for."""
-        return {"taken": self.taken, **self._same()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
-        own = self._same()
-        if any(state.get(name) != value for name, value in own.items()):
-            raise ShardError(f"a position among {state} says nothing about {own}")
-        self.taken = int(state["taken"])
-
-    def _same(self) -> dict[str, int]:
-        return {"samples": len(self.shards), "seed": self.shards.seed, "rank": self.rank, "world": self.world}

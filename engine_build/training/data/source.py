@@ -1,4 +1,4 @@
-"""Shards as training reads them: a `Source` by number, and the stream of encoded batches over it.
+"""Shards as training reads them: a `Source` of samples by number.
 
 Sizes follow the engine's: the target keeps its photo's aspect at the area of a picture `height` high and 3/4 as
 wide, garments theirs at the area of `shot` x `shot`, sides multiples of a token's.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
@@ -18,9 +17,7 @@ from engine_build.references import fit_cover, target_size
 from engine_build.training.data.entry import Entry, ShardError
 from engine_build.training.data.pictures import BrokenPicture, opened, read_map, tensor_of
 from engine_build.training.data.reading import Shards
-from engine_build.training.latents import Encoder
-from engine_build.training.sample import PERSON, Sample, Tokens
-from engine_build.training.stream import TokenStream
+from engine_build.training.sample import PERSON, Sample
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class ShardSource:
     height: int = 64
     shot: int = 32
     multiple: int = 8
-    threads: int = 1
+    threads: int = 4
 
     def draw(self, numbers: Sequence[int]) -> list[Sample]:
         """One sample a number."""
@@ -71,36 +68,3 @@ class ShardSource:
     def _reference(self, image: Image.Image, size: tuple[int, int], whole: bool) -> Tensor:
         fitted = size if whole else target_size(image.size, (self.shot, self.shot), self.multiple)
         return tensor_of(fit_cover(image, fitted))
-
-
-@dataclass
-class ShardStream:
-    """Batches of encoded samples for every step, as the stages take them; all of `TokenStream` over shards.
-
-    Positions need no saving: a batch is a pure function of its step, the seed and this process's rank.
-    """
-
-    patterns: str | Sequence[str] | Sequence[Path]
-    encoder: Encoder
-    height: int = 64
-    shot: int = 32
-    batch_size: int = 8
-    passes: int = 1
-    chunk: int = 48
-    seed: int = 0
-    rank: int = 0
-    world: int = 1
-    threads: int = 1
-    _stream: TokenStream = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        names = self.patterns if isinstance(self.patterns, str) else [str(one) for one in self.patterns]
-        shards = Shards(names, self.seed)
-        source = ShardSource(shards, self.height, self.shot, self.encoder.token_pixels, self.threads)
-        self._stream = TokenStream(
-            source, self.encoder, self.batch_size, self.passes, self.chunk, rank=self.rank, world=self.world
-        )
-
-    def batch(self, step: int) -> list[Tokens]:
-        """This process's samples of the step's batch."""
-        return self._stream.batch(step)

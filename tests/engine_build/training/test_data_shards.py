@@ -20,13 +20,14 @@ from engine_build.training.data.entry import Entry, Reference, ShardError
 from engine_build.training.data.inspection import inspect
 from engine_build.training.data.origins import World
 from engine_build.training.data.pictures import encoded
-from engine_build.training.data.reading import Reader, Shards
+from engine_build.training.data.reading import Shards
 from engine_build.training.data.shards import ShardFile, index_path, read_entry, shard_name, spans_of
-from engine_build.training.data.source import ShardSource, ShardStream
+from engine_build.training.data.source import ShardSource
 from engine_build.training.editing import Edits
 from engine_build.training.latents import Encoder
 from engine_build.training.parts import autoencoder_in
 from engine_build.training.sample import encode
+from engine_build.training.stream import TokenStream
 from engine_build.training.train import TrainConfig, run_stage
 from engine_build.training.tryons import TryOns
 from engine_build.weights import locate
@@ -124,30 +125,6 @@ def test_every_epoch_holds_every_sample_once_in_another_order(tmp_path: Path) ->
     assert [other.place(i)[1].key for i in range(len(keys))] != epochs[0]
 
 
-def test_a_reader_goes_on_with_exactly_the_next_sample(tmp_path: Path) -> None:
-    keys = write(tmp_path, [3, 2, 4])
-    whole = Reader(Shards(str(tmp_path), seed=3))
-    expected = [next(whole).key for _ in range(2 * len(keys))]
-    reader, got = Reader(Shards(str(tmp_path), seed=3)), []
-    for _ in range(2 * len(keys)):
-        got.append(next(reader).key)
-        state = json.loads(json.dumps(reader.state_dict()))
-        reader = Reader(Shards(str(tmp_path), seed=3))
-        reader.load_state_dict(state)
-    assert got == expected
-    with pytest.raises(ShardError, match="says nothing about"):
-        Reader(Shards(str(tmp_path), seed=4)).load_state_dict(state)
-
-
-def test_workers_share_an_epoch_without_overlap(tmp_path: Path) -> None:
-    keys = write(tmp_path, [3, 2, 4])
-    readers = [Reader(Shards(str(tmp_path), seed=3), rank, 3) for rank in range(3)]
-    shares = [[next(reader).key for _ in range(3)] for reader in readers]
-    assert sorted(key for share in shares for key in share) == keys
-    alone = Reader(Shards(str(tmp_path), seed=3))
-    assert [next(alone).key for _ in range(9)] == [shares[i % 3][i // 3] for i in range(9)]
-
-
 def test_damage_is_named_not_read_over(tmp_path: Path) -> None:
     write(tmp_path, [2])
     shard = tmp_path / shard_name(0)
@@ -198,20 +175,21 @@ def test_the_procedural_world_comes_back_to_the_pixel(tmp_path: Path) -> None:
             torch.testing.assert_close(a.clamp(0, 1), b, atol=0.5 / 255 + 1e-5, rtol=0)
 
 
-def test_a_stream_of_shards_is_a_pure_function_of_the_step_for_any_number_of_processes(tmp_path: Path) -> None:
+def test_batches_of_shards_are_a_pure_function_of_the_step_for_any_number_of_processes(tmp_path: Path) -> None:
     build(World("try-ons", 8, 0, 64, 32), tmp_path, Plan(shard_samples=3))
     encoder = Encoder(autoencoder_in(locate("nano")))
 
-    def stream(rank: int = 0, world: int = 1) -> ShardStream:
-        return ShardStream(
-            str(tmp_path / "*.tar"), encoder, 64, 32, 2, chunk=4, seed=5, rank=rank, world=world, threads=2
-        )
+    def stream(rank: int = 0, world: int = 1, threads: int = 2) -> TokenStream:
+        source = ShardSource(Shards(str(tmp_path / "*.tar"), 5), 64, 32, encoder.token_pixels, threads)
+        return TokenStream(source, encoder, 2, passes=1, chunk=4, rank=rank, world=world)
 
     straight = stream()
     steps = [[_digest(one.target) for one in straight.batch(step)] for step in range(6)]
-    assert [[_digest(one.target) for one in stream().batch(step)] for step in (5, 2)] == [steps[5], steps[2]]
-    halves = [stream(rank, 2) for rank in range(2)]
-    assert [[_digest(half.batch(3)[0].target) for half in halves]] == [steps[3]]
+    assert len({name for names in steps[:4] for name in names}) == 8
+    assert [[_digest(one.target) for one in stream(threads=1).batch(step)] for step in (5, 2)] == [steps[5], steps[2]]
+    for step in (3, 4):
+        halves = [stream(rank, 2) for rank in range(2)]
+        assert [_digest(half.batch(step)[0].target) for half in halves] == steps[step]
     alone = encode(encoder, [ShardSource(Shards(str(tmp_path), 5), 64, 32).sample(0)])[0]
     assert alone.grid == (8, 6) and alone.target.shape == (48, 64)
 
