@@ -1,9 +1,12 @@
 """Decoding in processes that can be killed: a hostile picture costs one process, never the gateway.
 
 Each process has an address-space limit, no secrets and no environment, and speaks over its standard streams
-in frames of a 4-byte big-endian length and as many bytes: a picture in, a JSON header and the normalised
-picture out. A picture that costs more processor time or memory than its limit ends its process and is
-refused; one that merely waited too long on a busy machine may be sent again. The process is replaced.
+in frames of a 4-byte big-endian length and as many bytes: the word "picture" and a picture in, a JSON header and
+the normalised picture out. Most photos can stay as they are: of those only the outline goes over (`jpeg.outline`),
+a size comes back, and a worker is the first to decode them.
+
+A picture that costs more processor time or memory than its limit ends its process and is refused; one that merely
+waited too long on a busy machine may be sent again. The process is replaced.
 """
 
 from __future__ import annotations
@@ -21,15 +24,17 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from service import jpeg
 from service.errors import InvalidImage, PayloadTooLarge, QueueFull, ServiceError, UnsupportedMediaType
 from service.image_bounds import ImageLimits, sniff
-from service.images import Photo, decode_photo, warm_up
+from service.images import PASS_BYTES, Photo, decode_photo, passes, warm_up
 
 GIB = 1 << 30
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _LENGTH = struct.Struct(">I")
 _READ_AHEAD = 4 << 20
+_OUTLINE, _PICTURE = b"outline", b"picture"
 _REFUSALS: dict[str, type[ServiceError]] = {
     error.__name__: error for error in (InvalidImage, PayloadTooLarge, UnsupportedMediaType)
 }
@@ -122,7 +127,7 @@ class ImagePool:
                 decoder = None
             decoder = decoder or await self._spawn()
             async with asyncio.timeout(self._timeout_s):
-                answer = await decoder.decode(data)
+                answer = await _as_it_is(decoder, data) or await decoder.decode(data)
             usable = True
         except TimeoutError:
             raise QueueFull(
@@ -172,6 +177,16 @@ class ImagePool:
         await decoder.end()
 
 
+async def _as_it_is(decoder: _Decoder, data: bytes) -> Photo | None:
+    """A photo that needs no decoding here, without its metadata; None for any other picture."""
+    outline = jpeg.outline(data) if len(data) <= PASS_BYTES else None
+    size = None if outline is None else await decoder.passes(outline)
+    if size is None:
+        return None
+    kept = await asyncio.to_thread(jpeg.strip, data, 1)
+    return None if kept is None else Photo(kept, "image/jpeg", *size)
+
+
 class _Decoder:
     """The gateway's end of one process."""
 
@@ -192,10 +207,13 @@ class _Decoder:
     async def ready(self) -> None:
         await self._frame()
 
+    async def passes(self, outline: bytes) -> tuple[int, int] | None:
+        await self._ask(_OUTLINE, outline)
+        size = json.loads(await self._frame())
+        return (int(size[0]), int(size[1])) if size else None
+
     async def decode(self, data: bytes) -> Photo | ServiceError:
-        self._to.write(_LENGTH.pack(len(data)))
-        self._to.write(data)
-        await self._to.drain()
+        await self._ask(_PICTURE, data)
         header = json.loads(await self._frame())
         if "refusal" in header:
             return _REFUSALS[header["refusal"]](header["detail"], code=header["code"])
@@ -206,6 +224,12 @@ class _Decoder:
             self._process.kill()
         self._to.close()
         await self._process.wait()
+
+    async def _ask(self, word: bytes, data: bytes) -> None:
+        for frame in (word, data):
+            self._to.write(_LENGTH.pack(len(frame)))
+            self._to.write(frame)
+        await self._to.drain()
 
     async def _frame(self) -> bytes:
         (length,) = _LENGTH.unpack(await self._from.readexactly(_LENGTH.size))
@@ -225,10 +249,13 @@ def _serve(limits: ImageLimits, cpu_s: float, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     Image.MAX_IMAGE_PIXELS = int(limits.max_megapixels * 1e6)
     _answer(answers, b"ready")
-    while head := asked.read(_LENGTH.size):
-        data = asked.read(_LENGTH.unpack(head)[0])
+    while word := _asked(asked):
+        data = _asked(asked)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
+            if word == _OUTLINE:
+                _answer(answers, json.dumps(passes(data, limits)).encode())
+                continue
             photo = decode_photo(data, limits)
         except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
             refusal = {"refusal": type(error).__name__, "code": error.code, "detail": error.detail}
@@ -239,6 +266,12 @@ def _serve(limits: ImageLimits, cpu_s: float, memory_bytes: int) -> None:
         header = asdict(photo)
         picture = header.pop("data")
         _answer(answers, json.dumps(header).encode(), picture)
+
+
+def _asked(stream: BinaryIO) -> bytes:
+    """The next frame; b"" when the gateway is gone."""
+    head = stream.read(_LENGTH.size)
+    return stream.read(_LENGTH.unpack(head)[0]) if head else b""
 
 
 def _answer(stream: BinaryIO, *frames: bytes) -> None:

@@ -8,7 +8,6 @@ header before a pixel is decoded.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import struct
 import warnings
@@ -19,14 +18,15 @@ from typing import Literal
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from service import jpeg
-from service.errors import InvalidImage
+from service.errors import InvalidImage, ServiceError
 from service.image_bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
 from service.provenance import XMP_PACKET
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
+PASS_BYTES = 4 * MIB
+
 _LOSSLESS_PIXELS = 512 * 512
-_PASS_BYTES = 4 * MIB
 _PROFILE_BYTES = 4 * MIB
 _NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC"}
 
@@ -54,7 +54,6 @@ class Photo:
     content_type: Literal["image/jpeg", "image/png"]
     width: int
     height: int
-    sha256: str
 
 
 def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
@@ -83,6 +82,25 @@ def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
             "Export it again or take the photo anew, then upload the whole file.",
             code="damaged-image",
         ) from error
+
+
+def passes(outline: bytes, limits: ImageLimits) -> tuple[int, int] | None:
+    """(width, height) of a JPEG that needs nothing but its metadata removed, seen from its `jpeg.outline`.
+
+    None for one that has to be decoded, or that `decode_photo` will refuse and say why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(outline), formats=("JPEG",))
+            size = image.size
+            check_size(*size, limits)
+            if not _as_it_is(image, limits):
+                return None
+            _read_through(image)
+            return size
+    except (ServiceError, MemoryError, Image.DecompressionBombError, *_BROKEN):
+        return None
 
 
 def warm_up() -> None:
@@ -138,14 +156,14 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise animated()
-    turned = _orientation(image) != 1
-    profile = _profile(image)
-    if kind == "JPEG" and image.mode == "RGB" and not turned and profile is None:
+    if kind == "JPEG" and _as_it_is(image, limits):
         kept = jpeg.strip(data)
-        if kept is not None and len(kept) <= _PASS_BYTES and max(image.size) <= limits.long_side:
+        if kept is not None and len(kept) <= PASS_BYTES:
             size = image.size
             _read_through(image)
-            return _photo(kept, "image/jpeg", size)
+            return Photo(kept, "image/jpeg", *size)
+    turned = _orientation(image) != 1
+    profile = _profile(image)
     if max(image.size) > limits.long_side:
         image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
     image.load()
@@ -163,8 +181,14 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if kind != "JPEG" and plain.width * plain.height <= _LOSSLESS_PIXELS:
         out = io.BytesIO()
         plain.save(out, "PNG", compress_level=3)
-        return _photo(out.getvalue(), "image/png", plain.size)
-    return _photo(_jpeg(plain, 95, "4:4:4"), "image/jpeg", plain.size)
+        return Photo(out.getvalue(), "image/png", *plain.size)
+    return Photo(_jpeg(plain, 95, "4:4:4"), "image/jpeg", *plain.size)
+
+
+def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:
+    """Whether a JPEG is upright, sRGB and small enough already."""
+    fits = image.mode == "RGB" and max(image.size) <= limits.long_side
+    return fits and _orientation(image) == 1 and _profile(image) is None
 
 
 @functools.cache
@@ -256,7 +280,3 @@ def _jpeg(image: Image.Image, quality: int, subsampling: str) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, subsampling=subsampling)
     return out.getvalue()
-
-
-def _photo(data: bytes, content_type: Literal["image/jpeg", "image/png"], size: tuple[int, int]) -> Photo:
-    return Photo(data, content_type, *size, hashlib.sha256(data).hexdigest())

@@ -7,53 +7,104 @@ quality and costs no encoding. Marker syntax: ITU-T T.81, annex B.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-_SOI, _EOI, _SOS, _APP14 = 0xD8, 0xD9, 0xDA, 0xEE
+_SOF, _SOI, _EOI, _SOS, _APP14 = (0xC0, 0xC1), b"\xff\xd8", 0xD9, 0xDA, 0xEE
+_SCAN = 0x00
 _PICTURE = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, _SOS})
 _DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE})
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _MAX_SCANS = 20
+_MAX_SEGMENTS = 1024
+_WINDOW = 64 << 10
 
 
-def strip(data: bytes) -> bytes | None:
+def strip(data: bytes, most_scans: int = _MAX_SCANS) -> bytes | None:
     """The same picture without metadata, thumbnails, profiles, comments or bytes after its end.
 
     Kept are the tables and scans, a bare JFIF header where there was one, and Adobe's colour-transform flag,
     because both decide how the colours are read. None for a file that is better decoded and encoded anew:
-    no proper end, an unusual coding process, or more scans than any camera writes.
+    no proper end, an unusual coding process, more segments than any camera writes, or more scans than
+    `most_scans`, or tables after the last of them.
     """
-    if data[:2] != b"\xff\xd8":
-        return None
-    kept = [b"\xff\xd8"]
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [_SOI]
     scans = 0
-    position = 2
-    while True:
-        found = _MARKER.match(data, position)
-        if found is None:
-            return None
-        marker = data[found.end() - 1]
+    for marker, start, end in _segments(data):
         if marker == _EOI:
             kept.append(b"\xff\xd9")
             return b"".join(kept) if scans else None
-        start = found.end()
-        length = int.from_bytes(data[start : start + 2], "big")
-        end = start + length
-        if length < 2 or end > len(data):
-            return None
-        if marker == _SOS:
-            scans += 1
-            following = _AFTER_SCAN.search(data, end)
-            if following is None or scans > _MAX_SCANS:
+        if marker == _SCAN:
+            kept.append(view[start:end])
+        elif marker in _PICTURE:
+            if scans >= most_scans:
                 return None
-            end = following.start()
-        if marker in _PICTURE:
-            kept.append(b"\xff" + data[found.end() - 1 : end])
-        elif marker == 0xE0 and data[start + 2 : start + 7] == b"JFIF\x00":
+            scans += marker == _SOS
+            kept += (b"\xff", view[start:end])
+        elif marker == 0xE0 and data[start + 3 : start + 8] == b"JFIF\x00":
             kept.append(_JFIF)
-        elif marker == _APP14 and length >= 14 and data[start + 2 : start + 7] == b"Adobe":
-            kept.append(b"\xff\xee\x00\x0e" + data[start + 2 : start + 14])
+        elif marker == _APP14 and end - start >= 15 and data[start + 3 : start + 8] == b"Adobe":
+            kept.append(b"\xff\xee\x00\x0e" + data[start + 3 : start + 15])
         elif marker not in _DROPPED:
             return None
-        position = end
+    return None
+
+
+def outline(data: bytes) -> bytes | None:
+    """A sequential JPEG's header, metadata included, with an empty scan: decodes to grey in next to no time.
+
+    Everything that makes libjpeg give up on such a file is in its header and tables. Huffman-coded data it reads
+    to the end whatever it holds, and what is missing or wrong there is a warning (jdhuff.c). So when the outline
+    decodes and `strip(data, 1)` finds the end of its only scan, the picture decodes. None for another coding
+    process, such as progressive, or components in several scans.
+    """
+    kept = [_SOI]
+    components = b""
+    for marker, start, end in _segments(data):
+        kept += (b"\xff", data[start:end])
+        if marker in _SOF:
+            components = data[start + 8 : start + 9]
+        elif marker == _SOS:
+            return b"".join(kept) + b"\xff\xd9" if data[start + 3 : start + 4] == components else None
+        elif marker not in _PICTURE and marker not in _DROPPED:
+            return None
+    return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment, `start` at the marker's second byte, and of the compressed data behind
+    a scan's header as _SCAN. Ends with _EOI, or without it where the file is cut off or is no JPEG.
+    """
+    if data[:2] != _SOI:
+        return
+    position = 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.match(data, position)
+        if found is None:
+            return
+        start = found.end() - 1
+        marker = data[start]
+        if marker == _EOI:
+            yield marker, start, start + 1
+            return
+        length = int.from_bytes(data[start + 1 : start + 3], "big")
+        position = start + 1 + length
+        if length < 2 or position > len(data):
+            return
+        yield marker, start, position
+        if marker == _SOS:
+            after = _end_of_scan(data, position)
+            if after is None:
+                return
+            yield _SCAN, position, after
+            position = after
+
+
+def _end_of_scan(data: bytes, start: int) -> int | None:
+    """Where the marker after a scan begins. Looks in windows, so that other threads get on meanwhile."""
+    for window in range(start, len(data), _WINDOW):
+        if found := _AFTER_SCAN.search(data, window, window + _WINDOW + 1):
+            return found.start()
+    return None
