@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=2048, ge=1, description="open connections of one gateway; silent ones make room first"
     )
+    max_connections_per_address: int = Field(
+        default=512, ge=0, description="of one client address (IPv6: one /64) with one gateway; 0 is unlimited"
+    )
+    trusted_proxies: str = Field(
+        default="private",
+        description="networks, comma-separated, not counted by address; private is every address that is not public",
+    )
 
     max_in_flight: int = Field(default=256, ge=1, description="accepted jobs that are not terminal yet")
     max_backlog_s: float = Field(

@@ -3,7 +3,8 @@
 uvicorn alone keeps silent or trickling connections for ever, any number of them, and headers of any size.
 `guarded_protocol` closes connections whose headers are late or endless, whose bodies arrive below a floor rate, or
 whose reader has stopped reading. At the cap, the connection that has been silent longest makes room for a new one, so
-that silent clients keep nobody out; when every connection is at work, a new one is told 503.
+that silent clients keep nobody out; when every connection is at work, a new one is told 503. The same holds among the
+connections of one address, whose newcomer is told 429.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import InvalidRequest, QueueFull, ServiceError
+from service.errors import InvalidRequest, QueueFull, ServiceError, TooManyRequests
 from service.gateway import problems
+from service.gateway.peers import Peers
 from service.settings import Settings
 
 log = logging.getLogger("changeroom.gateway")
@@ -38,13 +40,14 @@ def guarded_protocol(
     """uvicorn's protocol with deadlines and a cap; pass it as `http=` to uvicorn.Config.
 
     The cap is `max_connections`, less where this process may not open as many files; the soft limit of files is
-    raised as far as it may be. `on_refused` is told of every connection that found no room.
+    raised as far as it may be. `on_refused` is told of every connection that found no room. Raises SettingsError for
+    trusted proxies that are not networks.
     """
 
     class Guarded(_GuardedProtocol):
         header_timeout_s = settings.header_timeout_s
         body_timeout_s = settings.body_idle_timeout_s
-        seats = Seats(room_for(settings.max_connections), on_refused)
+        seats = Seats(room_for(settings.max_connections), Peers(settings), on_refused)
 
     return Guarded
 
@@ -69,13 +72,20 @@ class _HeadTooLarge(ServiceError):
     status, code, title = 431, "headers-too-large", "The request headers are too large"
 
 
+_TOO_FULL = QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=1)
+_TOO_CROWDED = TooManyRequests(
+    "This address has too many connections; close some or try again shortly.", code="address-limited", retry_after=1
+)
+
+
 @dataclass
 class Seats:
-    """The connections of one process: how many it may have, those between requests (the longest silent first), and
-    those that found no room and are still reading why.
+    """The connections of one process: how many it may have, of whom they are, those between requests (the longest
+    silent first), and those that found no room and are still reading why.
     """
 
     most: int
+    peers: Peers
     on_refused: Callable[[ServiceError], None]
     silent: dict[_GuardedProtocol, None] = field(default_factory=dict)
     turned_away: set[_GuardedProtocol] = field(default_factory=set)
@@ -88,6 +98,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     body_timeout_s: float
     seats: Seats
 
+    _peer: str | None = None
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _window_bytes = 0
@@ -97,24 +108,27 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.seats.most and not self._make_room():
-            self._turn_away()
+        self._peer = self.seats.peers.enter(self.client[0] if self.client else "")
+        full, crowded = len(self.connections) > self.seats.most, self.seats.peers.crowded(self._peer)
+        if (full or crowded) and not self._make_room(self._peer if crowded else None):
+            self._turn_away(_TOO_CROWDED if crowded else _TOO_FULL)
             return
         self.seats.silent[self] = None
         self._await_headers()
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been silent longest; False when every one is at work."""
+    def _make_room(self, peer: str | None) -> bool:
+        """Close the connection (of `peer`, if named) that has been silent longest; False when all are at work."""
         for longest in self.seats.silent:
-            del self.seats.silent[longest]
-            longest._close()
-            return True
+            if peer in (None, longest._peer):
+                del self.seats.silent[longest]
+                longest._close()
+                return True
         return False
 
-    def _turn_away(self) -> None:
-        """Answer 503 before any request; what the client still sends is dropped, so that it can read the answer."""
+    def _turn_away(self, error: ServiceError) -> None:
+        """Answer before any request; what the client still sends is dropped, so that it can read the answer."""
         self.connections.discard(self)
-        error = QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=1)
+        self._forget_peer()
         self.seats.on_refused(error)
         if len(self.seats.turned_away) >= REFUSED_AT_ONCE:
             self._abort()
@@ -123,6 +137,10 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._say(error)
         self.transport.write_eof()
         self._arm(LINGER_S, self._abort)
+
+    def _forget_peer(self) -> None:
+        self.seats.peers.leave(self._peer)
+        self._peer = None
 
     def data_received(self, data: bytes) -> None:
         if self in self.seats.turned_away:
@@ -137,6 +155,7 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._forget_peer()
         self.seats.silent.pop(self, None)
         self.seats.turned_away.discard(self)
         if self._stalled is not None:

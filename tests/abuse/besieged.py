@@ -121,8 +121,11 @@ class Besieged:
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)
 
-    def connect(self, receive_buffer: int = 0) -> socket.socket:
+    def connect(self, receive_buffer: int = 0, source: str = "") -> socket.socket:
+        """A connection, from another loopback address when `source` names one."""
         raw = socket.socket()
+        if source:
+            raw.bind((source, 0))
         if receive_buffer:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.settimeout(30)
