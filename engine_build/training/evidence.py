@@ -18,7 +18,8 @@ import torch
 
 from engine_build.loading import pick_device
 from engine_build.training import classifier, plots, stages
-from engine_build.training.measures import HeldOut, Way, assess, standard_error
+from engine_build.training.comparisons import Measured, compare, figure_of, spread
+from engine_build.training.measures import HeldOut, Way, assess
 from engine_build.training.parts import Parts
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ FIGURES = (
     "sharpness",
     "kid",
     "diversity",
+    "pattern_rare",
+    "pattern_common",
     "seconds_per_image",
 )
 
@@ -48,18 +51,20 @@ FIGURES = (
 class EvidenceConfig:
     """`stages` in order, each starting as its table says; students of each number in `student_steps` at the end.
 
-    `samples` held-out scenes with garments as in `mix`; `guidance` is the teacher's w where guidance is measured.
+    Stages in `brief` are measured at the full schedule without guidance alone. `samples` held-out scenes with
+    garments as in `mix`; `guidance` is the teacher's w where guidance is measured.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     stages: tuple[str, ...] = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill")
     student_steps: tuple[int, ...] = (4, 2, 1)
+    brief: tuple[str, ...] = ("pretrain", "resolution")
     samples: int = 128
     mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     teacher_steps: int = 32
     cut_steps: tuple[int, ...] = (4, 2, 1)
     guidance: float = 2.0
-    diversity_repeats: int = 4
+    diversity_repeats: int = 3
     judge: str = ""
 
 
@@ -71,7 +76,7 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
         for name in e.stages:
             if not _finished(mine, name):
                 train_stage(mine, name, resume=True)
-            _measure_stage(mine, name, name, ways(e))
+            _measure_stage(mine, name, name, [Way(e.teacher_steps)] if name in e.brief else ways(e))
         for steps in e.student_steps:
             name = f"dmd-{steps}"
             table = replace(mine.stage("dmd"), student_steps=steps)
@@ -92,25 +97,25 @@ def label(way: Way) -> str:
     return f"{way.steps}" if way.guidance == 1.0 else f"{way.steps}-cfg"
 
 
-def collected(out: Path, seeds: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    """Mean over seeds and standard error of every figure by stage and way: `{"nft/32": {"overall": {...}}}`."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+def measured(out: Path, seeds: tuple[int, ...]) -> dict[str, dict[int, dict[str, Any]]]:
+    """What is on disk by stage and way, then by seed: `{"nft/32": {0: {"overall": ...}}}`."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
     for seed in seeds:
         for path in sorted((out / f"seed-{seed}" / "measured").glob("*.json")):
-            rows.setdefault(path.stem.replace("@", "/"), []).append(json.loads(path.read_text(encoding="utf-8")))
+            rows.setdefault(path.stem.replace("@", "/"), {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+    return dict(sorted(rows.items()))
+
+
+def collected(found: Measured) -> dict[str, dict[str, Any]]:
+    """Mean over seeds and standard error of every figure by stage and way: `{"nft/32": {"overall": {...}}}`."""
     result = {}
-    for name, found in sorted(rows.items()):
-        figures: dict[str, Any] = {"seeds": len(found), "nfe": found[0]["nfe"], "samples": found[0]["samples"]}
+    for name, by_seed in found.items():
+        rows = list(by_seed.values())
+        figures: dict[str, Any] = {"seeds": len(rows), "nfe": rows[0]["nfe"], "samples": rows[0]["samples"]}
         for figure in FIGURES:
-            values = [row[figure] for row in found if row.get(figure) is not None]
+            values = [value for row in rows if (value := figure_of(row, figure)) is not None]
             if values:
-                error = standard_error(values)
-                spread = None if error != error else round(error, 5)
-                figures[figure] = {"mean": round(sum(values) / len(values), 5), "standard_error": spread}
-        for part in ("rare", "common"):
-            values = [row["patterns"][part] for row in found if row["patterns"][part] is not None]
-            if values:
-                figures[f"pattern_{part}"] = {"mean": round(sum(values) / len(values), 5)}
+                figures[figure] = spread(values)
         result[name] = figures
     return result
 
@@ -173,11 +178,13 @@ def _measured(config: TrainConfig, name: str, way: Way) -> Path:
 def _write(config: TrainConfig) -> Path:
     e = config.evidence
     path = config.out / "evidence.json"
+    found = measured(config.out, e.seeds)
     report = {
         "seeds": list(e.seeds),
         "guidance": e.guidance,
         "teacher_steps": e.teacher_steps,
-        "figures": collected(config.out, e.seeds),
+        "figures": collected(found),
+        "comparisons": compare(found, e.teacher_steps),
     }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plots.write(config.out, report)
