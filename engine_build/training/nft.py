@@ -27,7 +27,7 @@ from engine_build.training.parts import Parts
 from engine_build.training.run import Run
 from engine_build.training.sample import Source, Tokens, encode
 from engine_build.training.sampler import draw
-from engine_build.training.sharding import gathered, placed
+from engine_build.training.sharding import gathered, mean, placed
 from engine_build.training.tokens import noise_like, noised, per_token, sample_means
 from engine_build.training.worldly import DIMENSIONS, world_scores
 from kernels import Segments
@@ -218,12 +218,11 @@ class Nft:
         good = optimality(advantages(everyone)[mine]).flatten().to(x0.device)
         loss = sum(self._descend(step, batch, x0, good, generator) for _ in range(c.updates)) / c.updates
         adapters.blend(self.old.dit, self.parts.dit, follow(step, c.slope, c.most))
-        means = scores.flatten(0, 1).nanmean(0).tolist()
-        warning = self.watch.update(means)
+        by_name = mean(dict(zip(self.rewards.dimensions, scores.flatten(0, 1).nanmean(0), strict=True)), place)
+        warning = self.watch.update(list(by_name.values()))
         if warning is not None:
             self.run.warn(step, warning)
         spread = rewards.std(1, correction=0).mean()
-        by_name = dict(zip(self.rewards.dimensions, means, strict=True))
         return {"reward": rewards.mean(), "loss": loss, "spread": spread, **by_name}
 
     def _descend(self, step: int, batch: Any, x0: Tensor, good: Tensor, generator: torch.Generator) -> Tensor:

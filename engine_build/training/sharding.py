@@ -53,13 +53,14 @@ def processes(device: torch.device) -> Iterator[Place]:
 def shard(dit: MMDiT, place: Place, bf16: bool) -> None:
     """Spread the MMDiT's weights over all processes, block by block; nothing for a run of one.
 
-    A text encoder that learns is small and stays whole everywhere (transformers finds its hidden states by class,
-    which FSDP changes).
+    With `bf16` weights travel in bfloat16 and gradients are summed in float32; inputs keep their precision, which
+    angles of RoPE need. A text encoder that learns is small and stays whole everywhere (transformers finds its
+    hidden states by class, which FSDP changes).
     """
     if place.world == 1:
         return
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else None
-    options = {"mp_policy": policy} if policy else {}
+    half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    options = {"mp_policy": MixedPrecisionPolicy(**half)} if bf16 else {}
     for block in (*dit.transformer_blocks, *dit.single_transformer_blocks):
         fully_shard(block, **options)
     fully_shard(dit, **options)
