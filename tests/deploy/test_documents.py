@@ -1,4 +1,4 @@
-"""What the operators' documents say of settings and stored data is what the code does."""
+"""What the documents say of settings and stored data is what the code does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from service.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-DOCUMENTS = [DEPLOY / name for name in ("SECURITY.md", "runbook.md", "kubernetes/README.md")]
+DOCUMENTS = [DEPLOY / name for name in ("../README.md", "SECURITY.md", "runbook.md", "kubernetes/README.md")]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_every_setting_that_is_named_exists(document: Path) -> None:
     named = set(re.findall(r"\bCHANGEROOM_([A-Z0-9_]+)", document.read_text()))
     assert named
@@ -28,11 +28,5 @@ def test_times_and_bounds_are_the_defaults() -> None:
     assert "80 MiB a request, 15 MiB and 40 megapixels a picture" in text
     assert (default["body_limit_bytes"], default["image_limit_bytes"]) == (80 << 20, 15 << 20)
     assert default["max_megapixels"] == 40
+    assert "`CHANGEROOM_MAX_CONNECTIONS_PER_ADDRESS` (512)" in text and default["max_connections_per_address"] == 512
     assert "**Authentication is off by default**" in text and default["auth_required"] is False
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_is_named_exists(document: Path) -> None:
-    root = DEPLOY.parent
-    for name in re.findall(r"`((?:service|deploy|engine_build|overlays)/[\w./-]+\.\w+)`", document.read_text()):
-        assert any((place / name).exists() for place in (root, DEPLOY / "kubernetes")), name
