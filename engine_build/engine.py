@@ -7,7 +7,7 @@ one never touches its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +19,10 @@ ReferenceAttention = Literal["joint", "shared", "isolated"]
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One decoded photo: RGB, 8 bit, upright. `content_hash` identifies its bytes for the caches."""
+    """One decoded photo: RGB, 8 bit, upright. `content_hash` identifies its bytes for the caches.
+
+    What is made of a photo is named by its hash and more after a `:`, what is made of several by theirs with `+`.
+    """
 
     image: Image.Image
     content_hash: str
@@ -107,6 +110,16 @@ class Engine(Protocol):
         """Run a batch; one outcome a request, in order. A bad request fails alone.
 
         Raises EngineError only when the engine itself can no longer be used.
+        """
+        ...
+
+    def forget(
+        self, content: Collection[str] | None = (), *, words: bool = False, older_than_s: float | None = None
+    ) -> None:
+        """Drop what is kept between requests: of photos with these content hashes, None for all of them; with
+        `words`, of instructions too; and whatever is older than so many seconds.
+
+        May be called from any thread, also while `run` runs; what a running batch still makes is kept.
         """
         ...
 

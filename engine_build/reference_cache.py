@@ -6,9 +6,11 @@ requests: a garment's K/V are kept at t = 0 and turned into whatever slot the ne
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,7 +33,7 @@ class ByteCache(Generic[Value]):
         self.misses = 0
         self.evictions = 0
         self._size_of = size_of
-        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Value, int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -59,10 +61,10 @@ class ByteCache(Generic[Value]):
                 return 0
             evicted = 0
             while self.bytes + size > self.max_bytes:
-                _, (_, freed) = self._entries.popitem(last=False)
+                _, (_, freed, _) = self._entries.popitem(last=False)
                 self.bytes -= freed
                 evicted += 1
-            self._entries[key] = (value, size)
+            self._entries[key] = (value, size, time.monotonic())
             self.bytes += size
             self.evictions += evicted
             return evicted
@@ -72,6 +74,15 @@ class ByteCache(Generic[Value]):
         with self._lock:
             self._entries.clear()
             self.bytes = 0
+
+    def drop(self, unwanted: Callable[[Hashable], bool], *, older_than_s: float | None = None) -> int:
+        """Forgets the values whose key is `unwanted` or that were put longer ago; returns how many."""
+        with self._lock:
+            since = float("-inf") if older_than_s is None else time.monotonic() - older_than_s
+            doomed = [key for key, (_, _, put) in self._entries.items() if put < since or unwanted(key)]
+            for key in doomed:
+                self.bytes -= self._entries.pop(key)[1]
+            return len(doomed)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,21 @@ class Caches:
     def clear(self) -> None:
         for cache in (self.text, self.latents, self.reference_kv):
             cache.clear()
+
+    def forget(
+        self, content: Collection[str] | None = (), *, words: bool = False, older_than_s: float | None = None
+    ) -> None:
+        """See `Engine.forget`."""
+        hashes = None if content is None else frozenset(content)
+        for cache in (self.latents, self.reference_kv):
+            cache.drop(lambda key: hashes is None or not hashes.isdisjoint(_sources(key)), older_than_s=older_than_s)
+        self.text.drop(lambda _: words, older_than_s=older_than_s)
+
+
+def _sources(key: Hashable) -> list[str]:
+    """The content hashes a key of latents or K/V names, among its other parts."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return [name for part in parts if isinstance(part, str) for name in re.split(r"[:+]", part)]
 
 
 def _tensor_bytes(tensor: Tensor) -> int:

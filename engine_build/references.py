@@ -169,7 +169,7 @@ def arrange(garments: Sequence[ImageInput], places: int) -> list[Placed]:
 def contact_sheet(garments: Sequence[ImageInput]) -> ImageInput:
     """Several garments on one white picture, in a grid read row by row, each scaled alike in its cell.
 
-    Its content hash depends on the members and their order, so the caches know it again.
+    Its content hash names the members in their order, so the caches know it again, and whose it is.
     """
     cells = _cells(len(garments))
     columns = cells if cells <= 3 else cells // 2
@@ -184,8 +184,7 @@ def contact_sheet(garments: Sequence[ImageInput]) -> ImageInput:
         small = garment.image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
         x, y = (i % columns) * step, (i // columns) * step
         sheet.paste(small, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
-    digest = hashlib.sha256("|".join(("sheet", *(g.content_hash for g in garments))).encode())
-    return ImageInput(sheet, digest.hexdigest())
+    return ImageInput(sheet, "+".join(garment.content_hash for garment in garments))
 
 
 def retell(instruction: str, placed: Sequence[Placed]) -> str:

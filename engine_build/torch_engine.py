@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +133,12 @@ class TorchEngine:
                 self.pipeline.release()
             return [job.outcome for job in jobs if job.outcome is not None]
 
+    def forget(
+        self, content: Collection[str] | None = (), *, words: bool = False, older_than_s: float | None = None
+    ) -> None:
+        """See `Engine.forget`."""
+        self.pipeline.caches.forget(content, words=words, older_than_s=older_than_s)
+
     def _run_alone(self, job: Job, on_step: OnStep | None) -> None:
         """The last try of a job that lacked memory: the others are done, and what can be freed is."""
         _log.warning("request %s lacked memory and is tried alone", job.request.id)
@@ -237,7 +243,9 @@ class TorchEngine:
         if job.turn + 1 == len(dressing.passes):
             job.succeed(image)
             return
-        job.draft = self._draft(job, dressing, named_by_pixels(image), job.turn + 1)
+        named = named_by_pixels(image)
+        person = replace(named, content_hash=f"{named.content_hash}+{job.request.person.content_hash}")
+        job.draft = self._draft(job, dressing, person, job.turn + 1)
         job.turn += 1
 
     def _guarded(self, job: Job, work: Callable[[Job], None]) -> None:

@@ -36,15 +36,12 @@ from loadtests.simulation import SUCCEEDED, Fleet, simulate
 from loadtests.wire import WireTransport
 from service.gateway.fleet import GARMENT_PIXELS, PIXELS_A_TOKEN, TEXT_TOKENS
 from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY
-from service.worker.null_engine import BATCH_JOBS, JOB_TOKENS
-from service.worker.null_engine import NAME as NULL
 
 WITHIN = 0.10
 WORKERS = 2
 SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0")
 MIX = Asked(garments=Mix((1, 2, 3), (0.5, 0.3, 0.2)))
 SIMULATED_SEEDS = 9
-NANO_BUDGET = 2_048
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ async def fleet_of(service: LocalService, max_in_flight: int = 256) -> Fleet:
         max_backlog_s=10.0,
         tokens=TEXT_TOKENS + 2 * (pixels // PIXELS_A_TOKEN),
         garment_tokens=min(GARMENT_PIXELS, pixels) // PIXELS_A_TOKEN,
-        token_budget=BATCH_JOBS * JOB_TOKENS if model["id"] == NULL else NANO_BUDGET,
+        token_budget=model["token_budget"],
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from rich.console import Console
 from service.commands.failures import CommandFailed
 from service.first_try_on import FirstTryOn, dress_sample
 from service.jobs.embedded import EmbeddedServer, start_server
-from service.settings import Settings, load_settings
+from service.ports import free_port
+from service.settings import Settings, load_settings, without_password
 from service.supervisor import Child, last_error
 
 READY_PATIENCE_S = 900.0
@@ -45,7 +45,7 @@ def up(settings: Settings, console: Console | None = None) -> int:
     """
     console = console or Console(highlight=False, soft_wrap=True)
     with _interrupts(), _sole_owner(settings.data_dir):
-        port = _free_port(settings.host, settings.port)
+        port = free_port(settings.host, settings.port)
         store: EmbeddedServer | None = None
         if "redis_url" in settings.model_fields_set:
             _check_store(settings.redis_url)
@@ -188,21 +188,6 @@ def _wait_until_ready(address: str, children: list[Child]) -> None:
     raise CommandFailed(f"not ready after {READY_PATIENCE_S:.0f} s; see {children[0].log.parent}")
 
 
-def _free_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0. Raises CommandFailed when something else listens there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandFailed(
-                f"cannot listen on {host}:{port} ({(error.strerror or str(error)).lower()}); choose another "
-                "port with --port or CHANGEROOM_PORT"
-            ) from None
-        return int(probe.getsockname()[1])
-
-
 def _reachable(host: str) -> str:
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
     return anywhere.get(host, f"[{host}]" if ":" in host else host)
@@ -217,14 +202,9 @@ def _check_store(url: str) -> None:
         client.close()
     except (redis.RedisError, OSError, ValueError) as error:
         raise CommandFailed(
-            f"the store at {_without_password(url)} does not answer ({error}); start it, correct REDIS_URL, "
+            f"the store at {without_password(url)} does not answer ({error}); start it, correct REDIS_URL, "
             "or unset REDIS_URL to use the embedded one"
         ) from None
-
-
-def _without_password(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('://')[0]}://***@{after}" if at else url
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -117,6 +117,13 @@ class Settings(BaseSettings):
         default=None, ge=0, description="GPU memory for CUDA graphs; 0 is none; default: an eighth, at most 16 GiB"
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _of_a_store(cls, value: str) -> str:
+        if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("an address of the store begins with redis://, rediss:// or unix://")
+        return value
+
     @property
     def lora_files(self) -> list[tuple[Path, float]]:
         """The LoRA files and strengths of `loras`. Raises SettingsError for a strength that is not a number."""
@@ -183,9 +190,14 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise SettingsError(
-            f"CHANGEROOM_{name.upper().removeprefix('CHANGEROOM_')}: {first['msg']}"
-        ) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"CHANGEROOM_{name.upper().removeprefix('CHANGEROOM_')}: {said}") from None
+
+
+def without_password(url: str) -> str:
+    """The address of a store as it may be shown and logged."""
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://***@{after}" if at else url
 
 
 def let_threads_sleep() -> None:

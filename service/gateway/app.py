@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import telemetry
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailable
 from service.gateway import compat_fashn, compat_openai, openapi, ops, problems, routes
 from service.gateway.callbacks import Callbacks
 from service.gateway.connections import guarded_protocol
@@ -34,7 +34,8 @@ from service.jobs.queue import JobQueue
 from service.jobs.storage import BlobStore
 from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
-from service.settings import Settings
+from service.ports import free_port
+from service.settings import Settings, without_password
 
 log = logging.getLogger("changeroom.gateway")
 
@@ -45,8 +46,13 @@ DESCRIPTION = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway as an ASGI application. Raises SettingsError for a key file that cannot be used."""
+    """The gateway as an ASGI application.
+
+    Raises SettingsError for a key file or a rewriter, StoreUnavailable for a picture store that cannot be used.
+    """
     keys = KeyRing(settings)
+    rewriter = Rewriter(settings)
+    blobs = BlobStore.open(settings)
     metrics = Metrics()
     if settings.auth_required and settings.url_secret is None and not settings.store_is_local:
         log.warning(
@@ -59,10 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             queue = await JobQueue.connect(settings, metrics)
             stack.push_async_callback(queue.close)
-            blobs = BlobStore.open(settings)
+            await _tell_when_away(queue)
             limits = ImageLimits(max_bytes=settings.image_limit_bytes, max_megapixels=settings.max_megapixels)
             pool = await stack.enter_async_context(ImagePool(limits))
-            rewriter = Rewriter(settings)
             stack.push_async_callback(rewriter.close)
             garments = Garments(Catalogue(queue.store), blobs, pool)
             fleet = Fleet(queue)
@@ -140,10 +145,20 @@ def server(settings: Settings) -> Server:
 
 
 def serve(settings: Settings) -> None:
-    """Run the gateway until SIGINT or SIGTERM."""
+    """Run the gateway until SIGINT or SIGTERM. Raises CommandFailed for a taken port and what `create_app` raises."""
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
+    free_port(settings.host, settings.port)
     server(settings).run()
+
+
+async def _tell_when_away(queue: JobQueue) -> None:
+    """A store that is away is no reason not to start: every request says so until it is back."""
+    try:
+        await queue.ping()
+    except StoreUnavailable:
+        address = without_password(queue.settings.redis_url)
+        log.warning("the store does not answer; start it or correct REDIS_URL", extra={"store": address})
 
 
 async def _stopped(task: asyncio.Task[None]) -> None:

@@ -86,6 +86,7 @@ async def models(parts: Parts, caller: Who) -> views.ModelList:
                 size_multiple=worker.size_multiple,
                 default_steps=worker.default_steps,
                 max_steps=worker.max_steps,
+                token_budget=worker.token_budget,
                 note=worker.note,
             )
             for name, worker in sorted(by_model.items())

@@ -182,6 +182,7 @@ class ModelView(View):
     size_multiple: int
     default_steps: int
     max_steps: int
+    token_budget: int
     note: str
 
 

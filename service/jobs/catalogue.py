@@ -17,9 +17,7 @@ class Catalogue:
 
     async def put(self, tenant: str, garment: GarmentRecord) -> GarmentRecord | None:
         """Write a garment; returns the one it replaces, whose blob is now the caller's to delete."""
-        key, text = _key(tenant, garment.sku), garment.model_dump_json()
-        before = await self._store.call(lambda: self._store.client.set(key, text, get=True), repeat=False)
-        return GarmentRecord.model_validate_json(before) if before else None
+        return await self._change(tenant, garment.sku, garment.model_dump_json())
 
     async def get(self, tenant: str, sku: str) -> GarmentRecord | None:
         """The garment of this sku, or None."""
@@ -28,8 +26,11 @@ class Catalogue:
 
     async def delete(self, tenant: str, sku: str) -> GarmentRecord | None:
         """Remove a garment; returns what was there, whose blob is now the caller's to delete."""
-        text = await self._store.call(lambda: self._store.client.getdel(_key(tenant, sku)), repeat=False)
-        return GarmentRecord.model_validate_json(text) if text else None
+        return await self._change(tenant, sku, "")
+
+    async def _change(self, tenant: str, sku: str, text: str) -> GarmentRecord | None:
+        before = await self._store.script("garment", _key(tenant, sku), text, repeat=False)
+        return GarmentRecord.model_validate_json(before) if before else None
 
 
 def _key(tenant: str, sku: str) -> str:

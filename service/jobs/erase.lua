@@ -1,5 +1,6 @@
--- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop. Answers
--- the record as it was last, so that no result written just before is forgotten; false when there is none.
+-- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop, and workers
+-- are told to forget its pictures. Answers the record as it was last, so that no result written just before is
+-- forgotten; false when there is none.
 local id, ttl_s = ARGV[1], tonumber(ARGV[2])
 local job = job_fields(id, 'status', 'idem')
 if not job[1] or job[1] == 'reserved' then return false end
@@ -8,6 +9,13 @@ if job[1] == 'queued' or job[1] == 'processing' then
   terminate(id, 'canceled', CANCELED, '', ttl_s, now_ms())
   if job[1] == 'processing' then redis.call('XADD', K.CANCELS, 'MAXLEN', '~', 256, '*', 'job', id) end
 end
+local spec = cjson.decode(redis.call('HGET', K.JOB .. id, 'spec'))
+local blobs, words = {spec.person}, spec.prompt ~= ''
+for _, garment in ipairs(spec.garments) do
+  if garment.sku == cjson.null then blobs[#blobs + 1] = garment.blob end
+  words = words or garment.layer ~= cjson.null
+end
+tell_erased(id, blobs, words, now_ms())
 redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
 if job[2] ~= '' then redis.call('DEL', job[2]) end
 redis.call('PUBLISH', K.NOTICES, id)

@@ -23,6 +23,7 @@
 --   WAKE             list    tokens idle workers block on; at least one while anything waits
 --   NOTICES          channel ids of jobs as events happen to them; a hint for followers
 --   CANCELS          stream  job: cancellations of running jobs, for workers to read at once
+--   ERASED           stream  job, content, words: hashes of erased pictures, for workers to forget; kept ten minutes
 --   SERVICE          hash    seconds: moving average of engine seconds a job
 --   TOTALS           hash    counters of terminal transitions, exact under any crash
 --   DEAD             stream  job, reason, message: jobs given up
@@ -37,6 +38,7 @@ local PRIORITIES = {'high', 'normal', 'low'}
 local HANDICAP_MS = {high = 0, normal = 8000, low = 30000}
 local EVENTS_KEPT = 512
 local EVENTS_TTL_S = 600
+local ERASED_KEPT_MS = 600000
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -54,6 +56,15 @@ end
 
 local function count(name)
   redis.call('HINCRBY', K.TOTALS, name, 1)
+end
+
+-- Tells workers whose pictures they must not remember: `blobs` are keys that end in <content hash>-<nonce>.
+local function tell_erased(id, blobs, words, now)
+  local hashes = {}
+  for _, blob in ipairs(blobs) do hashes[#hashes + 1] = string.match(blob, '/(%x+)%-%x+$') end
+  redis.call('XADD', K.ERASED, 'MINID', '=', string.format('%.0f', now - ERASED_KEPT_MS), '*',
+    'job', id, 'content', table.concat(hashes, ' '), 'words', words and '1' or '0')
+  redis.call('PEXPIRE', K.ERASED, ERASED_KEPT_MS)
 end
 
 local function waiting_count()

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from redis.asyncio import Redis
 
@@ -20,6 +20,7 @@ from service.errors import NotFound
 from service.jobs import keys
 from service.jobs.admission import Admission
 from service.jobs.events import EventLog
+from service.jobs.news import WorkerNews
 from service.jobs.records import record_from_hash
 from service.jobs.schemas import (
     Backlog,
@@ -263,23 +264,11 @@ class JobQueue(Admission):
             due = int((time.time() + retry_in_s) * 1000)
             await self.store.call(lambda: client.zadd(keys.WEBHOOKS, {job_id: due}, xx=True))
 
-    async def cancellations(self) -> AsyncIterator[str]:
-        """Ids of running jobs as their cancellations come, for a worker to stop them at the next step.
-
-        Starts with now; heartbeats tell the same a little later. Raises StoreUnavailable when the store goes.
-        """
-        newest = await self.store.call(lambda: self.store.client.xrevrange(keys.CANCELS, count=1))
-        last = newest[0][0] if newest else "0-0"
-        while True:
-            answer = await self.store.block(partial(_canceled_after, last), MAX_BLOCK_S)
-            for entry, fields in answer[0][1] if answer else ():
-                last = entry
-                yield fields["job"]
+    def news(self) -> WorkerNews:
+        """What a worker must hear at once, from now on; it goes on where it was when the store was away."""
+        return WorkerNews(self.store)
 
 
 async def _wake_up(wait_s: float, client: Redis) -> None:
     await client.blpop([keys.WAKE], timeout=wait_s)
 
-
-async def _canceled_after(last: str, client: Redis) -> Any:
-    return await client.xread({keys.CANCELS: last}, block=int(MAX_BLOCK_S * 1000))

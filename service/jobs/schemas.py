@@ -121,6 +121,23 @@ class Event(Wire):
     data: dict[str, object]
 
 
+class Canceled(Wire):
+    """A running job was canceled; a worker that holds it stops at the next step."""
+
+    job_id: str
+
+
+class Erased(Wire):
+    """Pictures that no worker may remember, by content hash; None is all of them, when some news was missed.
+
+    `job_id` is the erased job's, "" for a catalogue garment. `words` says that the job came with words of a customer.
+    """
+
+    job_id: str = ""
+    content: frozenset[str] | None
+    words: bool = False
+
+
 class Activity(Announced):
     """What a worker has done since it became ready, for `changeroom top`.
 

@@ -1,7 +1,7 @@
 """The jobs this worker holds, and the one set the engine looks at between steps.
 
-Two tasks write into `_stops`: one hears of cancellations as they happen, one renews every lease each `POLL_S`
-and reads back what became of each job (canceled, expired, lost), also what the first may have missed. The
+`_stops` is written by who hears of cancellations as they happen (`hearing`), and by the task that renews every lease
+each `POLL_S` and reads back what became of each job (canceled, expired, lost), also what the first may have missed. The
 engine's thread only reads that dictionary, so no store call ever happens inside a denoising step. While
 nothing is held nothing is renewed.
 """
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 Stop = Literal["canceled", "expired", "lost", "drain"]
 
 POLL_S = 0.25
-STORE_AWAY_S = 1.0
 
 
 class Leases:
@@ -55,6 +54,9 @@ class Leases:
             if not self._held:
                 self.none_held.set()
 
+    def holds(self, job_id: str) -> bool:
+        return job_id in self._held
+
     def held(self) -> list[Claim]:
         return list(self._held.values())
 
@@ -80,15 +82,10 @@ class Leases:
             await self.renew()
             await asyncio.sleep(POLL_S)
 
-    async def listen_forever(self) -> None:
-        """Note cancellations as they happen, so that the very next step sees them."""
-        while True:
-            try:
-                async for job_id in self._queue.cancellations():
-                    if job_id in self._held:
-                        self._stops.setdefault(job_id, "canceled")
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_AWAY_S)
+    def cancel(self, job_id: str) -> None:
+        """Note a cancellation, so that the very next step sees it."""
+        if job_id in self._held:
+            self._stops.setdefault(job_id, "canceled")
 
     async def renew(self) -> None:
         """One heartbeat for everything held. Without the store for a whole lease, all count as lost."""

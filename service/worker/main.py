@@ -31,11 +31,12 @@ from service.jobs.schemas import WorkerInfo
 from service.jobs.storage import BlobStore
 from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
-from service.settings import Settings, let_threads_sleep
+from service.settings import Settings, let_threads_sleep, without_password
 from service.telemetry import configure_tracing
 from service.worker.activity import activity
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
+from service.worker.hearing import Hearing
 from service.worker.leases import Leases
 from service.worker.null_engine import NullEngine, is_null
 from service.worker.photos import Photos
@@ -114,10 +115,17 @@ class Worker:
             start_http_server(self._settings.metrics_port, registry=self.metrics.registry)
         queue = await JobQueue.connect(self._settings, self.metrics)
         try:
-            await queue.ping()
+            await self._check_store(queue)
             return await self._serve(queue)
         finally:
             await queue.close()
+
+    async def _check_store(self, queue: JobQueue) -> None:
+        try:
+            await queue.ping()
+        except StoreUnavailable as error:
+            address = without_password(self._settings.redis_url)
+            raise StoreUnavailable(f"the store at {address} does not answer; start it or correct REDIS_URL") from error
 
     async def _serve(self, queue: JobQueue) -> int:
         thread = EngineThread()
@@ -134,6 +142,7 @@ class Worker:
         blobs = BlobStore.open(self._settings)
         photos = Photos(blobs)
         leases = Leases(queue, self.id, self._settings.lease_s)
+        hearing = Hearing(queue.news(), leases, engine, self._settings.input_ttl_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
         finisher = Finisher(queue, leases, photos, progress, self.metrics, info.model)
@@ -143,7 +152,8 @@ class Worker:
             for work in (
                 self._announce_forever(queue, info, leases),
                 leases.renew_forever(),
-                leases.listen_forever(),
+                hearing.listen_forever(),
+                hearing.tidy_forever(),
                 progress.send_forever(),
                 keep_house(queue, blobs),
                 self._watch_engine(queue, thread),

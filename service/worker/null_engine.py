@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from PIL import Image
 
@@ -67,6 +67,11 @@ class NullEngine:
 
     def cost(self, width: int, height: int, garments: int) -> int:
         return JOB_TOKENS
+
+    def forget(
+        self, content: Collection[str] | None = (), *, words: bool = False, older_than_s: float | None = None
+    ) -> None:
+        return None
 
     def _picture(self, request: TryOnRequest) -> Image.Image:
         """The person at the size a real engine would answer with, by the cheapest resize there is."""

@@ -1,5 +1,8 @@
 """The caches: bounded in bytes, keyed by content, and never visible in the picture."""
 
+import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +105,7 @@ def test_the_bound_holds_and_the_last_value_is_the_one_found(bound: int, moves) 
             cache.put(key, last[key])
             assert (cache.get(key) is None) == (size > bound)
         assert cache.bytes <= bound
-        assert cache.bytes == sum(size for _, size in cache._entries.values())
+        assert cache.bytes == sum(size for _, size, _ in cache._entries.values())
 
 
 def test_a_ledger_counts_misses_hits_and_evictions() -> None:
@@ -184,7 +187,7 @@ def test_reference_bytes_stay_under_the_bound_and_are_really_owned(folder: Path)
     engine = load(folder, options=EngineOptions(previews=False))
     one(engine, request(photo(1)))
     cache = engine.pipeline.caches.reference_kv
-    kept = [kv for kv, _ in cache._entries.values()]
+    kept = [kv for kv, _, _ in cache._entries.values()]
     owned = sum(x.untyped_storage().nbytes() for kv in kept for x in (*kv.keys, *kv.values))
     assert owned == cache.bytes == sum(kv.bytes for kv in kept)
 
@@ -194,6 +197,49 @@ def test_reference_bytes_stay_under_the_bound_and_are_really_owned(folder: Path)
     assert small.pipeline.caches.reference_kv.bytes <= bound
     assert sum(o.cache.get(("reference_kv", "eviction"), 0) for o in outcomes) > 0
     assert apart(outcomes[-1], one(engine, request(photo(5)))) <= 1
+
+
+def kept(engine: TorchEngine, content: str) -> int:
+    """How many latents and K/V are kept that were made from a picture."""
+    caches = engine.pipeline.caches
+    return sum(content in str(key) for cache in (caches.latents, caches.reference_kv) for key in cache._entries)
+
+
+def test_an_engine_forgets_pictures_by_content_and_nothing_else(folder: Path) -> None:
+    engine = load(folder, options=EngineOptions(previews=False))
+    one(engine, request(photo(1), photo(2)))
+    one(engine, request(photo(2), person=3))
+    assert all(kept(engine, f"photo-{i}") == 2 for i in range(4))
+    engine.forget({"photo-0", "photo-1"})
+    assert [kept(engine, f"photo-{i}") for i in range(4)] == [0, 0, 2, 2]
+    assert len(engine.pipeline.caches.text) == 2
+    again = one(engine, request(photo(1), photo(2)))
+    assert again.cache["reference_kv", "miss"] == 2 and again.cache["reference_kv", "hit"] == 1
+    engine.forget(words=True)
+    assert len(engine.pipeline.caches.text) == 0 and kept(engine, "photo-2") == 2
+    engine.forget(None)
+    assert [len(cache) for cache in (engine.pipeline.caches.latents, engine.pipeline.caches.reference_kv)] == [0, 0]
+    assert engine.pipeline.caches.latents.bytes == engine.pipeline.caches.reference_kv.bytes == 0
+
+
+@pytest.mark.parametrize("overflow", ["sheets", "sequential"])
+def test_what_was_made_of_a_picture_is_forgotten_with_it(folder: Path, tmp_path: Path, overflow: str) -> None:
+    shutil.copytree(folder, tmp_path / "few")
+    replace(CheckpointConfig.load(folder), max_references=2).save(tmp_path / "few")
+    engine = load(tmp_path / "few", options=EngineOptions(previews=False, overflow=overflow))
+    one(engine, request(photo(1), photo(2)))
+    engine.forget({"photo-1" if overflow == "sheets" else "photo-0"})
+    names = [str(key) for key in engine.pipeline.caches.latents._entries]
+    assert [name.count("photo-0") for name in names] == ([1] if overflow == "sheets" else [0, 0]), names
+
+
+def test_what_is_old_is_forgotten() -> None:
+    cache: ByteCache[bytes] = ByteCache(100, len)
+    cache.put("old", b"123")
+    time.sleep(0.05)
+    cache.put("new", b"12345")
+    assert cache.drop(lambda key: False, older_than_s=0.04) == 1
+    assert (cache.get("old"), cache.get("new"), cache.bytes) == (None, b"12345", 5)
 
 
 def test_two_checkpoints_never_share_names(folder: Path, tmp_path: Path) -> None:

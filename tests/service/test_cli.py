@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,7 +104,15 @@ def test_wrong_usage_exits_2_without_a_traceback(changeroom: Changeroom, words: 
         (["worker", "--model", "null:many", "--redis-url", "unix:///none"], {}, "does not answer"),
         (["worker", "--model", "null", "--redis-url", "redis://127.0.0.1:1/0"], {}, "does not answer"),
         (["worker", "--model", "null"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, "does not answer"),
+        (["worker", "--model", "null"], {"REDIS_URL": "redis://:pass@127.0.0.1:1/0"}, "127.0.0.1:1/0 does not answer"),
         (["up", "--model", "null"], {"REDIS_URL": "redis://:pass@127.0.0.1:1/0"}, "127.0.0.1:1"),
+        (["up", "--model", "null"], {"REDIS_URL": "http://:pass@127.0.0.1"}, "REDIS_URL: an address of the store"),
+        (["gateway"], {"REDIS_URL": "127.0.0.1:6379"}, "REDIS_URL: an address of the store begins"),
+        (["gateway"], {"CHANGEROOM_AUTH_REQUIRED": "1"}, "CHANGEROOM_API_KEYS_FILE"),
+        (["gateway"], {"CHANGEROOM_API_KEYS_FILE": "/none/keys.json"}, "/none/keys.json: No such file"),
+        (["gateway"], {"CHANGEROOM_REWRITER_URL": "http://127.0.0.1:1"}, "CHANGEROOM_REWRITER_MODEL"),
+        (["gateway"], {"CHANGEROOM_BLOB_URL": "ftp://127.0.0.1"}, "blob store (ftp) cannot be opened"),
+        (["gateway", "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1:8000"),
         (["tryon", "--person", "none.png", "--garment", "tops=none.png"], {}, "none.png"),
     ],
 )
@@ -115,7 +124,18 @@ def test_a_failure_is_one_line_and_exit_code_1(
     errors = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert len(errors) == 1
     assert errors[0].startswith("error: ") and said in errors[0]
-    assert "pass" not in errors[0]
+    assert "pass" not in errors[0] and "Traceback" not in done.stderr
+
+
+def test_a_gateway_whose_port_is_taken_says_so_in_one_line(changeroom: Changeroom, tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = changeroom("gateway", "--port", str(port), CHANGEROOM_DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port} (address already in use); choose another")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_debug_shows_the_traceback_as_the_program_itself():

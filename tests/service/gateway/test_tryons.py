@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_live import Live, data_url, picture
+from gateway_live import INFO, Live, data_url, picture
 from PIL import Image
 
 from service.errors import Gone
@@ -277,6 +277,7 @@ def test_readiness_follows_workers_and_liveness_does_not(live: Live, http: httpx
     assert http.get("/readyz").status_code == 200
     models = http.get("/v1/models").json()
     assert models["data"][0]["id"] == "plain" and models["data"][0]["workers"] == 1
+    assert models["data"][0]["token_budget"] == INFO.token_budget
     live.hold()
     try:
         live.call(live.queue.withdraw("test-worker"))

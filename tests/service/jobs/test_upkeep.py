@@ -67,7 +67,7 @@ async def test_every_waiting_loop_together_idles_under_one_percent(queue: JobQue
             pass
 
     async def hear() -> None:
-        async for _ in queue.cancellations():
+        async for _ in queue.news().follow():
             pass
 
     async def wait_for_work() -> None:

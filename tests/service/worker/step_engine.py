@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -39,6 +39,7 @@ class StepEngine:
         self.ran: list[list[str]] = []
         self.steps_run: dict[str, int] = {}
         self.warmed = False
+        self.forgotten: list[tuple[Collection[str] | None, bool, float | None]] = []
         self.warm_up_gate = threading.Event()
         self.warm_up_gate.set()
 
@@ -48,6 +49,11 @@ class StepEngine:
     def warm_up(self) -> None:
         self.warm_up_gate.wait(20)
         self.warmed = True
+
+    def forget(
+        self, content: Collection[str] | None = (), *, words: bool = False, older_than_s: float | None = None
+    ) -> None:
+        self.forgotten.append((content, words, older_than_s))
 
     def cost(self, width: int, height: int, garments: int) -> int:
         return 1
