@@ -91,7 +91,9 @@ def json_text(text: str, name: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise UnprocessableRequest(f"{name}: not valid JSON: {error}.", code="invalid-json", pointer=name) from error
+        raise UnprocessableRequest(
+            f"{name}: send one JSON object; this is not valid JSON: {error}.", code="invalid-json", pointer=name
+        ) from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -117,7 +119,9 @@ def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UnprocessableRequest(
-            f"{name}: not a data: URL with base64 and not base64.", code="invalid-base64", pointer=name
+            f"{name}: this is neither base64 nor a data: URL with base64; send the picture as one of them.",
+            code="invalid-base64",
+            pointer=name,
         ) from error
 
 

@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.gateway import openapi, views
 from service.gateway.bodies import file_bytes, form_of, media_type
-from service.gateway.draft import MAX_GARMENTS, Draft, GarmentDraft, Options, validate
+from service.gateway.draft import MAX_GARMENTS, Draft, GarmentDraft, Options, unknown_field, validate
 from service.gateway.limits import release_upload
 from service.gateway.state import Parts, Who, asked_of
 from service.jobs.schemas import TERMINAL, JobRecord
@@ -113,12 +113,12 @@ async def _draft(form: FormData, settings: Settings) -> tuple[Draft, bool]:
                 "mask: try-on needs no mask; leave it out.", code="unsupported-parameter", pointer="mask"
             )
         else:
-            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
+            raise unknown_field(name, ("image[]", *KNOWN))
     for name in texts:
         if name in ("image", "image[]"):
             raise InvalidRequest("image must be a file.", code="invalid-field", pointer="image")
         if name not in KNOWN:
-            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
+            raise unknown_field(name, ("image[]", *KNOWN))
     _refuse_other(texts)
     if not images:
         raise UnprocessableRequest("Send the person as the first image.", code="missing-person", pointer="image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
@@ -23,6 +24,10 @@ SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_SHAPES = {
+    "size": "write it as width x height in pixels, such as 768x1024",
+    "sku": "1 to 128 letters, digits, dots, hyphens and underscores, the first a letter or a digit",
+}
 _SIZE = re.compile(r"^(\d{2,5})x(\d{2,5})$", re.ASCII)
 
 
@@ -153,16 +158,26 @@ def of_validation(error: ValidationError) -> ServiceError:
     name = ".".join(str(part) for part in first["loc"]) or "body"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return InvalidRequest(f"There is no field {name!r}.", code="unknown-field", pointer=name)
+        return unknown_field(name)
+    if first["type"] == "string_pattern_mismatch":
+        message = _SHAPES.get(str(first["loc"][-1]), message)
     if first["type"] == "missing" and name == "person":
         return no_person()
     if first["loc"] == ("garments",) and first["type"] in ("missing", "too_short"):
         return no_garment()
     if first["loc"] == ("garments",) and first["type"] == "too_long":
         return too_many_garments()
-    if first["type"] == "missing" or not first["loc"]:
+    if not first["loc"]:
+        return InvalidRequest("body: send one JSON object; see /openapi.json.", code="invalid-field", pointer=name)
+    if first["type"] == "missing":
         return InvalidRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
     return UnprocessableRequest(f"{name}: {message}.", code="invalid-field", pointer=name)
+
+
+def unknown_field(name: str, known: Iterable[str] = ()) -> InvalidRequest:
+    """A name that is not known here; `known` are those that are."""
+    others = f"the fields are {', '.join(known)}" if known else "see /openapi.json for those that exist"
+    return InvalidRequest(f"There is no field {name[:64]!r} here; {others}.", code="unknown-field", pointer=name[:64])
 
 
 def no_person() -> ServiceError:

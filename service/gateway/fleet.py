@@ -13,6 +13,7 @@ from service.jobs.schemas import WorkerInfo
 FRESH_S = 0.5
 KNOWN_S = 5.0
 MAX_PIXELS = 2048 * 2048
+DEFAULT_SIZE = (768, 1024)
 MIN_SIDE = 64
 SIZE_MULTIPLE = 16
 MAX_STEPS = 50
@@ -60,9 +61,10 @@ class Fleet:
         if size is not None:
             width, height = size
             if width % multiple or height % multiple or min(size) < MIN_SIDE or width * height > pixels:
+                example = workers[0].default_size if workers else DEFAULT_SIZE
                 raise UnprocessableRequest(
-                    f"size: both sides must be multiples of {multiple}, at least {MIN_SIDE}, "
-                    f"and at most {pixels} pixels together, such as 768x1024.",
+                    f"size: both sides must be multiples of {multiple} and at least {MIN_SIDE}, width times height "
+                    f"at most {pixels}, such as {example[0]}x{example[1]}.",
                     code="unsupported-size",
                     pointer="size",
                 )
@@ -72,7 +74,7 @@ class Fleet:
     async def tokens(self, size: tuple[int, int] | None, garments: int) -> int:
         """The packed length of a request, for admission: text, target, person and garments."""
         workers = await self._known()
-        width, height = size or (workers[0].default_size if workers else (768, 1024))
+        width, height = size or (workers[0].default_size if workers else DEFAULT_SIZE)
         target = width * height // PIXELS_A_TOKEN
         garment = min(GARMENT_PIXELS, width * height) // PIXELS_A_TOKEN
         return TEXT_TOKENS + 2 * target + garments * garment

@@ -34,10 +34,12 @@ from service.gateway.draft import (
     no_garment,
     no_person,
     too_many_garments,
+    unknown_field,
     validate,
 )
 from service.settings import Settings
 
+_PICTURES = ("person", "garment")
 _LISTS = ("categories", "layers", "skus")
 _PLAIN = ("prompt", "size", "seed", "steps", "output_format", "quality", "priority", "webhook_url")
 
@@ -86,10 +88,12 @@ async def _from_form(form: FormData, settings: Settings) -> Draft:
             texts.setdefault(name, []).append(value)
         else:
             files.setdefault(name, []).append(value)
-    for name in ("person", "garment"):
+    for name in _PICTURES:
         if name in texts:
             raise InvalidRequest(
-                f"{name} must be a file part (with a filename), not text.", code="invalid-field", pointer=name
+                f"{name} must be a file part (with a filename), not text; with curl: -F {name}=@photo.jpg.",
+                code="invalid-field",
+                pointer=name,
             )
     if "request" in texts:
         return await _from_request_field(texts, files, settings)
@@ -99,8 +103,8 @@ async def _from_form(form: FormData, settings: Settings) -> Draft:
 async def _from_plain_fields(
     texts: dict[str, list[str]], files: dict[str, list[UploadFile]], settings: Settings
 ) -> Draft:
-    _only(files, ("person", "garment"))
-    _only(texts, (*_PLAIN, *_LISTS, "metadata"))
+    _only(files, _PICTURES)
+    _only(texts, (*_PICTURES, *_LISTS, *_PLAIN, "metadata"))
     values: dict[str, Any] = {}
     for name in _PLAIN:
         if name in texts:
@@ -214,7 +218,7 @@ async def _person(files: dict[str, list[UploadFile]], settings: Settings) -> byt
 def _only(given: Iterable[str], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
-            raise InvalidRequest(f"There is no field {name[:64]!r} here.", code="unknown-field", pointer=name[:64])
+            raise unknown_field(name, known)
 
 
 def _single(values: list[str], name: str) -> str:

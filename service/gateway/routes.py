@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.gateway import exchange, headers, openapi, sse, views
 from service.gateway.bodies import file_bytes, form_of, media_type
-from service.gateway.draft import CATEGORIES, MAX_LAYER, SKU
+from service.gateway.draft import CATEGORIES, MAX_LAYER, SKU, unknown_field
 from service.gateway.garments import view as garment_view
 from service.gateway.intake import read_draft
 from service.gateway.limits import release_upload
@@ -211,8 +211,7 @@ async def put_garment(
         async with form_of(request, parts.settings) as form:
             unknown = set(form) - {"image", "category", "layer"}
             if unknown:
-                name = sorted(unknown)[0][:64]
-                raise InvalidRequest(f"There is no field {name!r} here.", code="unknown-field", pointer=name)
+                raise unknown_field(sorted(unknown)[0], ("image", "category", "layer"))
             upload, given, words = form.get("image"), form.get("category"), form.get("layer")
             if upload is None or isinstance(upload, str):
                 raise InvalidRequest(

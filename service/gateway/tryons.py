@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine_build.instruction import GarmentPhrase
 from service.errors import (
     Conflict,
     Gone,
+    InvalidImage,
     NotFound,
+    PayloadTooLarge,
     ServiceError,
     Unauthorized,
     UnprocessableRequest,
+    UnsupportedMediaType,
 )
 from service.gateway import views
 from service.gateway.callbacks import Callbacks
@@ -164,7 +169,7 @@ class TryOns:
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
 
         async def stored(data: bytes, pointer: str) -> str:
-            with timed(asked.timings, f"decode-{pointer}"):
+            with timed(asked.timings, f"decode-{pointer}"), about(pointer):
                 photo = await self._pool.decode(data, pointer=pointer)
             with timed(asked.timings, f"store-{pointer}"):
                 return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
@@ -201,7 +206,7 @@ class TryOns:
         record = await self.get(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
             return record
-        waits = [asyncio.create_task(self._ended(job_id)), asyncio.create_task(self.stopping.wait())]
+        waits = [asyncio.create_task(self._queue.ended(job_id)), asyncio.create_task(self.stopping.wait())]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -209,12 +214,6 @@ class TryOns:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         return await self.get(caller, job_id)
-
-    async def _ended(self, job_id: str) -> None:
-        """Return when the job is terminal or gone."""
-        async for event in self._queue.subscribe(job_id):
-            if event.type in TERMINAL:
-                return
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""
@@ -271,6 +270,16 @@ class TryOns:
             return await self._blobs.get(record.result.blob), record.result.content_type
         except Gone:
             raise gone() from None
+
+
+@contextmanager
+def about(pointer: str) -> Iterator[None]:
+    """Begin the sentence of a refused picture with which one it is: there are up to seven."""
+    try:
+        yield
+    except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
+        error.detail = f"{pointer}: {error.detail}"
+        raise
 
 
 def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
