@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from service.commands import traffic as options
 from service.commands.failures import CommandFailed
-from service.commands.replay import DURATION, MIX, OBJECTIVES, TRACE, TRAFFIC, Images, Shape, read
+from service.commands.traffic import DURATION, read
 from service.settings import Settings
 
 TIMES = "How long a try-on takes (one of these)"
 FLEET = "The fleet"
 SCALE = "On paper"
-REPORT = "Report"
 
 
 def _setting(name: str) -> float:
@@ -50,50 +50,25 @@ def capacity(
     recorded: Annotated[
         bool, typer.Option("--recorded", help="Execution times as the trace recorded them.", rich_help_panel=TIMES)
     ] = False,
-    shape: Annotated[Shape, typer.Option(help="Generated traffic.", rich_help_panel=TRAFFIC)] = Shape.poisson,
-    rate: Annotated[
-        float, typer.Option(min=0.001, help="Try-ons a second (flash-sale: before the sale).", rich_help_panel=TRAFFIC)
-    ] = 1.0,
+    shape: options.Shape = options.Shapes.poisson,
+    rate: options.Rate = 1.0,
     duration: Annotated[
-        str, typer.Option(metavar=DURATION, help="Length; a trace is cut after it.", rich_help_panel=TRAFFIC)
+        str, typer.Option(metavar=DURATION, help="Length; a trace is cut after it.", rich_help_panel=options.TRAFFIC)
     ] = "",
-    cv: Annotated[
-        float, typer.Option(min=0.0, max=20.0, help="Burstiness of intervals; 1 is Poisson.", rich_help_panel=TRAFFIC)
-    ] = 1.0,
-    peak_to_trough: Annotated[
-        float, typer.Option(min=1.0, help="diurnal: the highest rate over the lowest.", rich_help_panel=TRAFFIC)
-    ] = 10.0,
-    peak_rate: Annotated[
-        float | None, typer.Option(min=0.001, help="flash-sale: rate at its start.", rich_help_panel=TRAFFIC)
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV with offset_s[,images,garments,priority,service_s], or cluster-trace-v2026-GenAI as downloaded.",
-            rich_help_panel=TRACE,
-        ),
-    ] = None,
-    images: Annotated[
-        Images, typer.Option(help="What a recorded number of images means here.", rich_help_panel=TRACE)
-    ] = Images.garments,
-    speed: Annotated[
-        float, typer.Option(min=0.001, help="Play a trace so many times as fast.", rich_help_panel=TRACE)
-    ] = 1.0,
-    busiest: Annotated[
-        bool, typer.Option("--busiest", help="Only the busiest --duration of a trace.", rich_help_panel=TRACE)
-    ] = False,
-    garments: Annotated[
-        str, typer.Option(metavar="N:WEIGHT,...", help="Garments in a try-on.", rich_help_panel=MIX)
-    ] = "1:0.5,2:0.3,3:0.2",
-    priorities: Annotated[
-        str, typer.Option(metavar="NAME:WEIGHT,...", help="high, normal, low.", rich_help_panel=MIX)
-    ] = "normal",
-    p50: Annotated[str | None, typer.Option("--p50", metavar=DURATION, rich_help_panel=OBJECTIVES)] = None,
-    p95: Annotated[str | None, typer.Option("--p95", metavar=DURATION, rich_help_panel=OBJECTIVES)] = None,
-    p99: Annotated[str | None, typer.Option("--p99", metavar=DURATION, rich_help_panel=OBJECTIVES)] = None,
+    cv: options.Cv = 1.0,
+    peak_to_trough: options.PeakToTrough = 10.0,
+    peak_rate: options.PeakRate = None,
+    trace: options.Trace = None,
+    images: options.Images = options.Meanings.garments,
+    speed: options.Speed = 1.0,
+    busiest: options.Busiest = False,
+    garments: options.Garments = options.USUAL_GARMENTS,
+    priorities: options.Priorities = "normal",
+    p50: options.P50 = None,
+    p95: options.P95 = None,
+    p99: options.P99 = None,
     max_unserved: Annotated[
-        str, typer.Option(metavar="SHARE", help="Refused, expired or failed.", rich_help_panel=OBJECTIVES)
+        str, typer.Option(metavar="SHARE", help="Refused, expired or failed.", rich_help_panel=options.OBJECTIVES)
     ] = "1%",
     max_backlog: Annotated[
         float, typer.Option(help="CHANGEROOM_MAX_BACKLOG_S; 0 is unlimited.", rich_help_panel=FLEET)
@@ -120,12 +95,10 @@ def capacity(
     spare: Annotated[
         str, typer.Option(metavar="SHARE", help="GPUs beyond the need of the peak.", rich_help_panel=SCALE)
     ] = "10%",
-    seed: Annotated[int, typer.Option(help="Of traffic and simulation.", rich_help_panel=REPORT)] = 0,
-    html: Annotated[Path | None, typer.Option(help="Write the report with plots here.", rich_help_panel=REPORT)] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers here.", rich_help_panel=REPORT)
-    ] = None,
-    title: Annotated[str, typer.Option(help="Title of the report.", rich_help_panel=REPORT)] = "Capacity",
+    seed: options.Seed = 0,
+    html: options.Html = None,
+    json_file: options.JsonFile = None,
+    title: options.Title = "Capacity",
 ) -> None:
     """Reckon how many GPUs a traffic and an objective need, by simulating the service with measured times.
 

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-Read = TypeVar("Read")
+from service.commands import traffic as options
+from service.commands.traffic import DURATION, read
 
-
-class Shape(StrEnum):
-    """What traffic is generated."""
-
-    poisson = "poisson"
-    diurnal = "diurnal"
-    flash_sale = "flash-sale"
-
-
-class Images(StrEnum):
-    """What a recorded number of images means here."""
-
-    garments = "garments"
-    requests = "requests"
-    ignored = "ignored"
-
-
-TRAFFIC = "Traffic"
-TRACE = "Traffic from a recorded trace"
-MIX = "What try-ons ask for"
 CLIENTS = "How clients behave"
-OBJECTIVES = "Objectives (exit code 1 when one is missed)"
-REPORT = "Report"
-DURATION = "DURATION"
-
-
-def read(option: str, reader: Callable[[str], Read], text: str) -> Read:
-    """`text` as `reader` understands it; what it does not is wrong usage (exit code 2)."""
-    try:
-        return reader(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _key(text: str | None) -> str | None:
@@ -55,46 +23,31 @@ def replay(
     key: Annotated[
         str | None, typer.Option(help="API key, or @FILE to read it from a file; sent as Authorization: Bearer.")
     ] = None,
-    shape: Annotated[Shape, typer.Option(help="Generated traffic.", rich_help_panel=TRAFFIC)] = Shape.poisson,
-    rate: Annotated[
-        float, typer.Option(min=0.001, help="Try-ons a second (flash-sale: before the sale).", rich_help_panel=TRAFFIC)
-    ] = 1.0,
+    shape: options.Shape = options.Shapes.poisson,
+    rate: options.Rate = 1.0,
     duration: Annotated[
         str | None,
         typer.Option(
             metavar=DURATION,
             help="Length of the run, e.g. 90s, 10m; default 60s, or all of a trace.",
-            rich_help_panel=TRAFFIC,
+            rich_help_panel=options.TRAFFIC,
         ),
     ] = None,
-    cv: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=20.0,
-            help="Burstiness: the coefficient of variation of intervals; 1 is Poisson, 4 very bursty, 0 a metronome.",
-            rich_help_panel=TRAFFIC,
-        ),
-    ] = 1.0,
-    peak_to_trough: Annotated[
-        float, typer.Option(min=1.0, help="diurnal: the highest rate over the lowest.", rich_help_panel=TRAFFIC)
-    ] = 10.0,
+    cv: options.Cv = 1.0,
+    peak_to_trough: options.PeakToTrough = 10.0,
     period: Annotated[
         str | None,
-        typer.Option(metavar=DURATION, help="diurnal: the length of a day; default: the run.", rich_help_panel=TRAFFIC),
-    ] = None,
-    peak_rate: Annotated[
-        float | None,
         typer.Option(
-            help="flash-sale: try-ons a second when the doors open; default 10 times --rate.", rich_help_panel=TRAFFIC
+            metavar=DURATION, help="diurnal: the length of a day; default: the run.", rich_help_panel=options.TRAFFIC
         ),
     ] = None,
+    peak_rate: options.PeakRate = None,
     sale_at: Annotated[
         str | None,
         typer.Option(
             metavar=DURATION,
             help="flash-sale: when the doors open; default a quarter into the run.",
-            rich_help_panel=TRAFFIC,
+            rich_help_panel=options.TRAFFIC,
         ),
     ] = None,
     decay: Annotated[
@@ -102,51 +55,33 @@ def replay(
         typer.Option(
             metavar=DURATION,
             help="flash-sale: the rush falls to 37% in this time; default an eighth of the run.",
-            rich_help_panel=TRAFFIC,
+            rich_help_panel=options.TRAFFIC,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed, the same traffic.", rich_help_panel=TRAFFIC)] = 0,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with offset_s and, optionally, images, garments, priority, size; or lora_request_trace of "
-            "the public cluster-trace-v2026-GenAI as downloaded (.csv or .tar.gz).",
-            rich_help_panel=TRACE,
-        ),
-    ] = None,
-    speed: Annotated[
-        float, typer.Option(min=0.001, help="Play the trace so many times as fast.", rich_help_panel=TRACE)
-    ] = 1.0,
+    seed: options.Seed = 0,
+    trace: options.Trace = None,
+    speed: options.Speed = 1.0,
     start: Annotated[
-        str | None, typer.Option("--from", metavar=DURATION, help="Skip so much of the trace.", rich_help_panel=TRACE)
+        str | None,
+        typer.Option("--from", metavar=DURATION, help="Skip so much of the trace.", rich_help_panel=options.TRACE),
     ] = None,
-    busiest: Annotated[
-        bool, typer.Option("--busiest", help="Play the busiest window that fills --duration.", rich_help_panel=TRACE)
-    ] = False,
-    images: Annotated[
-        Images,
-        typer.Option(
-            help="What the trace's images are: garments of one try-on (at most 6), so many requests, or nothing.",
-            rich_help_panel=TRACE,
-        ),
-    ] = Images.garments,
-    garments: Annotated[
-        str, typer.Option(metavar="N:SHARE,...", help="Garments in a try-on, 1 to 6.", rich_help_panel=MIX)
-    ] = "1:0.5,2:0.3,3:0.2",
+    busiest: options.Busiest = False,
+    images: options.Images = options.Meanings.garments,
+    garments: options.Garments = options.USUAL_GARMENTS,
     sizes: Annotated[
         str,
-        typer.Option(metavar="WxH:SHARE,...", help="Size of the picture; default is the model's.", rich_help_panel=MIX),
+        typer.Option(
+            metavar="WxH:SHARE,...", help="Size of the picture; default is the model's.", rich_help_panel=options.MIX
+        ),
     ] = "default",
-    priorities: Annotated[
-        str, typer.Option(metavar="NAME:SHARE,...", help="high, normal and low.", rich_help_panel=MIX)
-    ] = "normal",
+    priorities: options.Priorities = "normal",
     photos: Annotated[
         str,
         typer.Option(
             metavar="small|phone|DIR",
             help="Bundled drawings of a few kB, the same as 2-megapixel JPEGs, or a folder with person*.jpg and "
             "tops*.jpg, pants*.jpg ...",
-            rich_help_panel=MIX,
+            rich_help_panel=options.MIX,
         ),
     ] = "small",
     patience: Annotated[
@@ -189,67 +124,55 @@ def replay(
             min=1, max=20000, help="At most so many at once; one per try-on on its way.", rich_help_panel=CLIENTS
         ),
     ] = 1000,
-    p50: Annotated[
-        str | None,
-        typer.Option(
-            "--p50",
-            metavar=DURATION,
-            help="Median latency, from the moment a try-on was due.",
-            rich_help_panel=OBJECTIVES,
-        ),
-    ] = None,
-    p95: Annotated[
-        str | None, typer.Option("--p95", metavar=DURATION, help="95% are faster.", rich_help_panel=OBJECTIVES)
-    ] = None,
-    p99: Annotated[
-        str | None, typer.Option("--p99", metavar=DURATION, help="99% are faster.", rich_help_panel=OBJECTIVES)
-    ] = None,
+    p50: options.P50 = None,
+    p95: options.P95 = None,
+    p99: options.P99 = None,
     availability: Annotated[
         str | None,
         typer.Option(
             metavar="SHARE",
             help="Succeeded over succeeded, failed, expired, refused and unreachable.",
-            rich_help_panel=OBJECTIVES,
+            rich_help_panel=options.OBJECTIVES,
         ),
     ] = None,
     max_rejected: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Ended with 429 or 503, after every retry.", rich_help_panel=OBJECTIVES),
+        typer.Option(
+            metavar="SHARE", help="Ended with 429 or 503, after every retry.", rich_help_panel=options.OBJECTIVES
+        ),
     ] = None,
     max_gave_up: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Left by impatient clients.", rich_help_panel=OBJECTIVES)
+        str | None, typer.Option(metavar="SHARE", help="Left by impatient clients.", rich_help_panel=options.OBJECTIVES)
     ] = None,
     reject_within: Annotated[
-        str | None, typer.Option(metavar=DURATION, help="99% of the rejections are faster.", rich_help_panel=OBJECTIVES)
+        str | None,
+        typer.Option(metavar=DURATION, help="99% of the rejections are faster.", rich_help_panel=options.OBJECTIVES),
     ] = None,
-    min_goodput: Annotated[float | None, typer.Option(help="Pictures a second.", rich_help_panel=OBJECTIVES)] = None,
+    min_goodput: Annotated[
+        float | None, typer.Option(help="Pictures a second.", rich_help_panel=options.OBJECTIVES)
+    ] = None,
     max_late: Annotated[
         str,
         typer.Option(
             metavar=DURATION,
             help="The run is invalid when 1% of the try-ons were sent later than this after they were due.",
-            rich_help_panel=OBJECTIVES,
+            rich_help_panel=options.OBJECTIVES,
         ),
     ] = "100ms",
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write the report with plots here: one file, readable offline.", rich_help_panel=REPORT),
-    ] = Path("loadtest.html"),
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the numbers here.", rich_help_panel=REPORT)
-    ] = None,
+    html: options.Html = Path("loadtest.html"),
+    json_file: options.JsonFile = None,
     rows: Annotated[
-        bool, typer.Option("--rows", help="Put every single try-on into the JSON.", rich_help_panel=REPORT)
+        bool, typer.Option("--rows", help="Put every single try-on into the JSON.", rich_help_panel=options.REPORT)
     ] = False,
-    title: Annotated[str, typer.Option(help="Title of the report.", rich_help_panel=REPORT)] = "Load test",
+    title: options.Title = "Load test",
     metrics_url: Annotated[
         str | None,
         typer.Option(
             help="The service's /metrics, for the queue's depth; default URL/metrics, '' for none.",
-            rich_help_panel=REPORT,
+            rich_help_panel=options.REPORT,
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.", rich_help_panel=REPORT)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.", rich_help_panel=options.REPORT)] = False,
 ) -> None:
     """Offer traffic to a running service, open loop, and judge the answers.
 
@@ -326,7 +249,7 @@ def replay(
     told = {
         "url": base,
         "arrivals": traffic.sentence(),
-        "garments": "as the trace says" if trace and images is Images.garments else garments,
+        "garments": "as the trace says" if trace and images is options.Meanings.garments else garments,
         "sizes": sizes,
         "priorities": priorities,
         "photos": photos,
