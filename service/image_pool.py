@@ -180,11 +180,10 @@ class ImagePool:
 async def _as_it_is(decoder: _Decoder, data: bytes) -> Photo | None:
     """A photo that needs no decoding here, without its metadata; None for any other picture."""
     outline = jpeg.outline(data) if len(data) <= PASS_BYTES else None
-    size = None if outline is None else await decoder.passes(outline)
-    if size is None:
+    if outline is None:
         return None
-    kept = await asyncio.to_thread(jpeg.strip, data, 1)
-    return None if kept is None else Photo(kept, "image/jpeg", *size)
+    size, kept = await asyncio.gather(decoder.passes(outline), asyncio.to_thread(jpeg.strip, data, 1))
+    return None if size is None or kept is None else Photo(kept, "image/jpeg", *size)
 
 
 class _Decoder:

@@ -247,6 +247,10 @@ class JobQueue(Admission):
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
         return self.event_log.subscribe(job_id, last_id)
 
+    async def ended(self, job_id: str) -> None:
+        """Return once the job is terminal or gone; cheaper than following its events. Raises StoreUnavailable."""
+        await self.event_log.ended(job_id)
+
     async def due_webhooks(self, *, limit: int, hold_s: float) -> list[tuple[str, int]]:
         """Ids of ended jobs whose webhook is due, with the number of this try from 1.
 

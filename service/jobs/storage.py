@@ -86,14 +86,18 @@ class BlobStore:
     async def put(self, data: bytes, *, kind: Kind, content_type: str) -> str:
         """Write a blob; returns its key. Raises StoreUnavailable."""
         hour = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%d%H")
-        key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
         # Local folders and memory keep no attributes; records carry the content type anyway.
         attributes = None if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
+
+        def written() -> str:
+            key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
+            obstore.put(self._store, key, data, attributes=attributes)
+            return key
+
         try:
-            await self._call(lambda: obstore.put(self._store, key, data, attributes=attributes))
+            return await self._call(written)
         except FileNotFoundError as error:
             raise StoreUnavailable("The picture store has no such bucket or folder.") from error
-        return key
 
     async def get(self, key: str, timeout_s: float = BLOB_TIMEOUT_S) -> bytes:
         """The bytes of a blob. Raises Gone when it was erased, Damaged when they have changed, StoreUnavailable."""

@@ -149,3 +149,17 @@ async def test_an_id_beyond_the_end_of_a_finished_job_ends_at_once(queue: JobQue
 async def test_malformed_ids_are_refused(queue: JobQueue, bad: str) -> None:
     with pytest.raises(ValueError, match="event id"):
         await collect(queue, "job", bad)
+
+
+async def test_waiting_for_an_end_returns_with_it_however_it_comes(queue: JobQueue, hand: Hand) -> None:
+    finished, canceled, erased = [await hand.post() for _ in range(3)]
+    waiting = [asyncio.create_task(queue.ended(job_id)) for job_id in (finished, canceled, erased)]
+    await run_to_the_end(queue, hand)
+    await asyncio.wait_for(waiting[0], 20)
+    assert not waiting[1].done() and not waiting[2].done()
+    await queue.cancel(canceled)
+    await asyncio.wait_for(waiting[1], 20)
+    await queue.erase(erased)
+    await asyncio.wait_for(waiting[2], 20)
+    await asyncio.wait_for(queue.ended(finished), 20)
+    await asyncio.wait_for(queue.ended("nobody"), 20)
