@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine_build.errors import RequestError
 from engine_build.lora import Lora, LoraLinear, LoraSet, LowRank, read_lora
 from engine_build.model import MMDiT
+from engine_build.training.sharding import settle
 
 NAME = "training"
 
@@ -75,6 +76,7 @@ def tensors_of(network: MMDiT) -> dict[str, Tensor]:
     """What distinguishes two copies of a model: its LoRA's tensors where it has one, else all its parameters."""
     paths = trainable_paths(network)
     if not paths:
+        settle(network)
         return dict(network.named_parameters())
     parts = {f"{layer}.lora_A": path.down for layer, path in paths.items()}
     return parts | {f"{layer}.lora_B": path.up for layer, path in paths.items()}

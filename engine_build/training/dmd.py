@@ -20,6 +20,7 @@ from torch import Tensor
 from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
 from engine_build.training.cfg_distill import guided
+from engine_build.training.critic import Head, critic_loss, look, push
 from engine_build.training.flow import noise_levels
 from engine_build.training.learner import Learner, StageConfig, autocast
 from engine_build.training.matching import conditioned
@@ -35,7 +36,8 @@ class DmdConfig(StageConfig):
     """`student_steps` evaluations a picture; `fake_updates` descents of the fake network for one of the student.
 
     `guidance` is the teacher's (1 for a CFG-distilled one), tau is uniform in [`low`, `high`]. With `fresh_noise`
-    the student is re-noised with new noise between its steps, else it keeps its own, as Euler inference does.
+    the student is re-noised with new noise between its steps, else it keeps its own, as Euler inference does. With
+    `gan` a head on the fake network's features joins in (critic.py), weighed `gan_student` and `gan_critic`.
     """
 
     student_steps: int = 4
@@ -48,6 +50,9 @@ class DmdConfig(StageConfig):
     fresh_noise: bool = False
     drop: float = 0.0
     mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    gan: bool = False
+    gan_student: float = 5e-3
+    gan_critic: float = 1e-2
 
 
 def matching_direction(x: Tensor, real: Tensor, fake: Tensor, segments: Segments) -> Tensor:
@@ -78,7 +83,8 @@ def renoised(x0: Tensor, velocity: Tensor, sigma: Tensor | float, eps: Tensor | 
 class Dmd:
     """One step: `fake_updates` descents of the fake on the student's pictures, then one of the student.
 
-    `teacher` is a frozen copy of the network in `parts`, `fake` the learner of a trainable one.
+    `teacher` is a frozen copy of the network in `parts`, `fake` a trainable one with its learner, `head` the critic's
+    part of what that learner trains, None without a critic.
     """
 
     def __init__(
@@ -89,16 +95,18 @@ class Dmd:
         teacher: MMDiT,
         fake: tuple[MMDiT, Learner],
         stream: Stream,
+        head: Head | None = None,
     ) -> None:
         self.parts, self.learner, self.config, self.stream = parts, learner, config, stream
-        self.teacher, (self.fake, self.fake_learner) = teacher, fake
+        self.teacher, (self.fake, self.fake_learner), self.head = teacher, fake, head
 
     def __call__(self, step: int) -> dict[str, Tensor | float]:
         c = self.config
         visits = range(step * (c.fake_updates + 1), (step + 1) * (c.fake_updates + 1))
         losses = [self._fake_step(step, visit) for visit in visits[:-1]]
-        loss, strength = self._student_step(step, visits[-1])
-        return {"loss": loss, "fake_loss": sum(losses) / max(1, len(losses)), "strength": strength}
+        told = self._student_step(step, visits[-1])
+        names = losses[0] if losses else ()
+        return {**told, **{name: sum(row[name] for row in losses) / len(losses) for name in names}}
 
     def _start(self, visit: int) -> tuple[list[Tokens], PackedBatch, torch.Generator]:
         place = self.learner.place
@@ -124,7 +132,7 @@ class Dmd:
     def _picture(self, batch: PackedBatch, state: Tensor, sigma: Tensor) -> Tensor:
         return state - per_token(batch, sigma) * self.parts.dit(batch.at(state, sigma)).float()
 
-    def _fake_step(self, step: int, visit: int) -> Tensor:
+    def _fake_step(self, step: int, visit: int) -> dict[str, Tensor]:
         c = self.config
         with autocast(self.parts.device, c.bf16):
             _, batch, generator = self._start(visit)
@@ -133,12 +141,22 @@ class Dmd:
                 x = self._picture(batch, state, sigma)
             tau = noise_levels(len(batch), c.shift, generator).to(x.device)
             eps = noise_like(batch, generator)
-            velocity = self.fake(noised(batch, x, eps, tau)).float()
+            noisy = noised(batch, x, eps, tau)
+            if self.head is None:
+                velocity = self.fake(noisy).float()
+            else:
+                velocity, fake = look(self.fake, self.head, noisy)
+                truth = noised(batch, batch.target, noise_like(batch, generator), tau)
+                _, real = look(self.fake, self.head, truth)
         loss = (velocity - (eps - x)).square().mean()
+        told = {"fake_loss": loss.detach()}
+        if self.head is not None:
+            doubt = critic_loss(fake, real)
+            loss, told["critic_loss"] = loss + c.gan_critic * doubt, doubt.detach()
         self.fake_learner.descend(loss, step)
-        return loss.detach()
+        return told
 
-    def _student_step(self, step: int, visit: int) -> tuple[Tensor, Tensor]:
+    def _student_step(self, step: int, visit: int) -> dict[str, Tensor]:
         c, device = self.config, self.parts.device
         with autocast(device, c.bf16):
             samples, batch, generator = self._start(visit)
@@ -156,5 +174,10 @@ class Dmd:
             ours, theirs = (noisy.target - per_token(batch, tau) * velocity for velocity in (real, fake))
             direction = matching_direction(x, ours, theirs, batch.target_segments)
         loss = matching_loss(x, direction)
+        told = {"loss": loss.detach(), "strength": direction.abs().mean()}
+        if self.head is not None:
+            with autocast(device, c.bf16):
+                told["passing_loss"], slope = push(self.fake, self.head, noisy)
+            loss = loss + c.gan_student * (x * ((1 - per_token(batch, tau)) * slope)).sum()
         self.learner.descend(loss, step)
-        return loss.detach(), direction.abs().mean()
+        return told

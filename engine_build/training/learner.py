@@ -23,6 +23,8 @@ from engine_build.training.run import Ema, Run, Stateful, descend, warm_then_dec
 from engine_build.training.sharding import ENTRANCES, Place, mean, placed, placed_state
 
 BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
+WHOLE = ("text.", "head.")
+"""Parts of a trained module that every process holds whole."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +109,20 @@ class Learner:
 def optimizers(module: nn.Module, name: str, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
     """`muon`: Muon for the blocks' matrices, AdamW for everything else; `adamw`: AdamW alone.
 
-    A text encoder has an optimizer of its own: sharded and whole parameters cannot share one.
+    A text encoder and a critic's head have an optimizer of their own: sharded and whole parameters cannot share one.
     """
     if name not in ("muon", "adamw"):
         raise RequestError(f"optimizer {name!r} is not one of muon, adamw")
-    matrices, words, others = [], [], []
+    matrices, apart, others = [], [], []
     for key, value in module.named_parameters():
         if value.requires_grad:
             inner = any(f".{block}" in f".{key}" for block in BLOCKS) and value.ndim == 2
-            (words if key.startswith("text.") else matrices if name == "muon" and inner else others).append(value)
-    if not matrices and not words and not others:
+            (apart if key.startswith(WHOLE) else matrices if name == "muon" and inner else others).append(value)
+    if not matrices and not apart and not others:
         raise RequestError("nothing to train: no parameter requires gradients")
     decay = weight_decay if name == "adamw" else 0.0
     result: list[torch.optim.Optimizer] = [Muon(matrices, learning_rate, weight_decay=weight_decay)] if matrices else []
-    for some in (words, others):
+    for some in (apart, others):
         if some:
             result.append(torch.optim.AdamW(some, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay))
     return result

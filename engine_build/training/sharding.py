@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine_build.model import MMDiT
@@ -69,6 +69,12 @@ def shard(dit: MMDiT, place: Place, bf16: bool) -> None:
             if hasattr(block, method):
                 register_fsdp_forward_method(block, method)
     register_fsdp_forward_method(dit, "encode_references")
+
+
+def settle(dit: MMDiT) -> None:
+    """Back to shares of all weights: after a pass without gradients FSDP keeps the outermost ones whole."""
+    if isinstance(dit, FSDPModule):
+        dit.reshard()
 
 
 @torch.no_grad()

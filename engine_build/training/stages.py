@@ -22,6 +22,7 @@ from engine_build.errors import RequestError
 from engine_build.model import MMDiT
 from engine_build.training import adapters, classifier, isolation
 from engine_build.training.cfg_distill import CfgDistill, CfgDistillConfig
+from engine_build.training.critic import Critic, Head
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
 from engine_build.training.dmd import Dmd, DmdConfig
@@ -226,8 +227,9 @@ def dmd(job: Job) -> Path:
     parts, learner, (teacher, fake) = _prepare(job, copies=2, trainable=1)
     source = _source(c, TryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
-    chaser = Learner(module, c, job.place, c.fake_learning_rate)
-    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(job, parts, source))
+    head = Head(fake.config.width, c.seed).to(parts.device) if c.gan else None
+    chaser = Learner(module if head is None else Critic(module, head), c, job.place, c.fake_learning_rate)
+    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(job, parts, source), head)
     return _fit(job, parts, learner, step, job.run, {"fake": chaser}, source, Way(c.student_steps))
 
 

@@ -1,0 +1,123 @@
+"""What the logs must not hide: one category drifting while another improves, one reward bought with another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from recipe import write_config
+from torch import Tensor, nn
+
+from engine_build.packing import PackedBatch
+from engine_build.training import adapters
+from engine_build.training.learner import Learner, fit
+from engine_build.training.matching import Matching, held_out_by_category
+from engine_build.training.nft import Nft, NftConfig
+from engine_build.training.parts import Parts
+from engine_build.training.run import Run
+from engine_build.training.sample import Tokens
+from engine_build.training.stages import TryOnConfig
+from engine_build.training.train import TrainConfig
+from engine_build.training.tryons import TryOns
+from engine_build.training.world import HELD_OUT_SEED
+from engine_build.training.world_specs import CATEGORIES
+
+SIZE = {"start_from": "", "height": 32, "shot": 16}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> TrainConfig:
+    return TrainConfig.load(write_config(tmp_path))
+
+
+class KnownError(nn.Module):
+    """A network that is exactly right about held-out samples but for a constant error of each category's."""
+
+    def __init__(self, like: nn.Module, groups: dict[str, list[Tokens]], errors: dict[str, float]) -> None:
+        super().__init__()
+        self.config, self.device, self.groups, self.errors = like.config, like.device, groups, errors
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        for category, samples in self.groups.items():
+            shown = torch.cat([reference for sample in samples for reference in sample.references])
+            if torch.equal(shown, batch.references):
+                clean = torch.cat([sample.target for sample in samples])
+                sigma = batch.target_segments.per_token(batch.sigma[:, None])
+                return (batch.target - clean) / sigma + self.errors[category]
+        raise ValueError("not a held-out category")
+
+
+def test_validation_tells_which_category_drifts_while_another_improves(recipe: TrainConfig) -> None:
+    config = replace(recipe.stage("tryon"), **SIZE, validate_every=1)
+    assert isinstance(config, TryOnConfig)
+    parts = recipe.workshop(torch.device("cpu")).parts(config)
+    groups = held_out_by_category(parts, config)
+    assert set(groups) == set(CATEGORIES) and all(len(samples) == 4 for samples in groups.values())
+    assert all(s.scene is not None and s.scene.seed >= HELD_OUT_SEED for some in groups.values() for s in some)
+    told = []
+    for errors in ({"hats": 0.4, "tops": 0.2}, {"hats": 0.2, "tops": 0.4}):
+        known = KnownError(parts.dit, groups, dict.fromkeys(CATEGORIES, 0.3) | errors)
+        learner = Learner(parts.network, config)
+        network = nn.Module()
+        network.dit = known
+        told.append(Matching(replace(parts, network=network), learner, stream=None, validate_every=1).validate())
+    before, after = told
+    assert sum(before.values()) == pytest.approx(sum(after.values()), rel=1e-4)
+    change = {name: after[name] - before[name] for name in before}
+    assert change.pop("held_out_hats") == pytest.approx(0.2**2 - 0.4**2, rel=1e-3)
+    assert change.pop("held_out_tops") == pytest.approx(0.4**2 - 0.2**2, rel=1e-3)
+    assert len(change) == 6 and all(abs(value) < 1e-5 for value in change.values())
+
+
+class Bought:
+    """Rewards of a policy that learns to buy identity with physics, picture by picture more; odd ones stay honest.
+
+    By their plain mean the bought pictures are the better ones.
+    """
+
+    dimensions = ("identity", "physics")
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, pictures: Sequence[Tensor], samples: Sequence[Tokens]) -> Tensor:
+        self.asked += 1
+        bought = torch.tensor([min(10.0, 6.0 + self.asked), max(3.0, 6.0 - 0.9 * self.asked)])
+        rows = [[bought if i % 2 == 0 else torch.tensor([6.0, 6.0]) for i in range(len(p))] for p in pictures]
+        return torch.stack([torch.stack(row) for row in rows])
+
+
+def test_a_bought_reward_shows_in_the_log_and_earns_nothing(recipe: TrainConfig, tmp_path: Path) -> None:
+    config = replace(recipe.stage("nft"), **SIZE, steps=8, window=2, sample_steps=1, updates=1, prompts=2, group=2)
+    assert isinstance(config, NftConfig)
+    parts: Parts = recipe.workshop(torch.device("cpu")).parts(config)
+    parts.network.text.requires_grad_(False)
+    learner, rewards = Learner(parts.network, config), Bought()
+    copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
+    run = Run(tmp_path / "run", "nft")
+    step = Nft(parts, learner, config, copies, TryOns(32, 16, (1.0,)), rewards, run)
+    good: list[list[float]] = []
+    descend = step._descend
+
+    def heard(index: int, batch: PackedBatch, x0: Tensor, r: Tensor, generator: torch.Generator) -> Tensor:
+        good.append(r.tolist())
+        return descend(index, batch, x0, r, generator)
+
+    step._descend = heard
+    fit(run, learner, step, resume=False)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "nft.jsonl").read_text().splitlines()]
+    logged = [row for row in rows if "warning" not in row]
+    assert len(logged) == 8 and {"reward", "identity", "physics"} <= logged[0].keys()
+    assert logged[-1]["identity"] - logged[0]["identity"] == pytest.approx(1.5)
+    assert logged[-1]["physics"] - logged[0]["physics"] == pytest.approx(-1.05)
+    (first, *_) = warnings = [row for row in rows if "warning" in row]
+    assert (
+        2 <= first["step"] <= 4 and "identity +" in warnings[-1]["warning"] and "physics -" in warnings[-1]["warning"]
+    )
+    assert logged[-1]["reward"] < 6.0 < (10 + 3) / 2
+    for bought, honest, again, too in good[4:]:
+        assert bought == again < 0.5 < honest == too
