@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +88,35 @@ async def test_a_missing_bucket_is_unavailable(blobs: BlobStore, tmp_path: Path)
     elsewhere = BlobStore.open(load_settings(data_dir=tmp_path, blob_url="s3://nowhere"))
     with pytest.raises(StoreUnavailable):
         await elsewhere.put(b"x", kind="input", content_type="image/png")
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobStore]:
+    """A store behind a server that takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            monkeypatch.setenv(name, "test")
+        yield BlobStore.open(load_settings(data_dir=tmp_path, blob_url="s3://pictures"))
+
+
+async def test_a_store_that_hangs_keeps_no_thread(hanging: BlobStore) -> None:
+    """The client's own timeouts end a call; `BlockingCalls` can only leave it behind."""
+    before = {thread for thread in threading.enumerate() if thread.name == "blobs"}
+
+    def started() -> int:
+        return len([thread for thread in threading.enumerate() if thread.name == "blobs" and thread not in before])
+
+    key = f"input/0/{'0' * 64}-0"
+    calls = (hanging.get(key), hanging.put(b"x", kind="input", content_type="image/png"), hanging.delete(key))
+    waiting = [asyncio.create_task(call) for call in calls]
+    patience = time.monotonic() + 30
+    while started() < len(waiting):
+        assert time.monotonic() < patience
+        await asyncio.sleep(0.01)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    while started():
+        assert time.monotonic() < patience
+        await asyncio.sleep(0.1)
