@@ -46,13 +46,8 @@ DESCRIPTION = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway as an ASGI application.
-
-    Raises SettingsError for a key file or a rewriter, StoreUnavailable for a picture store that cannot be used.
-    """
+    """The gateway as an ASGI application. Raises SettingsError for a key file that cannot be used."""
     keys = KeyRing(settings)
-    rewriter = Rewriter(settings)
-    blobs = BlobStore.open(settings)
     metrics = Metrics()
     if settings.auth_required and settings.url_secret is None and not settings.store_is_local:
         log.warning(
@@ -66,6 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
             queue = await JobQueue.connect(settings, metrics)
             stack.push_async_callback(queue.close)
             await _tell_when_away(queue)
+            blobs = BlobStore.open(settings)
+            rewriter = Rewriter(settings)
             limits = ImageLimits(max_bytes=settings.image_limit_bytes, max_megapixels=settings.max_megapixels)
             pool = await stack.enter_async_context(ImagePool(limits))
             stack.push_async_callback(rewriter.close)
@@ -96,6 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        openapi_tags=openapi.TAGS,
+        generate_unique_id_function=lambda route: route.name,
     )
     ops.mount_studio(app)
     routers = (routes.router, compat_openai.router, compat_fashn.router, ops.router)
@@ -145,10 +144,16 @@ def server(settings: Settings) -> Server:
 
 
 def serve(settings: Settings) -> None:
-    """Run the gateway until SIGINT or SIGTERM. Raises CommandFailed for a taken port and what `create_app` raises."""
+    """Run the gateway until SIGINT or SIGTERM.
+
+    Raises CommandFailed for a taken port, SettingsError and StoreUnavailable for a key file, a rewriter or a picture
+    store that cannot be used: they are looked at before the server starts, which would tell of them in a traceback.
+    """
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
     free_port(settings.host, settings.port)
+    Rewriter(settings)
+    BlobStore.open(settings)
     server(settings).run()
 
 

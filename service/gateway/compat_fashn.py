@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from service.errors import UnsupportedMediaType
-from service.gateway import openapi, problems, views
+from service.gateway import openapi, problems, refusals, views
 from service.gateway.bodies import decode_image_text, empty_image, media_type, read_json
 from service.gateway.draft import Draft, GarmentDraft, Options, validate
 from service.gateway.limits import release_upload
@@ -67,7 +67,15 @@ class FashnRequest(BaseModel):
     "/run",
     summary="FASHN: run a prediction",
     response_model=views.FashnRun,
-    responses=views.responses(400, 401, 408, 409, 413, 415, 422, 429, 503),
+    responses=refusals.responses(
+        *refusals.ASKED,
+        *refusals.BODY,
+        *("unknown-field", "invalid-field"),
+        *refusals.ENCODED,
+        *refusals.PICTURE,
+        *refusals.ADMISSION,
+        *refusals.WEBHOOK,
+    ),
     openapi_extra=openapi.FASHN_BODY,
 )
 async def run_prediction(request: Request, parts: Parts, caller: Who) -> Response:
@@ -104,10 +112,13 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
     "/status/{id}",
     summary="FASHN: status of a prediction",
     response_model=views.FashnStatus,
-    responses=views.responses(400, 401, 404, 410, 503),
+    responses=refusals.responses(*refusals.ASKED, *refusals.JOB, "result-expired"),
 )
 async def prediction_status(
-    id: Annotated[str, Path(min_length=1, max_length=64)], request: Request, parts: Parts, caller: Who
+    id: Annotated[str, Path(min_length=1, max_length=64, examples=[views.EXAMPLE_ID])],
+    request: Request,
+    parts: Parts,
+    caller: Who,
 ) -> Response:
     """starting, in_queue, processing, completed, failed, canceled or time_out."""
     record = await parts.tryons.get(caller, id)

@@ -22,7 +22,7 @@ from service.errors import (
     UnprocessableRequest,
     UnsupportedMediaType,
 )
-from service.gateway import openapi, views
+from service.gateway import openapi, refusals, views
 from service.gateway.bodies import file_bytes, form_of, media_type
 from service.gateway.draft import MAX_GARMENTS, Draft, GarmentDraft, Options, unknown_field, validate
 from service.gateway.limits import release_upload
@@ -55,7 +55,15 @@ KNOWN = (
     "/images/edits",
     summary="OpenAI: edit images",
     response_model=views.OpenAIImages,
-    responses=views.responses(400, 401, 408, 409, 413, 415, 422, 429, 500, 503),
+    responses=refusals.responses(
+        *refusals.ASKED,
+        *refusals.BODY,
+        *refusals.FORM,
+        *refusals.PICTURE,
+        *refusals.ADMISSION,
+        *("missing-person", "missing-garment", "too-many-garments", "unsupported-parameter", "unsupported-size"),
+        *("canceled", "engine-failed", "deadline-exceeded", "try-on-erased", "result-expired"),
+    ),
     openapi_extra=openapi.OPENAI_BODY,
 )
 async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:

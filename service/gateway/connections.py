@@ -66,12 +66,6 @@ def room_for(connections: int) -> int:
     return room
 
 
-class _HeadTooLarge(ServiceError):
-    """uvicorn keeps headers of any size; nothing honest needs this much."""
-
-    status, code, title = 431, "headers-too-large", "The request headers are too large"
-
-
 _TOO_FULL = QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=1)
 _TOO_CROWDED = TooManyRequests(
     "This address has too many connections; close some or try again shortly.", code="address-limited", retry_after=1
@@ -149,7 +143,8 @@ class _GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self._refuse(_HeadTooLarge(f"Request line and headers may have at most {HEAD_BYTES // 1024} kB."))
+                said = f"Request line and headers may have at most {HEAD_BYTES // 1024} kB."
+                self._refuse(problems.HeadTooLarge(said))
         if not self._in_message and self._is_idle() and not self.timeout_keep_alive_task:
             self._await_headers()
 

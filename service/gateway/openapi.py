@@ -19,9 +19,9 @@ REF = "#/components/schemas/"
 
 _PICTURE = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
 _PLAIN: dict[str, Any] = {
-    "prompt": {"type": "string", "maxLength": MAX_PROMPT, "example": "keep the coat open"},
-    "size": {"type": "string", "pattern": r"^[0-9]{2,5}x[0-9]{2,5}$", "example": "768x1024"},
-    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    "prompt": {"type": "string", "maxLength": MAX_PROMPT, "examples": ["keep the coat open"]},
+    "size": {"type": "string", "pattern": r"^[0-9]{2,5}x[0-9]{2,5}$", "examples": ["768x1024"]},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "examples": [7]},
     "steps": {"type": "integer", "minimum": 1, "maximum": 100},
     "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
     "quality": {"type": "integer", "minimum": 1, "maximum": 100, "default": 90},
@@ -46,14 +46,19 @@ _TRY_ON_FORM: dict[str, Any] = {
     "properties": {
         "person": _PICTURE,
         "garment": {"type": "array", "items": _PICTURE, "maxItems": 6},
-        "skus": {"type": "array", "items": {"type": "string", "pattern": SKU}, "maxItems": 6},
+        "skus": {
+            "type": "array",
+            "items": {"type": "string", "pattern": SKU},
+            "maxItems": 6,
+            "examples": [["SHIRT-42"]],
+        },
         "categories": {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}, "maxItems": 6},
         "layers": {"type": "array", "items": {"type": "string", "maxLength": MAX_LAYER}, "maxItems": 6},
         **_PLAIN,
         "metadata": {
             "type": "string",
             "description": "A JSON object of strings.",
-            "example": '{"order": "42"}',
+            "examples": ['{"order": "42"}'],
         },
         "request": {
             "type": "string",
@@ -84,8 +89,8 @@ _HEADER_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "Cancel-After",
         "in": "header",
-        "description": "A deadline: the job is given up after this long (`90s`, `2m`).",
-        "schema": {"type": "string", "pattern": r"^[1-9][0-9]?s$"},
+        "description": "A deadline: the job is given up after this long (`90`, `90s`, `2m`), at most 15 minutes.",
+        "schema": {"type": "string", "pattern": r"^([1-9][0-9]?|[1-8][0-9]{2})s?$|^([1-9]|1[0-5])m$"},
         "example": "90s",
     },
 ]
@@ -127,12 +132,13 @@ GARMENT_BODY: dict[str, Any] = {
                     "additionalProperties": False,
                     "properties": {
                         "image": _PICTURE,
-                        "category": {"type": "string", "enum": list(CATEGORIES)},
-                        "layer": {"type": "string", "maxLength": MAX_LAYER},
+                        "category": {"type": "string", "enum": list(CATEGORIES), "examples": ["coats"]},
+                        "layer": {"type": "string", "maxLength": MAX_LAYER, "examples": ["open"]},
                     },
                 }
             },
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -149,8 +155,8 @@ OPENAI_BODY: dict[str, Any] = {
                     "additionalProperties": False,
                     "properties": {
                         "image[]": {"type": "array", "items": _PICTURE, "minItems": 2, "maxItems": 7},
-                        "prompt": {"type": "string", "maxLength": MAX_PROMPT},
-                        "model": {"type": "string"},
+                        "prompt": {"type": "string", "maxLength": MAX_PROMPT, "examples": ["keep the coat open"]},
+                        "model": {"type": "string", "examples": ["nano"]},
                         "n": {"type": "integer", "enum": [1]},
                         "size": {"type": "string", "enum": ["auto", "512x512", "768x1024"]},
                         "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"]},
@@ -215,6 +221,26 @@ EVENTS_EXAMPLE = (
     'id: 1795287600400-0\nevent: progress\ndata: {"stage":"denoise","step":1,"steps":4,"preview":"…"}\n\n'
 )
 
+TAGS = [
+    {"name": "try-ons", "description": "One person and 1 to 6 garments in, one new picture out."},
+    {"name": "catalogue", "description": "Garments uploaded once and worn by their sku."},
+    {"name": "compatible", "description": "The same service in the shapes of OpenAI's and FASHN's clients."},
+    {"name": "models", "description": "What is loaded."},
+    {"name": "operations", "description": "Probes and metrics."},
+]
+
+_ALWAYS: dict[str, Any] = {
+    "X-Request-Id": {"description": "Yours when it is safe to log, else a new one.", "schema": {"type": "string"}},
+    "Server-Timing": {"description": "Milliseconds by stage.", "schema": {"type": "string"}},
+}
+
+LOCATION: dict[str, Any] = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
+
+PICTURE_HEADERS: dict[str, Any] = {
+    "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},
+    "Cache-Control": {"description": "Private, for an hour.", "schema": {"type": "string"}},
+}
+
 JOB_HEADERS: dict[str, Any] = {
     "Location": {"description": "The try-on.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds until it is worth asking.", "schema": {"type": "integer"}},
@@ -231,7 +257,13 @@ def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
             components = made.setdefault("components", {})
             schemas: dict[str, Any] = components.setdefault("schemas", {})
             models: tuple[type[BaseModel], ...] = (JsonTryOn, Problem, *bodies)
@@ -247,10 +279,18 @@ def install(app: FastAPI, *bodies: type[BaseModel]) -> None:
             }
             made["security"] = [{}, {"bearer": []}, {"header": []}]
             _default_validation_errors(made)
+            _headers_of_every_answer(made)
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _headers_of_every_answer(made: dict[str, Any]) -> None:
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                answer["headers"] = answer.get("headers", {}) | _ALWAYS
 
 
 def _default_validation_errors(made: dict[str, Any]) -> None:

@@ -14,13 +14,19 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from service.errors import EngineUnavailable, NotFound
-from service.gateway import views
+from service.gateway import refusals, views
 from service.gateway.state import Parts, Who
 
 router = APIRouter()
 
 
-@router.get("/livez", tags=["operations"], summary="Is the process alive", response_model=views.Health)
+@router.get(
+    "/livez",
+    tags=["operations"],
+    summary="Is the process alive",
+    response_model=views.Health,
+    responses=refusals.responses(),
+)
 async def livez() -> views.Health:
     """200 while the event loop turns; asks nobody else."""
     return views.Health(status="ok")
@@ -31,7 +37,7 @@ async def livez() -> views.Health:
     tags=["operations"],
     summary="Can a try-on be made now",
     response_model=views.Health,
-    responses=views.responses(503),
+    responses=refusals.responses("engine-unavailable", "store-unavailable"),
 )
 async def readyz(parts: Parts) -> views.Health:
     """200 only when the store answers and a worker that passed its warm-up is announced."""
@@ -49,9 +55,9 @@ async def readyz(parts: Parts) -> views.Health:
     responses={
         200: {
             "description": "Prometheus text format.",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "changeroom_requests_waiting 0.0"}},
         },
-        **views.responses(503),
+        **refusals.responses("store-unavailable"),
     },
 )
 async def metrics(parts: Parts) -> Response:
@@ -65,7 +71,7 @@ async def metrics(parts: Parts) -> Response:
     tags=["models"],
     summary="The loaded models",
     response_model=views.ModelList,
-    responses=views.responses(401, 503),
+    responses=refusals.responses(*refusals.ASKED),
 )
 async def models(parts: Parts, caller: Who) -> views.ModelList:
     """What ready workers have loaded, what it accepts, and a plain note of what it knows."""

@@ -152,6 +152,12 @@ class RequestTimeout(ServiceError):
     status, code, title, retryable = 408, "request-timeout", "The request took too long to arrive", True
 
 
+class HeadTooLarge(ServiceError):
+    """uvicorn keeps headers of any size; nothing honest needs this much."""
+
+    status, code, title = 431, "headers-too-large", "The request headers are too large"
+
+
 def allowed_methods(routes: Iterable[BaseRoute], request: Request) -> list[str]:
     """Every method of this path: the framework's own Allow names only the first matching route."""
     methods: set[str] = set()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from service.errors import InvalidRequest, UnsupportedMediaType
-from service.gateway import exchange, headers, openapi, sse, views
+from service.gateway import exchange, headers, openapi, refusals, sse, views
 from service.gateway.bodies import file_bytes, form_of, media_type
 from service.gateway.draft import CATEGORIES, MAX_LAYER, SKU, unknown_field
 from service.gateway.garments import view as garment_view
@@ -20,6 +20,7 @@ from service.jobs.schemas import TERMINAL, Category, JobRecord
 
 router = APIRouter(prefix="/v1")
 
+TOKEN = "1795374000.bWFj"
 TryOnId = Annotated[
     str, Path(min_length=1, max_length=64, description="The id of a try-on.", examples=[views.EXAMPLE_ID])
 ]
@@ -39,7 +40,17 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
             "headers": openapi.JOB_HEADERS,
         },
         202: {"description": "Written to the queue; follow Location.", "headers": openapi.JOB_HEADERS},
-        **views.responses(400, 401, 408, 409, 413, 415, 422, 429, 503),
+        **refusals.responses(
+            *refusals.ASKED,
+            *refusals.BODY,
+            *refusals.FORM,
+            *refusals.ENCODED,
+            *refusals.PICTURE,
+            *refusals.ADMISSION,
+            *refusals.WEBHOOK,
+            *("missing-person", "missing-garment", "too-many-garments", "unknown-sku@422", "conflicting-fields"),
+            *("unsupported-size", "unsupported-steps", "priority-not-allowed", "try-on-erased"),
+        ),
     },
     openapi_extra=openapi.TRY_ON_BODY,
 )
@@ -83,7 +94,7 @@ def stages(request: Request, record: JobRecord) -> None:
     tags=["try-ons"],
     summary="Read a try-on",
     response_model=views.TryOnView,
-    responses=views.responses(400, 401, 404, 410, 503),
+    responses=refusals.responses(*refusals.ASKED, *refusals.JOB),
 )
 async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) -> Response:
     """The state of a try-on; with `Prefer: wait=N` the answer comes when it has ended, or after N seconds."""
@@ -106,7 +117,7 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
             "description": "Server-Sent Events: queued, processing, progress, then one terminal event.",
             "content": {"text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}},
         },
-        **views.responses(400, 401, 404, 410, 503),
+        **refusals.responses(*refusals.ASKED, *refusals.JOB, "invalid-header"),
     },
     openapi_extra=openapi.LAST_EVENT_ID,
 )
@@ -132,19 +143,23 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
     responses={
         200: {
             "description": "The picture.",
+            "headers": openapi.PICTURE_HEADERS,
             "content": {
                 kind: {"schema": {"type": "string", "format": "binary"}}
                 for kind in ("image/jpeg", "image/png", "image/webp")
             },
         },
-        **views.responses(400, 401, 404, 409, 410, 503),
+        304: {"description": "The picture named by If-None-Match is the one.", "headers": openapi.PICTURE_HEADERS},
+        **refusals.responses(
+            *refusals.ASKED, *refusals.JOB, "invalid-token", "not-finished", "no-picture", "result-expired"
+        ),
     },
 )
 async def read_image(
     id: TryOnId,
     request: Request,
     parts: Parts,
-    token: Annotated[str | None, Query(max_length=256, description="From a signed address.")] = None,
+    token: Annotated[str | None, Query(max_length=256, description="From a signed address.", examples=[TOKEN])] = None,
 ) -> Response:
     """The picture, with the key of its owner or through the signed address in `result.url`."""
     if token is not None:
@@ -164,7 +179,7 @@ async def read_image(
     tags=["try-ons"],
     summary="Cancel a try-on",
     response_model=views.TryOnView,
-    responses=views.responses(400, 401, 404, 410, 503),
+    responses=refusals.responses(*refusals.ASKED, *refusals.JOB),
 )
 async def cancel_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     """A queued job ends at once, a running one at its next step. Canceling twice is the same as once."""
@@ -178,7 +193,7 @@ async def cancel_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     summary="Erase a try-on",
     status_code=204,
     response_class=Response,
-    responses=views.responses(400, 401, 404, 410, 503),
+    responses=refusals.responses(*refusals.ASKED, *refusals.JOB),
 )
 async def erase_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     """Cancel it where it runs and erase its record, inputs and picture at once."""
@@ -192,8 +207,9 @@ async def erase_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
     summary="Put a garment into the catalogue",
     response_model=views.CatalogueView,
     responses={
-        201: {"model": views.CatalogueView, "description": "New."},
-        **views.responses(400, 401, 408, 413, 415, 422, 503),
+        200: {"description": "Replaced: later try-ons wear the new picture."},
+        201: {"model": views.CatalogueView, "description": "New.", "headers": openapi.LOCATION},
+        **refusals.responses(*refusals.ASKED, *refusals.BODY, *refusals.FORM, *refusals.PICTURE, "missing-image"),
     },
     openapi_extra=openapi.GARMENT_BODY,
 )
@@ -202,8 +218,8 @@ async def put_garment(
     request: Request,
     parts: Parts,
     caller: Who,
-    category: Annotated[Category, Query()] = "auto",
-    layer: Annotated[str | None, Query(max_length=MAX_LAYER)] = None,
+    category: Annotated[Category, Query(examples=["coats"])] = "auto",
+    layer: Annotated[str | None, Query(max_length=MAX_LAYER, examples=["open"])] = None,
 ) -> Response:
     """Upload a garment once, as multipart (part `image`) or as the picture itself, and wear it by its sku."""
     kind = media_type(request)
@@ -244,7 +260,7 @@ async def put_garment(
     tags=["catalogue"],
     summary="Read a garment",
     response_model=views.CatalogueView,
-    responses=views.responses(400, 401, 404, 503),
+    responses=refusals.responses(*refusals.ASKED, "unknown-sku@404"),
 )
 async def read_garment(sku: Sku, parts: Parts, caller: Who) -> views.CatalogueView:
     """What the catalogue knows about a garment."""
@@ -257,7 +273,7 @@ async def read_garment(sku: Sku, parts: Parts, caller: Who) -> views.CatalogueVi
     summary="Erase a garment",
     status_code=204,
     response_class=Response,
-    responses=views.responses(400, 401, 404, 503),
+    responses=refusals.responses(*refusals.ASKED, "unknown-sku@404"),
 )
 async def delete_garment(sku: Sku, parts: Parts, caller: Who) -> Response:
     """Erase a garment and its picture."""

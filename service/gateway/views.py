@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -157,6 +156,21 @@ class TryOnView(View):
 class CatalogueView(View):
     """A garment of the catalogue."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sku": "COAT-7",
+                    "category": "coats",
+                    "layer": "open",
+                    "width": 1024,
+                    "height": 1024,
+                    "created_at": "2026-11-21T19:00:00.000Z",
+                }
+            ]
+        }
+    )
+
     sku: str
     category: str
     layer: str | None
@@ -166,7 +180,10 @@ class CatalogueView(View):
 
 
 class ModelView(View):
-    """A loaded model, as its workers announce it, in the OpenAI list's shape with our facts beside."""
+    """A loaded model, as its workers announce it, in the OpenAI list's shape with our facts beside.
+
+    `token_budget` bounds the tokens of one forward, and so how many try-ons run together.
+    """
 
     id: str
     object: str = "model"
@@ -187,12 +204,44 @@ class ModelView(View):
 
 
 class ModelList(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [
+                        {
+                            "id": "nano",
+                            "object": "model",
+                            "created": 0,
+                            "owned_by": "changeroom",
+                            "backend": "torch",
+                            "device": "cpu",
+                            "workers": 1,
+                            "reference_attention": "isolated",
+                            "max_references": 7,
+                            "default_size": "72x96",
+                            "max_pixels": 27648,
+                            "size_multiple": 8,
+                            "default_steps": 8,
+                            "max_steps": 32,
+                            "token_budget": 2048,
+                            "note": "knows only its illustrated world",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     object: str = "list"
     data: list[ModelView]
 
 
 class Health(View):
     """`status` is `ok`; `workers` counts the ready ones."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "workers": 1}]})
 
     status: str
     workers: int | None = None
@@ -207,6 +256,19 @@ class OpenAIImage(View):
 class OpenAIImages(View):
     """The answer of OpenAI's image edits endpoint."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "created": 1795287600,
+                    "data": [{"b64_json": "/9j/4AAQSkZJRg…", "revised_prompt": "The person of image 1, …"}],
+                    "output_format": "jpeg",
+                    "size": "768x1024",
+                }
+            ]
+        }
+    )
+
     created: int
     data: list[OpenAIImage]
     output_format: str
@@ -214,6 +276,8 @@ class OpenAIImages(View):
 
 
 class FashnRun(View):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": EXAMPLE_ID, "error": None}]})
+
     id: str
     error: str | None = None
 
@@ -224,6 +288,19 @@ class FashnError(View):
 
 
 class FashnStatus(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": EXAMPLE_ID,
+                    "status": "completed",
+                    "output": [f"http://localhost:8000/v1/try-ons/{EXAMPLE_ID}/image?token=1795374000.bWFj"],
+                    "error": None,
+                }
+            ]
+        }
+    )
+
     id: str
     status: str
     output: list[str] | None = None
@@ -280,33 +357,3 @@ def try_on(record: JobRecord, *, image_url: str | None, expires_at: float | None
         error=None if record.error is None else Problem(**problems.of_job_error(record.error)),
         links=Links(self=base, events=f"{base}/events", image=f"{base}/image", cancel=f"{base}/cancel"),
     )
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error half of an operation's OpenAPI responses."""
-    meanings = {
-        400: "The request cannot be read.",
-        401: "A valid API key is needed.",
-        404: "There is no such thing.",
-        405: "This path does not know that method.",
-        408: "The request arrived too slowly.",
-        409: "Not in a state for this.",
-        410: "It was here and has been erased.",
-        413: "The upload is too large.",
-        415: "This kind of body or file is not accepted.",
-        422: "Readable, but it cannot be carried out.",
-        429: "Rate, concurrency or quota of the key; `code` tells which.",
-        500: "Unexpected.",
-        503: "Queue full, store away or no worker; see Retry-After.",
-    }
-    schema = {"$ref": "#/components/schemas/Problem"}
-    found: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
-        entry: dict[str, Any] = {
-            "description": meanings[status],
-            "content": {problems.MEDIA_TYPE: {"schema": schema}},
-        }
-        if status in (429, 503):
-            entry["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-        found[status] = entry
-    return found
