@@ -11,6 +11,7 @@ Letters as in `kernels.reference`: T tokens, P prefix tokens, N sequences, H hea
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -214,8 +215,8 @@ def attention_op(
         )  # fmt: skip
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _launch(
-        out, q, k, v, cu_seqlens, key_cu_seqlens, tiles, prefix_k, prefix_v, prefix_cu_seqlens, draws,
-        tile_for(q.shape[-1], q.dtype),
+        wrap_triton(attention_kernel), out, q, k, v, cu_seqlens, key_cu_seqlens, tiles,
+        prefix_k, prefix_v, prefix_cu_seqlens, draws, tile_for(q.shape[-1], q.dtype),
     )  # fmt: skip
     return out
 
@@ -266,11 +267,12 @@ def attention(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     if out.shape != q.shape or not out.is_contiguous():
         raise ValueError(f"out must be a contiguous {tuple(q.shape)}")
-    _launch(out, q, k, v, cu, key_cu, tiles, prefix_k, prefix_v, prefix_cu, draws, chosen)
+    _launch(attention_kernel, out, q, k, v, cu, key_cu, tiles, prefix_k, prefix_v, prefix_cu, draws, chosen)
     return out
 
 
 def _launch(
+    kernel: Any,
     out: Tensor,
     q: Tensor,
     k: Tensor,
@@ -284,13 +286,17 @@ def _launch(
     draws: int,
     tile: Tile,
 ) -> None:
-    """Fills out `(T, H, E)`; an absent prefix hands the kernel tensors it never reads."""
+    """Fills out `(T, H, E)`; an absent prefix hands the kernel tensors it never reads.
+
+    `kernel` is wrapped inside an operator and bare outside of one: torch keeps what a wrapped kernel was given
+    outside of its operators for as long as the process lives, tensor maps and the tensors behind them included.
+    """
     _, heads, size = q.shape
     if tiles.shape[0] == 0:
         return
     given = prefix_k is not None and prefix_v is not None and prefix_cu is not None
     pk, pv, pcu = (prefix_k, prefix_v, prefix_cu) if given else (k, v, cu)
-    wrap_triton(attention_kernel)[(tiles.shape[0], heads)](
+    kernel[(tiles.shape[0], heads)](
         q, *_readable(tile, k, v), out, *_readable(tile, pk, pv), cu, key_cu, pcu, tiles,
         q.stride(0), k.stride(0), v.stride(0), pk.stride(0), pv.stride(0), draws,
         math.log2(math.e) / math.sqrt(size),

@@ -25,18 +25,21 @@ def norm_rope_kernel(
     p_q, p_k, p_v, p_out_q, p_out_k, p_out_v, p_q_weight, p_k_weight, p_cos, p_sin, p_rows,
     tokens, stride_q, stride_k, stride_v, stride_out_q, stride_out_k, stride_out_v, head, eps,
     E: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_T tokens of one head of q, k or v (program_id 2); v is only copied.
 
-    `head` is the distance between heads of the input; those of the output are E apart.
+    `head` is the distance between heads of the input; those of the output are E apart. Of q, k, v the first PARTS
+    are there: a compiler has to see that no other output is written.
     """
     i_t, i_h, i_x = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if i_x == 0:
-        p_x, p_o, p_w, stride_x, stride_o = p_q, p_out_q, p_q_weight, stride_q, stride_out_q
-    elif i_x == 1:
-        p_x, p_o, p_w, stride_x, stride_o = p_k, p_out_k, p_k_weight, stride_k, stride_out_k
-    else:
-        p_x, p_o, p_w, stride_x, stride_o = p_v, p_out_v, p_k_weight, stride_v, stride_out_v
+    p_x, p_o, p_w, stride_x, stride_o = p_q, p_out_q, p_q_weight, stride_q, stride_out_q
+    if PARTS > 1:  # noqa: SIM102 (known when compiling, the inner one is not)
+        if i_x == 1:
+            p_x, p_o, p_w, stride_x, stride_o = p_k, p_out_k, p_k_weight, stride_k, stride_out_k
+    if PARTS > 2:  # noqa: SIM102
+        if i_x == 2:
+            p_x, p_o, p_w, stride_x, stride_o = p_v, p_out_v, p_k_weight, stride_v, stride_out_v
 
     o_t = i_t * BLOCK_T + tl.arange(0, BLOCK_T)
     o_e = tl.arange(0, BLOCK_E)
@@ -216,19 +219,19 @@ def _launch(
     eps: float,
     rows: Tensor | None,
 ) -> None:
-    """As many of q, k, v as are given; the kernel never reads what stands in for the others."""
+    """As many of q, k, v as are given; the kernel neither reads nor writes what stands in for the others."""
     first, target = inputs[0], outputs[0]
     tokens, heads, size = first.shape
     if tokens == 0:
         return
     xs = [first if x is None else x for x in inputs]
     outs = [target if x is None else x for x in outputs]
-    grid = (triton.cdiv(tokens, TOKENS_PER_PROGRAM), heads, sum(x is not None for x in inputs))
-    wrap_triton(norm_rope_kernel)[grid](
+    parts = sum(x is not None for x in inputs)
+    wrap_triton(norm_rope_kernel)[(triton.cdiv(tokens, TOKENS_PER_PROGRAM), heads, parts)](
         *xs, *outs, *(weights or (cos, cos)), cos, sin, cos if rows is None else rows,
         tokens, *(x.stride(0) for x in xs), *(x.stride(0) for x in outs), first.stride(1), eps,
         E=size, BLOCK_T=TOKENS_PER_PROGRAM, BLOCK_E=triton.next_power_of_2(size),
-        NORM=weights is not None, ROWS=rows is not None, num_warps=4,
+        NORM=weights is not None, ROWS=rows is not None, PARTS=parts, num_warps=4,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ read outside a sequence, shows.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = attention.Tile(queries=16, keys=16, warps=4, stages=1)
 TMA = attention.Tile(queries=64, keys=64, warps=4, stages=2, tma=True)
+HAS_TENSOR_MAPS = DEVICE == "cpu" or torch.cuda.get_device_capability() >= (9, 0)
 ODD = (5, 0, 23, 3)
+LENGTH = st.integers(0, 40)
 
 
 @pytest.fixture(autouse=True)
@@ -87,29 +90,38 @@ def test_attention_without_a_prefix(tile: attention.Tile | None) -> None:
 
 
 @settings(
-    max_examples=8 if launch.INTERPRETED else 100,
+    max_examples=12 if launch.INTERPRETED else 200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     groups=st.lists(
-        st.tuples(st.integers(0, 35), st.lists(st.integers(0, 40), min_size=2, max_size=2)),
+        st.tuples(st.integers(0, 35), st.lists(st.tuples(LENGTH, LENGTH), min_size=2, max_size=2)),
         min_size=1,
         max_size=3,
     ),
     draws=st.sampled_from([1, 2]),
+    only_some_ask=st.booleans(),
+    tma=st.booleans(),
 )
-def test_attention_over_any_layout(groups: list[tuple[int, list[int]]], draws: int) -> None:
+def test_attention_over_any_layout(
+    groups: list[tuple[int, list[tuple[int, int]]]], draws: int, only_some_ask: bool, tma: bool
+) -> None:
+    """Prefixes and sequences of any lengths, shared or not, of whose tokens all or only some ask."""
     prefix = Segments(tuple(length for length, _ in groups))
-    own = Segments(tuple(length for _, lengths in groups for length in lengths[:draws]))
-    q, k, v = (random(own.total, 1, 32, seed=i) for i in range(3))
+    pairs = [pair for _, lengths in groups for pair in lengths[:draws]]
+    keys = Segments(tuple(max(pair) for pair in pairs))
+    asking = Segments(tuple(min(pair) for pair in pairs)) if only_some_ask else keys
+    q = random(asking.total, 1, 32)
+    k, v = (random(keys.total, 1, 32, seed=i) for i in (1, 2))
     pk, pv = (random(prefix.total, 1, 32, seed=i) for i in (3, 4))
-    shared = {"prefix_k": pk, "prefix_v": pv, "prefix_segments": prefix, "draws": draws}
-    actual = attention.attention(q, k, v, own, **shared, tile=SMALL)
-    if own.total:
-        close(actual, reference.attention(q, k, v, own, **shared))
+    layout = {"key_segments": keys, "prefix_k": pk, "prefix_v": pv, "prefix_segments": prefix, "draws": draws}
+    tensor_maps = tma and HAS_TENSOR_MAPS and keys.total > 0
+    actual = attention.attention(q, k, v, asking, **layout, tile=replace(SMALL, tma=tensor_maps))
     assert actual.shape == q.shape
+    if asking.total:
+        close(actual, reference.attention(q, k, v, asking, **layout))
 
 
 def test_attention_does_not_depend_on_neighbours() -> None:
@@ -155,12 +167,13 @@ def test_blocks_beyond_the_end_do_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_attention_through_tensor_maps(dtype: torch.dtype) -> None:
-    if DEVICE == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+@pytest.mark.parametrize("size", attention.HEAD_DIMS)
+def test_attention_through_tensor_maps(size: int, dtype: torch.dtype) -> None:
+    if not HAS_TENSOR_MAPS:
         pytest.skip("tensor maps need Hopper")
     own, prefix = Segments((5, 0, 69, 64)), Segments((0, 3, 64, 67))
-    q, k, v = (random(own.total, 2, 64, dtype=dtype, seed=i) for i in range(3))
-    pk, pv = (random(prefix.total, 2, 64, dtype=dtype, seed=i) for i in (3, 4))
+    q, k, v = (random(own.total, 2, size, dtype=dtype, seed=i) for i in range(3))
+    pk, pv = (random(prefix.total, 2, size, dtype=dtype, seed=i) for i in (3, 4))
     shared = {"prefix_k": pk, "prefix_v": pv, "prefix_segments": prefix}
     close(attention.attention(q, k, v, own, **shared, tile=TMA), reference.attention(q, k, v, own, **shared))
     close(attention.attention(q, k, v, own, tile=TMA), reference.attention(q, k, v, own))
@@ -252,6 +265,7 @@ def test_gated_residual(lengths: tuple[int, ...], width: int, dtype: torch.dtype
     gate = random(len(lengths), width, dtype=dtype, seed=2)
     wide = reference.gated_residual(x.float(), y.float(), gate.float(), segments)
     close(gated_mlp.gated_residual(x, y, gate, segments), wide.to(dtype))
+    quantised_close(gated_mlp.gated_residual_fp8(x, y, gate, segments), wide)
     shift, scale = (random(len(lengths), width, dtype=dtype, seed=i) for i in (3, 4))
     out, normed = adaln.residual_adaln(x, y, gate, shift, scale, segments, 1e-6)
     close(out, wide.to(dtype))

@@ -1,7 +1,8 @@
 """Every Triton kernel compiled for sm_90a without a GPU, and its machine code read.
 
-Asked of each: no register spilled, shared memory that one Hopper block can have; of attention also that
-both products run on the tensor cores (HGMMA) and that loads are pipelined (LDGSTS).
+Asked of each: no register spilled, shared memory that one Hopper block can have; of attention, which alone has
+products, also that each of them runs on the tensor cores (HGMMA) and that loads are pipelined (LDGSTS, UTMALDG).
+The plugin's form of attention is compiled in `tests/engine_build/tensorrt_backend/test_plugin_ptx.py`.
 """
 
 import inspect
@@ -102,10 +103,21 @@ def check(program: Program) -> None:
     assert program.shared <= SHARED_LIMIT
 
 
-@pytest.mark.parametrize(
-    ("head_dim", "dtype", "prefix"),
-    [(128, "bf16", True), (128, "fp16", False), (64, "fp16", True), (32, "bf16", True)],
-)
+def hgmma(program: Program) -> int:
+    """Instructions of the tensor cores of Hopper, of which no older kind may be left."""
+    assert not re.search(r"\bHMMA\b", program.sass)
+    return len(re.findall(r"\bHGMMA\b", program.sass))
+
+
+def least_products(head_dim: int, prefix: bool) -> int:
+    """Of queries with keys and weights with values, in whole blocks and in the last one, of one or two segments."""
+    return 2 * (2 if prefix else 1) * head_dim // 32
+
+
+EVERY = [(size, dtype, True) for size in attention.HEAD_DIMS for dtype in DTYPES]
+
+
+@pytest.mark.parametrize(("head_dim", "dtype", "prefix"), [*EVERY, (128, "bf16", False), (32, "fp16", False)])
 def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype: str, prefix: bool) -> None:
     tile = attention.tile_for(head_dim, DTYPES[dtype])
     program = compiled(
@@ -113,16 +125,11 @@ def test_attention_runs_on_the_tensor_cores(tmp_path: Path, head_dim: int, dtype
         H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, TMA=False, WIDE=False,
     )  # fmt: skip
     check(program)
-    segments = 2 if prefix else 1
-    products = 2 * segments  # of queries and keys, of weights and values
-    assert len(re.findall(r"\bHGMMA\b", program.sass)) >= products * head_dim // 32
-    assert not re.search(r"\bHMMA\b", program.sass)
+    assert hgmma(program) >= least_products(head_dim, prefix)
     assert "LDGSTS" in program.sass
 
 
-@pytest.mark.parametrize(
-    ("head_dim", "dtype", "prefix"), [(128, "bf16", True), (64, "fp16", False), (32, "bf16", True)]
-)
+@pytest.mark.parametrize(("head_dim", "dtype", "prefix"), [*EVERY, (64, "fp16", False)])
 def test_attention_reads_through_tensor_maps(tmp_path: Path, head_dim: int, dtype: str, prefix: bool) -> None:
     tile = attention.tile_for(head_dim, DTYPES[dtype], tma=True)
     keys = f"tensordesc<{dtype}[{tile.keys}, {head_dim}]>"
@@ -132,18 +139,19 @@ def test_attention_reads_through_tensor_maps(tmp_path: Path, head_dim: int, dtyp
         H=24, E=head_dim, BLOCK_M=tile.queries, BLOCK_N=tile.keys, PREFIX=prefix, TMA=tile.tma, WIDE=False,
     )  # fmt: skip
     check(program)
-    assert re.search(r"\bHGMMA\b", program.sass)
+    assert hgmma(program) >= least_products(head_dim, prefix)
     assert "UTMALDG" in program.sass
 
 
 @pytest.mark.parametrize(
-    ("size", "norm", "rows"), [(128, True, True), (64, True, False), (32, True, True), (32, False, False)]
+    ("size", "norm", "rows", "parts"),
+    [(128, True, True, 3), (64, True, False, 2), (32, True, True, 3), (32, False, False, 1)],
 )
-def test_qk_norm_rope_compiles(tmp_path: Path, size: int, norm: bool, rows: bool) -> None:
+def test_qk_norm_rope_compiles(tmp_path: Path, size: int, norm: bool, rows: bool, parts: int) -> None:
     block = qk_norm_rope.TOKENS_PER_PROGRAM
     program = compiled(
         tmp_path, qk_norm_rope.norm_rope_kernel, "bf16", 4,
-        E=size, BLOCK_T=block, BLOCK_E=size, NORM=norm, ROWS=rows,
+        E=size, BLOCK_T=block, BLOCK_E=size, NORM=norm, ROWS=rows, PARTS=parts,
     )  # fmt: skip
     check(program)
 
@@ -159,10 +167,12 @@ def test_adaln_compiles(tmp_path: Path, width: int, residual: bool, quantised: b
     check(program)
 
 
-def test_gated_residual_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantised", [False, True])
+def test_gated_residual_compiles(tmp_path: Path, quantised: bool) -> None:
     program = compiled(
         tmp_path, gated_mlp.gated_residual_kernel, "fp16", quantise.warps_for(3072),
-        ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, SATURATE=True, BOUND=gated_mlp.FLOAT16_MAX,
+        fp8_out="p_o" if quantised else "", ROWS=gated_mlp.ROWS_PER_PROGRAM, BLOCK_D=4096, SATURATE=not quantised,
+        BOUND=gated_mlp.FLOAT16_MAX, FP8=quantised,
     )  # fmt: skip
     check(program)
 
