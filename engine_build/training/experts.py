@@ -9,15 +9,17 @@ Letters: H, W picture; masks (H, W) bool.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine_build.training.data.entry import ShardError
+from engine_build.training.data.source import ShardSource
 from engine_build.training.learner import StageConfig
 from engine_build.training.sample import Sample
-from engine_build.training.tryons import TryOns
+from engine_build.training.tryons import ATTEMPTS, TryOns
 from engine_build.training.world_render import render
 from engine_build.training.world_specs import FACE, HAIR, REGION_OF, SKIN
 
@@ -118,3 +120,34 @@ class ExpertTryOns:
             edited = support.float() if c.region_loss else sample.edited
             result.append(replace(sample, references=(shown, *sample.references[1:]), target=truth, edited=edited))
         return result
+
+
+@dataclass(frozen=True)
+class ExpertShards(ShardSource):
+    """The same of shards: samples with a garment of the domain, their map of what is edited as the edit support.
+
+    Raises ShardError for a sample without such a map, and where too many in a row hold nothing of the domain.
+    """
+
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+
+    def sample(self, number: int) -> Sample:
+        """The next sample of the domain, looking from `number * ATTEMPTS` on."""
+        domain = DOMAINS[self.expert.domain]
+        for place in range(number * ATTEMPTS, (number + 1) * ATTEMPTS):
+            if any(one.category in domain.categories for one in self.shards.entry(place).references):
+                return self._masked(super().sample(place), place)
+        raise ShardError(f"{ATTEMPTS} samples in a row hold no {', '.join(domain.categories)} for {self.expert.domain}")
+
+    def _masked(self, sample: Sample, place: int) -> Sample:
+        if sample.edited is None:
+            path, span = self.shards.place(place)
+            raise ShardError(f"{path}: {span.key} does not say what is edited, which an expert must know")
+        support, photo = sample.edited > 0.5, sample.references[0]
+        shown = masked(photo, support) if self.expert.automask else photo
+        return replace(
+            sample,
+            references=(shown, *sample.references[1:]),
+            target=torch.where(support, sample.target, photo),
+            edited=support.float() if self.expert.region_loss else sample.edited,
+        )

@@ -10,6 +10,7 @@ Letters: P prompts, G pictures of one prompt, M = P * G, T tokens of all targets
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from engine_build.errors import RequestError
 from engine_build.model import MMDiT
 from engine_build.training import adapters
 from engine_build.training.classifier import Classifier
@@ -45,6 +47,13 @@ def advantages(rewards: Tensor) -> Tensor:
     """(P, G) rewards, centred within each prompt, over the deviation of all, clipped to +-5."""
     centred = rewards - rewards.mean(1, keepdim=True)
     return (centred / (rewards.std(correction=0) + 1e-4)).clamp(-LIMIT, LIMIT)
+
+
+def completed(rewards: Tensor) -> Tensor:
+    """(P, G) rewards with missing (NaN) ones at their prompt's mean, or that of all: neither good nor bad."""
+    rows = rewards.nanmean(1, keepdim=True)
+    rows = torch.where(rows.isnan(), rewards.nanmean().nan_to_num(), rows)
+    return torch.where(rewards.isnan(), rows, rewards)
 
 
 def optimality(advantage: Tensor) -> Tensor:
@@ -96,6 +105,8 @@ class NftConfig(StageConfig):
     """`prompts` scenes a step over all processes, `group` pictures of each in `sample_steps` steps, `updates` descents.
 
     `slope` and `most` say how slowly the sampling policy follows, `anchor` weighs the distance from the start.
+    With `judge_url` the vision model `judge_model` at that OpenAI-compatible address scores the pictures, at most
+    `judge_budget` requests in a run of the command and process; its key is the content of `judge_key_file`.
     """
 
     prompts: int = 6
@@ -109,6 +120,10 @@ class NftConfig(StageConfig):
     mix: tuple[float, ...] = (1.0, 1.0, 1.0)
     ema: float = 0.9
     window: int = 20
+    judge_url: str = ""
+    judge_model: str = ""
+    judge_key_file: str = ""
+    judge_budget: int = 100_000
 
 
 class Rewards(Protocol):
@@ -141,7 +156,9 @@ class Watch:
         self.seen, self.first, self.recent = 0, [0.0] * len(dimensions), [0.0] * len(dimensions)
 
     def update(self, values: Sequence[float]) -> str | None:
-        """Take the means of one step; every `window` steps, a warning or None."""
+        """Take the means of one step, unless one is missing (NaN); every `window` steps, a warning or None."""
+        if any(map(math.isnan, values)):
+            return None
         self.seen += 1
         for i, value in enumerate(values):
             if self.seen <= self.window:
@@ -182,7 +199,7 @@ class OldPolicy:
 class Nft:
     """One step: sample groups, score them, descend on them, let the old policy follow.
 
-    `old` and `reference` are frozen copies of the network in `parts`.
+    `old` and `reference` are frozen copies of the network in `parts`. Raises RequestError when nothing was scored.
     """
 
     def __init__(
@@ -214,6 +231,9 @@ class Nft:
         scores = self.rewards(self._pictures(x0, samples), samples)
         rewards = geometric(scores)
         everyone = gathered(rewards, place)
+        if not bool(everyone.isfinite().any()):
+            raise RequestError(f"no picture of step {step} was scored: see to the judge, then go on with --resume")
+        everyone = completed(everyone)
         mine = slice(place.rank * len(samples), (place.rank + 1) * len(samples))
         good = optimality(advantages(everyone)[mine]).flatten().to(x0.device)
         loss = sum(self._descend(step, batch, x0, good, generator) for _ in range(c.updates)) / c.updates
@@ -222,8 +242,8 @@ class Nft:
         warning = self.watch.update(list(by_name.values()))
         if warning is not None:
             self.run.warn(step, warning)
-        spread = rewards.std(1, correction=0).mean()
-        return {"reward": rewards.mean(), "loss": loss, "spread": spread, **by_name}
+        spread = everyone[mine].std(1, correction=0).mean()
+        return {"reward": everyone[mine].mean(), "loss": loss, "spread": spread, **by_name}
 
     def _descend(self, step: int, batch: Any, x0: Tensor, good: Tensor, generator: torch.Generator) -> Tensor:
         c = self.config

@@ -9,8 +9,8 @@ log), `out/grids/STAGE-*.png`, and `out/STAGE/checkpoint` or `out/STAGE/lora.saf
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,24 +24,26 @@ from engine_build.training import adapters, classifier, isolation
 from engine_build.training.cfg_distill import CfgDistill, CfgDistillConfig
 from engine_build.training.critic import Critic, Head
 from engine_build.training.data.reading import Shards
-from engine_build.training.data.source import ShardSource
+from engine_build.training.data.review import Endpoint, Reviewer
 from engine_build.training.dmd import Dmd, DmdConfig
 from engine_build.training.editing import Edits
-from engine_build.training.experts import DOMAINS, ExpertConfig, ExpertTryOns
+from engine_build.training.experts import DOMAINS, ExpertConfig, ExpertShards, ExpertTryOns
 from engine_build.training.isolation import IsolateConfig
 from engine_build.training.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.matching import Matching
 from engine_build.training.measures import Way
-from engine_build.training.nft import Nft, NftConfig, WorldRewards
+from engine_build.training.nft import Nft, NftConfig, Rewards, WorldRewards
 from engine_build.training.packing_report import PackingConfig, measure
 from engine_build.training.parts import Backbone, Mode, Parts, Workshop
 from engine_build.training.run import Run
-from engine_build.training.sample import Sample, Source, Stream, Tokens
+from engine_build.training.sample import Source
 from engine_build.training.sharding import Place, shard
 from engine_build.training.sheets import write_sheet
 from engine_build.training.sizes import check_heights, check_squares
+from engine_build.training.sources import InTurn, Mixture, chosen, fitted
 from engine_build.training.stream import TokenStream
 from engine_build.training.tryons import TryOns
+from engine_build.training.vision_rewards import VisionRewards
 
 
 @dataclass(frozen=True)
@@ -114,39 +116,9 @@ class Job:
         return parts
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Two sources: the second for a share of the numbers."""
-
-    first: Source
-    second: Source
-    share: float
-
-    def draw(self, numbers: Sequence[int]) -> list[Sample]:
-        """Samples in the order of their numbers."""
-        second = [random.Random(f"mixture/{n}").random() < self.share for n in numbers]
-        drawn = {}
-        for source, wanted in ((self.first, False), (self.second, True)):
-            chosen = [n for n, is_second in zip(numbers, second, strict=True) if is_second == wanted]
-            if chosen:
-                drawn |= dict(zip(chosen, source.draw(chosen), strict=True))
-        return [drawn[n] for n in numbers]
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Streams one after another: `streams[i]` from step `begins[i]` on."""
-
-    streams: tuple[Stream, ...]
-    begins: tuple[int, ...]
-
-    def batch(self, step: int) -> list[Tokens]:
-        return self.streams[max(i for i, begin in enumerate(self.begins) if begin <= step)].batch(step)
-
-
 def pretrain(job: Job) -> Path:
     c: PretrainConfig = job.config
-    return _matching(job, _source(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
+    return _matching(job, chosen(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
 
 
 def resolution(job: Job) -> Path:
@@ -158,7 +130,7 @@ def resolution(job: Job) -> Path:
     ):
         raise RequestError("[resolution] heights, shots and begins need one entry a size, begins rising from 0")
     sources = tuple(
-        _source(c, Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share), height, shot)
+        chosen(c, Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share), height, shot)
         for height, shot in zip(c.heights, c.shots, strict=True)
     )
     return _matching(job, *sources, begins=c.begins)
@@ -166,7 +138,7 @@ def resolution(job: Job) -> Path:
 
 def tryon(job: Job) -> Path:
     c: TryOnConfig = job.config
-    source = _source(c, TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
+    source = chosen(c, TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
     return _matching(job, source, validate_every=c.validate_every)
 
 
@@ -174,13 +146,14 @@ def expert(job: Job) -> Path:
     c: ExpertConfig = job.config
     if c.domain not in DOMAINS:
         raise RequestError(f"there is no domain {c.domain!r}; choose from {', '.join(DOMAINS)}")
-    return _matching(job, _source(c, ExpertTryOns(c)), region_only=c.region_loss)
+    source = ExpertShards(Shards(c.data, c.data_seed), c.height, c.shot, expert=c) if c.data else ExpertTryOns(c)
+    return _matching(job, source, region_only=c.region_loss)
 
 
 def isolate(job: Job) -> Path:
     """Fine-tune a joint network with isolated references, then write `isolation.json`."""
     c: IsolateConfig = job.config
-    path = _matching(job, _source(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
+    path = _matching(job, chosen(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
     report = job.folder / "isolation.json"
     if c.report_samples and job.stop_after is None and job.place.world == 1 and not report.exists():
         before = job.shop.parts(c)
@@ -202,22 +175,41 @@ def _tuned(job: Job, left: Path) -> StageConfig:
 
 def nft(job: Job) -> Path:
     c: NftConfig = job.config
-    if c.data:
-        raise RequestError("[nft] cannot learn from shards: its rewards need the truth behind a drawn scene")
+    if c.data and not c.judge_url:
+        raise RequestError(
+            "[nft] cannot learn from shards without judge_url: the world's own rewards need the truth behind a drawn "
+            "scene, real pictures a vision model that scores them"
+        )
     if c.prompts % job.place.world:
         raise RequestError(f"[nft] {c.prompts} prompts do not divide among {job.place.world} processes")
     parts, learner, copies = _prepare(job, copies=2)
     run = job.run
-    source = TryOns(c.height, c.shot, c.mix)
-    step = Nft(parts, learner, c, (copies[0], copies[1]), source, WorldRewards(classifier.load()), run)
-    more = {"old": step.old, "watch": step.watch}
-    return _fit(job, parts, learner, step, run, more, source, Way(c.sample_steps))
+    source = fitted(chosen(c, TryOns(c.height, c.shot, c.mix)), parts)
+    with _rewards(c, parts) as rewards:
+        step = Nft(parts, learner, c, (copies[0], copies[1]), source, rewards, run)
+        more = {"old": step.old, "watch": step.watch}
+        return _fit(job, parts, learner, step, run, more, source, Way(c.sample_steps))
+
+
+@contextmanager
+def _rewards(c: NftConfig, parts: Parts) -> Iterator[Rewards]:
+    if not c.judge_url:
+        yield WorldRewards(classifier.load())
+        return
+    if not c.judge_model:
+        raise RequestError("[nft] judge_url needs judge_model, the name of the model there")
+    try:
+        key = Path(c.judge_key_file).expanduser().read_text(encoding="utf-8").strip() if c.judge_key_file else ""
+    except OSError as error:
+        raise RequestError(f"[nft] judge_key_file cannot be read: {error}") from error
+    with Reviewer(Endpoint(c.judge_url, c.judge_model, key, c.judge_budget)) as reviewer:
+        yield VisionRewards(reviewer, parts.encoder)
 
 
 def cfg_distill(job: Job) -> Path:
     c: CfgDistillConfig = job.config
     parts, learner, (teacher,) = _prepare(job, copies=1)
-    source = _source(c, TryOns(c.height, c.shot, c.mix))
+    source = chosen(c, TryOns(c.height, c.shot, c.mix))
     step = CfgDistill(parts, learner, c, teacher, _stream(job, parts, source))
     return _fit(job, parts, learner, step, job.run, {}, source, Way(8))
 
@@ -225,7 +217,7 @@ def cfg_distill(job: Job) -> Path:
 def dmd(job: Job) -> Path:
     c: DmdConfig = job.config
     parts, learner, (teacher, fake) = _prepare(job, copies=2, trainable=1)
-    source = _source(c, TryOns(c.height, c.shot, c.mix))
+    source = chosen(c, TryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
     head = Head(fake.config.width, c.seed).to(parts.device) if c.gan else None
     chaser = Learner(module if head is None else Critic(module, head), c, job.place, c.fake_learning_rate)
@@ -278,19 +270,9 @@ def _matching(
     return _fit(job, parts, learner, step, job.run, {}, sources[-1], Way(8))
 
 
-def _source(c: StageConfig, drawn: Source, height: int | None = None, shot: int | None = None) -> Source:
-    """Shards where the stage's table names any, else what is drawn."""
-    return ShardSource(Shards(c.data, c.data_seed), height or c.height, shot or c.shot) if c.data else drawn
-
-
-def _fitted(source: Source, parts: Parts) -> Source:
-    """The source with pictures in whole tokens."""
-    return replace(source, multiple=parts.encoder.token_pixels) if isinstance(source, ShardSource) else source
-
-
 def _stream(job: Job, parts: Parts, source: Source) -> TokenStream:
     c: StageConfig = job.config
-    place, read = job.place, _fitted(source, parts)
+    place, read = job.place, fitted(source, parts)
     return TokenStream(read, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
 
 
@@ -333,7 +315,7 @@ def _fit(
 
     def show(index: int) -> None:
         sheet = job.shop.out / "grids" / f"{job.stage}-{index}.png"
-        write_sheet(sheet, parts, _fitted(source, parts), way, write=job.place.first)
+        write_sheet(sheet, parts, fitted(source, parts), way, write=job.place.first)
 
     remembered = {**more, "network": Mode(parts.dit)}
     fit(run, learner, step, job.resume, remembered, show if c.show_every else None, job.stop_after)

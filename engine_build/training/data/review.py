@@ -12,9 +12,9 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import httpx
 from PIL import Image
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine_build.errors import RequestError
 from engine_build.instruction import CATEGORIES, LAYER_WORDS, MAX_DESCRIPTION
 
+T = TypeVar("T")
 LONG_SIDE = 512
 MAX_ANSWER_BYTES = 64 << 10
 MAX_WAIT_S = 8.0
@@ -128,6 +129,29 @@ class Endpoint:
     parallel: int = 4
 
 
+@dataclass(frozen=True)
+class Question:
+    """A task in words, the pictures it is about, and the schema of the form to fill in, called `name`."""
+
+    task: str
+    pictures: tuple[Image.Image, ...]
+    name: str
+    schema: Mapping[str, object]
+
+    def request(self, model: str) -> dict[str, object]:
+        """The body of a chat completion."""
+        content: list[dict[str, object]] = [{"type": "text", "text": self.task}]
+        content += [{"type": "image_url", "image_url": {"url": _data_uri(one)}} for one in self.pictures]
+        form = {"name": self.name, "strict": True, "schema": self.schema}
+        return {
+            "model": model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": 800,
+            "response_format": {"type": "json_schema", "json_schema": form},
+        }
+
+
 class _Failed(Exception):
     """One request that brought no answer; `again` says whether another might, `wait_s` when."""
 
@@ -164,14 +188,19 @@ class Reviewer:
 
     def review(self, target: Image.Image, garments: Sequence[Image.Image]) -> Review | NotJudged:
         """The model's judgement of a person wearing garments. Never raises for what the endpoint does."""
+        question = Question(_TASK, (target, *garments), "review", _SCHEMA)
+        return self.ask(question, lambda content: _read(content, len(garments)))
+
+    def ask(self, question: Question, read: Callable[[str], T]) -> T | NotJudged:
+        """What `read` makes of the model's answer; one it raises ValueError or LookupError for is malformed."""
         if self._failures >= GIVE_UP_AFTER:
             return NotJudged("endpoint failing")
-        question = self._question((target, *garments))
+        asked = question.request(self.endpoint.model)
         for attempt in range(self.endpoint.retries + 1):
             if not self._spend():
                 return NotJudged("budget spent")
             try:
-                result = _read(self._ask(question), len(garments))
+                result = _understood(self._ask(asked), read)
             except _Failed as failed:
                 if failed.again and attempt < self.endpoint.retries:
                     wait = 0.5 * 2**attempt if failed.wait_s is None else failed.wait_s
@@ -212,30 +241,22 @@ class Reviewer:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _Failed("unreachable", again=True) from error
 
-    def _question(self, pictures: Sequence[Image.Image]) -> dict[str, object]:
-        content: list[dict[str, object]] = [{"type": "text", "text": _TASK}]
-        content += [{"type": "image_url", "image_url": {"url": _data_uri(one)}} for one in pictures]
-        form = {"name": "review", "strict": True, "schema": _SCHEMA}
-        return {
-            "model": self.endpoint.model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": 800,
-            "response_format": {"type": "json_schema", "json_schema": form},
-        }
 
-
-def _read(answer: bytes, garments: int) -> Review:
+def _understood(answer: bytes, read: Callable[[str], T]) -> T:
     try:
-        said = _Answer.model_validate_json(json.loads(answer)["choices"][0]["message"]["content"])
+        return read(json.loads(answer)["choices"][0]["message"]["content"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _Failed("malformed", again=False) from error
+
+
+def _read(content: str, garments: int) -> Review:
+    said = _Answer.model_validate_json(content)
     rows = sorted(said.garments, key=lambda row: row.image)
     complete = [row.image for row in rows] == list(range(2, garments + 2))
     known = said.problem in PROBLEMS and all(row.category in CATEGORIES and row.category != "auto" for row in rows)
     consistent = said.usable == (said.problem == "none")
     if not (known and consistent and (complete or not said.usable)):
-        raise _Failed("malformed", again=False)
+        raise ValueError("the form contradicts itself")
     described = tuple(
         Described(row.category, row.layer if row.layer in LAYER_WORDS[row.category] else None, row.description)
         for row in rows
