@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from loadtests.arrivals import Arrival
+from loadtests.fleet import EXPIRED, FAILED, SUCCEEDED, Fleet, Outcome
 from loadtests.service_times import ServiceTimes
-from loadtests.simulation import EXPIRED, FAILED, SUCCEEDED, Fleet, Outcome, simulate
+from loadtests.simulation import simulate
 
 MOST_GPUS = 20_000
 NEIGHBOURS = 2

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from loadtests.capacity import Goal, NotEnough, mix_of, plan, sized
 from loadtests.capacity_report import page, table
+from loadtests.fleet import Fleet
 from loadtests.local_service import write_json
 from loadtests.scale import Day, Scale, scale
 from loadtests.service_times import MAX_GARMENTS, CalibrationError, Scrape, ServiceTimes, from_metrics, from_table
-from loadtests.simulation import Fleet
 from loadtests.traffic import Traffic
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from loadtests.arrivals import Asked, Mix, generated, steady
 from loadtests.capacity import NotEnough, Row, row_of, sized
+from loadtests.fleet import Fleet
 from loadtests.queueing import Station, smallest
 from loadtests.service_times import ServiceTimes
-from loadtests.simulation import Fleet, simulate
+from loadtests.simulation import simulate
 
 DAY_S = 86_400
 MOST_REQUESTS = 150_000

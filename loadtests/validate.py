@@ -26,13 +26,14 @@ import uvloop
 from loadtests.arrivals import Arrival, Asked, Mix, generated, steady
 from loadtests.capacity import Row, mix_of, row_of
 from loadtests.client import Clients, Manners
+from loadtests.fleet import SUCCEEDED, Fleet
 from loadtests.local_service import LocalService, local_service, machine, write_json
 from loadtests.outcomes import Outcome
 from loadtests.overload import BUSY_CLIENTS, RESULTS, WARM_S
 from loadtests.photos import bundled
 from loadtests.runner import Runner
 from loadtests.service_times import Scrape, ServiceTimes, from_metrics
-from loadtests.simulation import SUCCEEDED, Fleet, simulate
+from loadtests.simulation import simulate
 from loadtests.wire import WireTransport
 from service.gateway.fleet import GARMENT_PIXELS, PIXELS_A_TOKEN, TEXT_TOKENS
 from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY

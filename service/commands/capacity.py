@@ -122,8 +122,8 @@ def capacity(
     """
     from loadtests.capacity import Goal
     from loadtests.capacity_run import Given, main
+    from loadtests.fleet import Fleet
     from loadtests.service_times import CalibrationError
-    from loadtests.simulation import Fleet
     from loadtests.traffic import Traffic, asked
     from loadtests.verdict import seconds, share
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from loadtests.arrivals import Asked, Mix, generated, steady
 from loadtests.capacity import Goal, NotEnough, plan
+from loadtests.fleet import Fleet
 from loadtests.scale import Day, scale
 from loadtests.service_times import CalibrationError, Scrape, ServiceTimes, from_metrics, from_rows
-from loadtests.simulation import Fleet
 from service.cli import app
 from service.metrics import Metrics
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from loadtests.arrivals import Arrival, Asked, Mix, generated, steady
+from loadtests.fleet import CONCURRENCY, EXPIRED, FAILED, FULL, RATE, STATUS, SUCCEEDED, Fleet
 from loadtests.queueing import Station, erlang_c, smallest
 from loadtests.service_times import ServiceTimes
-from loadtests.simulation import CONCURRENCY, EXPIRED, FAILED, FULL, RATE, STATUS, SUCCEEDED, Fleet, simulate
+from loadtests.simulation import simulate
 
 ONE = Asked(garments=Mix((1,), (1.0,)))
 ALONE = {"max_jobs": 1, "max_in_flight": 0, "deadline_s": 1e9}
