@@ -9,6 +9,7 @@ import { refusal } from "./pictures.js";
 import { manifest, outfitButton, sampleButton, sampleFile } from "./samples.js";
 import { Stage } from "./stage.js";
 import { cancel, erase, failure, outcome, picture, read, submit } from "./tryon.js";
+import { garmentOf } from "./wording.js";
 
 const at = (id) => document.getElementById(id);
 const stage = new Stage();
@@ -22,6 +23,7 @@ let result = null; // {id, file} of the picture on the stage
 
 function changed() {
   sendKey = null;
+  markRefused("");
   at("garment-count").textContent = String(MOST - rail.room);
   at("garment-input").disabled = rail.room < 1;
   at("garment-drop").classList.toggle("full", rail.room < 1);
@@ -29,6 +31,11 @@ function changed() {
     const name = button.dataset.sample;
     button.setAttribute("aria-pressed", String(person.sample === name || rail.has(name)));
   }
+}
+
+function markRefused(pointer) {
+  at("person-drop").classList.toggle("refused", pointer === "person");
+  rail.refuse(garmentOf(pointer));
 }
 
 function complain(title, detail) {
@@ -155,6 +162,7 @@ async function attempt(original, begin, elapsed) {
 function failed(problem) {
   if (!(problem instanceof Problem)) console.error(problem);
   stage.problem(problem);
+  markRefused(problem.pointer ?? "");
   if (problem.status === 401) askForKey();
   if (!problem.retryable) sendKey = null;
 }

@@ -54,6 +54,11 @@ export class Rail {
     return true;
   }
 
+  /** Mark the garment at this place as the one that was refused; another place marks none. */
+  refuse(place) {
+    this.#rows.forEach(({ item }, index) => item.classList.toggle("refused", index === place));
+  }
+
   removeSample(sample) {
     const row = this.#rows.find((candidate) => candidate.sample === sample);
     if (row) this.#drop(row);

@@ -3,7 +3,7 @@
 import { Compare } from "./compare.js";
 import { enlarge, load } from "./pictures.js";
 import { showTimings } from "./timings.js";
-import { aboutPicture, placeInLine, stageNow } from "./wording.js";
+import { aboutPicture, placeInLine, stageNow, writtenBy } from "./wording.js";
 
 const ENLARGED_WIDTH = 576;
 const at = (id) => document.getElementById(id);
@@ -124,8 +124,7 @@ export class Stage {
     download.href = this.#url(blob);
     download.download = `changeroom-${job.id}.${{ "image/png": "png", "image/webp": "webp" }[blob.type] ?? "jpg"}`;
     at("instruction").textContent = job.instruction?.text ?? "";
-    const author = job.instruction?.by ?? "";
-    at("instruction-by").textContent = author === "grammar" ? "Written by the built-in grammar." : author && `Written by ${author}.`;
+    at("instruction-by").textContent = writtenBy(job.instruction ?? {});
     this.#facts(job);
     showTimings(at("timings"), job.timings ?? {}, seenHere);
     this.say(seenHere ? `Your picture is ready, after ${seenHere.toFixed(1)} seconds.` : "Your picture is ready.");

@@ -50,12 +50,21 @@ export function seconds(value) {
   return `${value.toFixed(value < 9.995 ? 2 : 1)} s`;
 }
 
+/** The place on the rail of the garment a problem is about, or -1. */
+export const garmentOf = (pointer) => Number(/^garments?[./](\d+)/.exec(pointer)?.[1] ?? -1);
+
 /** A problem's detail with the picture it is about named as the page names it. */
 export function aboutPicture(detail, pointer) {
-  const garment = /^garments?[./](\d+)/.exec(pointer);
-  const picture = garment ? `Garment ${Number(garment[1]) + 1}` : pointer === "person" ? "Person" : "";
+  const garment = garmentOf(pointer);
+  const picture = garment >= 0 ? `Garment ${garment + 1}` : pointer === "person" ? "Person" : "";
   const rest = detail.startsWith(`${pointer}: `) ? sentence(detail.slice(pointer.length + 2)) : detail;
   return picture ? `${picture}: ${rest}` : detail;
+}
+
+/** Who wrote an instruction, and why a language model that was asked did not. */
+export function writtenBy({ by = "", fallback = null }) {
+  if (by !== "grammar") return by && `Written by ${by.replace(/^model:/, "")}.`;
+  return fallback ? `Written by the built-in grammar: the language model was not used (${fallback}).` : "Written by the built-in grammar.";
 }
 
 /** `ahead` is the number of jobs before this one. */

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from stand_in import StandIn
 from studio_page import StudioPage
 
+from loadtests.local_service import free_port
 from service.jobs.embedded import start_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -74,13 +74,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     """One browser for all tests."""
     with launch(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-
-
-def free_port() -> int:
-    """A TCP port nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(address: str) -> None:

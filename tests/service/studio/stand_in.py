@@ -68,6 +68,7 @@ class StandIn:
     step_s: float = 0.08
     steps: int = 4
     drop_after: int | None = None
+    fallback: str | None = None
     hold_at: int | None = None
     released: threading.Event = field(default_factory=threading.Event)
     refuse: tuple[int, dict[str, Any]] | None = None
@@ -148,6 +149,7 @@ class StandIn:
             "instruction": {
                 "text": "The person of image 1 wearing the coat of image 2 open.",
                 "by": "grammar",
+                "fallback": self.fallback,
             },
             "timings": {},
             "result": None,

@@ -40,6 +40,11 @@ def test_nothing_is_loaded_from_elsewhere(name: str) -> None:
     assert OUTSIDE.findall(code) == []
 
 
+def test_words_stay_apart_where_a_line_break_is_left_out() -> None:
+    """A phone hides some breaks."""
+    assert not re.search(r"[^\s>]<br>", (STUDIO / "index.html").read_text())
+
+
 def test_no_inline_script_or_style() -> None:
     for tag, attributes in page():
         assert tag != "style"

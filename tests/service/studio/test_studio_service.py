@@ -70,6 +70,18 @@ def test_upload_progress_result(page: StudioPage, service_url: str, photos: Path
     assert width > 200
 
 
+def test_a_category_is_read_whole_while_there_is_no_layer_to_choose(
+    page: StudioPage, service_url: str, photos: Path
+) -> None:
+    for width, mobile in ((1280, False), (390, True)):
+        page.resize(width, 900, mobile=mobile)
+        filled(page, service_url, photos)
+        choices, category = page.all("#garments .choices")[0], page.all("#garments .category")[0]
+        assert category.rect["width"] == pytest.approx(choices.rect["width"], abs=1)
+        page.pick(0, "category", "tops")
+        assert category.rect["width"] < choices.rect["width"] / 2
+
+
 def test_a_reload_finds_the_result_again(page: StudioPage, service_url: str, photos: Path) -> None:
     filled(page, service_url, photos)
     page.go()
@@ -93,12 +105,15 @@ def test_text_named_jpg_is_refused_in_words_and_nothing_is_lost(
     assert page.text("problem-detail").startswith("Person: This file is not a picture")
     assert not page.at("again").is_displayed()
     assert len(page.all("#garments .garment")) == 1
+    assert [one.get_attribute("id") for one in page.all(".refused")] == ["person-drop"]
 
     page.choose_person(photos / "person.jpg")
+    assert not page.all(".refused")
     page.add_garments(photos / "not-a-picture.jpg")
     page.go()
     assert page.wait_for("problem", "done") == "problem"
     assert page.text("problem-detail").startswith("Garment 2: This file is not a picture")
+    assert [one in page.all(".refused") for one in page.all("#garments .garment")] == [False, True]
     page.all("#garments .remove")[1].click()
     page.go()
     assert page.wait_for("done", "problem") == "done"

@@ -70,6 +70,16 @@ def test_a_full_queue_is_told_and_the_retry_is_the_same_request(
     page.wait_for("done")
 
 
+def test_the_page_says_why_the_language_model_did_not_write(
+    page: StudioPage, stand_in: StandIn, photos: Path
+) -> None:
+    stand_in.fallback = "timeout"
+    filled(page, stand_in.url, photos)
+    page.go()
+    assert page.wait_for("done", "problem") == "done"
+    assert page.text("instruction-by").endswith("the language model was not used (timeout).")
+
+
 def test_changing_the_request_changes_its_key(page: StudioPage, stand_in: StandIn, photos: Path) -> None:
     stand_in.refuse = (503, QUEUE_FULL)
     filled(page, stand_in.url, photos)
