@@ -133,17 +133,20 @@ def load_engine(
     reference_cache_bytes: int = 1 << 30,
     token_budget: int | None = None,
     graph_bytes: int | None = None,
+    warm: str = "",
     loras: Sequence[tuple[Path, float]] = (),
     overflow: Literal["sheets", "sequential"] = "sheets",
 ) -> Engine:
     """Load the engine for `model` ('nano', a folder or a hub id), keeping K/V of garments up to a size in bytes.
 
     `token_budget` bounds one forward, `graph_bytes` CUDA graphs (0: none); None leaves them to the device's memory.
-
+    `warm` declares what the warm-up makes ready, like `768x1024:6*2,1024x1024` (`engine_build.buckets`).
     `loras` are files and strengths, merged into the weights. `overflow` says what becomes of garments beyond the
     checkpoint's references: laid out together on contact sheets, or put on in several passes.
-    Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here.
+    Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here,
+    RequestError for buckets or a dtype that do not exist.
     """
+    from engine_build.buckets import Bucket
     from engine_build.torch_engine import EngineOptions, load
 
     options = EngineOptions(
@@ -151,6 +154,7 @@ def load_engine(
         token_budget=token_budget,
         graph_bytes=graph_bytes,
         graphs=False if graph_bytes == 0 else None,
+        warm=Bucket.parse_all(warm),
         loras=tuple(loras),
         overflow=overflow,
     )

@@ -95,6 +95,7 @@ def capture_cuda(step: Callable[[], Tensor]) -> Captured:
         step()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # the capture does so as well: what it gives back would hide what the graph takes
     before = torch.cuda.memory_reserved()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine_build.buckets import Bucket
 from engine_build.config import ReferenceAttention
 from engine_build.dressing import Overflow
 
@@ -21,7 +22,7 @@ class EngineOptions:
     `overflow` decides what happens to garments beyond the checkpoint's places. `loras` are files and their
     strengths, merged into the weights. Cache sizes are in bytes. `graphs` None records CUDA graphs where kernels
     and device allow it, within `graph_bytes` (None: up to GRAPH_BYTES), with room for `graph_prefix_tokens` of
-    cached references.
+    cached references. `warm` are the buckets that a warm-up makes ready, none for the default size alone.
     """
 
     reference_attention: ReferenceAttention | None = None
@@ -33,6 +34,7 @@ class EngineOptions:
     graphs: bool | None = None
     graph_bytes: int | None = None
     graph_prefix_tokens: int = 16_384
+    warm: tuple[Bucket, ...] = ()
     text_cache_bytes: int = 256 << 20
     latent_cache_bytes: int = 256 << 20
     reference_cache_bytes: int = 1 << 30

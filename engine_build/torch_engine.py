@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.autoencoder import picture
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.dressing import Dressing, plan, reference_tokens
 from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
@@ -84,23 +85,25 @@ class TorchEngine:
         return self.options.token_budget or (GPU_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
 
     def warm_up(self) -> None:
-        """One step at the default size, forgotten afterwards. Raises EngineError when it fails.
+        """One step of every load that the declared buckets promise, forgotten afterwards. Raises EngineError.
 
-        With CUDA graphs one for each number of garments, so that the graphs of these buckets are recorded.
+        With none declared: the default size, with one garment, or with CUDA graphs with each number of them.
         """
         graphs = isinstance(self.pipeline.stepper, GraphSteps)
-        for garments in range(1, max(1, min(MAX_GARMENTS, self.config.max_references - 1)) + 1 if graphs else 2):
-            self._warm_up(garments)
+        most = max(1, min(MAX_GARMENTS, self.config.max_references - 1)) if graphs else 1
+        for bucket in self.options.warm or (Bucket(*self.config.default_size, most),):
+            for garments, requests in bucket.loads():
+                self._warm_up((bucket.width, bucket.height), garments, requests)
         self.pipeline.caches.clear()
 
-    def _warm_up(self, garments: int) -> None:
-        width, height = self.config.default_size
-        grey = ImageInput(Image.new("RGB", (width, height), "grey"), "warm-up")
+    def _warm_up(self, size: tuple[int, int], garments: int, requests: int) -> None:
+        grey = ImageInput(Image.new("RGB", size, "grey"), "warm-up")
         told = compose([GarmentPhrase("tops")] * garments)
         worn = (replace(grey, category="tops"),) * garments
-        (outcome,) = self.run([TryOnRequest("warm-up", grey, worn, told, steps=1)])
-        if outcome.error is not None:
-            raise EngineError(f"the engine cannot run: {outcome.error}") from outcome.error
+        asked = [TryOnRequest(f"warm-up {i}", grey, worn, told, steps=1, size=size) for i in range(requests)]
+        for outcome in self.run(asked):
+            if outcome.error is not None:
+                raise EngineError(f"the engine cannot run: {outcome.error}") from outcome.error
 
     def cost(self, width: int, height: int, garments: int) -> int:
         """Target, reference and text tokens of one request, an upper bound before its pictures are known."""

@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     graph_bytes: int | None = Field(
         default=None, ge=0, description="GPU memory for CUDA graphs; 0 is none; default: an eighth, at most 16 GiB"
     )
+    warm_buckets: str = Field(
+        default="", description="sizes made ready at the start, like 768x1024:6*2,1024x1024; default: the model's own"
+    )
 
     @field_validator("redis_url")
     @classmethod

@@ -6,6 +6,7 @@ klein's 512 tokens where the preset is klein's size.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -91,7 +92,10 @@ class Weights:
         )  # fmt: skip
 
     def engine(self, mode: ReferenceAttention, backend: str, fp8: bool, cached: bool) -> TorchEngine:
-        """An engine over these weights; FP8 copies the MMDiT's. Raises BackendError for kernels not here."""
+        """An engine over these weights; FP8 copies the MMDiT's, fused norms the autoencoder.
+
+        Raises BackendError for kernels not here.
+        """
         kernels, config = pick_kernels(backend), self.config(mode)
         model = empty_model(replace(self.shape, reference_attention=mode), kernels)
         model.load_state_dict(self.model.state_dict(), strict=True, assign=True)
@@ -101,7 +105,7 @@ class Weights:
         options = EngineOptions(previews=False, reference_cache_bytes=(8 << 30) if cached else 0)
         pipeline = Pipeline(
             model=model,
-            autoencoder=Autoencoder(self.vae),
+            autoencoder=Autoencoder(deepcopy(self.vae) if kernels.fused else self.vae, kernels),
             text_encoder=self.text_encoder,
             schedule=Schedule(),
             caches=Caches.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from engine_build.autoencoder import Autoencoder
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig, read_json
 from engine_build.errors import BackendError
 from engine_build.loading import fingerprint, pick_device
@@ -30,6 +32,7 @@ def load(
 ) -> TorchEngine:
     """The engine of a checkpoint with TensorRT, from `engines` or the folder `engines` in the checkpoint's.
 
+    Its warm-up makes the buckets ready that it was built for, unless others are declared.
     Raises BackendError without TensorRT, a GPU, or engines that were built for just this.
     """
     from engine_build.tensorrt.runtime import EngineRunner
@@ -39,6 +42,8 @@ def load(
     weights = _with_loras(folder, options) if options.loras else None
     runner = EngineRunner(engines or folder / ENGINES, folder, pick_device(device), weights)
     attention: Attention = "plugin" if runner.manifest.attention == "plugin" else "standard"
+    if not options.warm:
+        options = replace(options, warm=tuple(map(Bucket.parse, runner.manifest.buckets)))
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
     return engine_over(name, folder, runner, attention, options, fingerprint(folder, options.loras))
 

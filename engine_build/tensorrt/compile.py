@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engine_build.autoencoder import Autoencoder
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.errors import BackendError
 from engine_build.tensorrt.calibrate import calibrate
@@ -21,7 +22,7 @@ from engine_build.tensorrt.library import driver_version, gpu_arch, tensorrt
 from engine_build.tensorrt.lint import check
 from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoint, digest_file
 from engine_build.tensorrt.ports import Attention
-from engine_build.tensorrt.profiles import Bucket, Shape, profile, spans
+from engine_build.tensorrt.profiles import Shape, profile, spans
 from engine_build.tensorrt.quantise import quantise_file
 from engine_build.weights import DTYPES, locate, model_config
 

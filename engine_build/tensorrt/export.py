@@ -18,9 +18,11 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
+from engine_build.errors import EngineError
 from engine_build.model import MMDiT
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.operators import translations
@@ -86,7 +88,10 @@ def export_dit(model: MMDiT, kind: Kind, attention: Attention, out: Path) -> Exp
 
 
 def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> Exported:
-    """`out/NAME.onnx`, with weights of more than 1 MiB altogether in `NAME.onnx.data` beside it."""
+    """`out/NAME.onnx`, with weights of more than 1 MiB altogether in `NAME.onnx.data` beside it.
+
+    Raises EngineError for a graph that holds for the sizes of its example alone.
+    """
     path = out / f"{name}.onnx"
     example = _example(graph.inputs, dtype)
     dynamic = tuple(
@@ -97,6 +102,7 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
         traced = torch.export.export(
             graph.eval(), example, dynamic_shapes=(dynamic,) if named else dynamic, strict=False
         )
+        require_varying(name, traced, graph.inputs, graph.outputs)
         program = torch.onnx.export(
             traced,
             dynamo=True,
@@ -117,6 +123,29 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
     program.save(path, external_data=size > 1 << 20)
     _log.info("exported %s", path)
     return Exported(name, path, graph.inputs, graph.outputs)
+
+
+def require_varying(
+    name: str, traced: ExportedProgram, inputs: tuple[Port, ...], outputs: tuple[Port, ...]
+) -> None:
+    """Raises EngineError for an axis that ought to vary and was traced as a number, or as the same as another.
+
+    `Dim.AUTO` takes what a trace assumed without a word, and the names in the file would still say that it varies.
+    """
+    nodes = {node.name: node for node in traced.graph.nodes}
+    symbols: dict[object, str] = {}
+    given = ((True, inputs, traced.graph_signature.user_inputs), (False, outputs, traced.graph_signature.user_outputs))
+    for is_input, ports, names in given:
+        for port, node in zip(ports, names, strict=True):
+            for axis, size in zip(port.axes, nodes[node].meta["val"].shape, strict=True):
+                if not isinstance(axis, str):
+                    continue
+                symbol = size.node.expr if isinstance(size, torch.SymInt) else size
+                limits = traced.range_constraints.get(symbol)
+                if not isinstance(size, torch.SymInt) or (limits is not None and limits.lower == limits.upper):
+                    raise EngineError(f"{name}: axis {axis} of {port.name} was traced as {size}, not as a size")
+                if is_input and symbols.setdefault(symbol, axis) != axis:
+                    raise EngineError(f"{name}: axis {axis} of {port.name} was traced as equal to {symbols[symbol]}")
 
 
 def _example(ports: tuple[Port, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -1,16 +1,15 @@
 """Which sizes an engine is built for: a bucket of requests becomes TensorRT's min, opt and max of every input.
 
-A bucket is one target size, up to a number of garments, up to a number of requests in one forward. Each bucket
-is one optimisation profile of every engine, and one execution context at run time.
+Each bucket is one optimisation profile of every engine, and one execution context at run time.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.dressing import reference_tokens
 from engine_build.errors import RequestError
@@ -18,31 +17,6 @@ from engine_build.tensorrt.operators import query_tile
 from engine_build.tensorrt.ports import Port
 
 Shape = tuple[int, ...]
-_WRITTEN = re.compile(r"(\d+)x(\d+)(?::(\d+))?(?:\*(\d+))?")
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Requests of `width` x `height` pixels, up to `garments` each, up to `requests` together."""
-
-    width: int
-    height: int
-    garments: int = 6
-    requests: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """From `768x1024`, `768x1024:6` (garments) or `768x1024:6*4` (requests). Raises RequestError."""
-        found = _WRITTEN.fullmatch(text)
-        if found is None:
-            raise RequestError(f"{text!r} is not WIDTHxHEIGHT[:GARMENTS][*REQUESTS], e.g. 768x1024:6*4")
-        garments, requests = int(found[3] or 6), int(found[4] or 1)
-        if not 1 <= garments <= 6 or requests < 1:
-            raise RequestError(f"{text!r}: 1 to 6 garments, at least one request")
-        return cls(int(found[1]), int(found[2]), garments, requests)
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}:{self.garments}*{self.requests}"
 
 
 @dataclass(frozen=True)

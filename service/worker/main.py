@@ -83,6 +83,7 @@ def load(settings: Settings) -> Engine:
         reference_cache_bytes=settings.reference_cache_bytes,
         token_budget=settings.token_budget,
         graph_bytes=settings.graph_bytes,
+        warm=settings.warm_buckets,
         loras=settings.lora_files,
     )
 

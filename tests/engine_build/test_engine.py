@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import TEXT_LAYERS, write_checkpoint
 
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.dressing import plan
-from engine_build.engine import ImageInput, StepEvent, TryOnRequest, load_engine
+from engine_build.engine import ImageInput, Outcome, StepEvent, TryOnRequest, load_engine
 from engine_build.errors import BackendError, CheckpointError, EngineError, RequestError
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.torch_engine import EngineOptions, TorchEngine, load
@@ -341,6 +342,25 @@ def test_warm_up_leaves_nothing_behind(engine: TorchEngine) -> None:
     engine.warm_up()
     caches = engine.pipeline.caches
     assert (len(caches.text), len(caches.latents), len(caches.reference_kv)) == (0, 0, 0)
+
+
+def test_warm_up_makes_the_declared_buckets_ready(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    warm = Bucket.parse_all("64x48:2*2,96x40:1")
+    engine = load(folders["isolated"], options=EngineOptions(warm=warm, previews=False))
+    seen: list[list[tuple[int, int, int]]] = []
+    run = engine.run
+
+    def watched(asked: list[TryOnRequest]) -> list[Outcome]:
+        outcomes = run(asked)
+        seen.append([(*outcome.image.size, len(r.garments)) for r, outcome in zip(asked, outcomes, strict=True)])
+        return outcomes
+
+    monkeypatch.setattr(engine, "run", watched)
+    engine.warm_up()
+    assert seen == [[(64, 48, 2)] * 2, [(64, 48, 1)] * 2, [(64, 48, 2)], [(64, 48, 1)], [(96, 40, 1)]]
+    wrong = load(folders["isolated"], options=EngineOptions(warm=Bucket.parse_all("50x64")))
+    with pytest.raises(EngineError, match="multiples of 8"):
+        wrong.warm_up()
 
 
 def test_warm_up_says_when_the_engine_cannot_run(folders: dict[str, Path]) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from test_engine import KLEIN_LIKE, MIXED, NANO_LIKE, apart, request
+from test_graphs import Recorder
 from tiny import write_checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_build.dressing import plan
 from engine_build.errors import MemoryShortage
-from engine_build.graphs import Eager, Step
+from engine_build.graphs import Eager, GraphSteps, Step
 from engine_build.model import MMDiT
 from engine_build.packing import PackedBatch
 from engine_build.stage import ReferenceKV
@@ -74,6 +75,22 @@ def test_the_step_loop_never_waits(engine: TorchEngine) -> None:
         engine.pipeline.advance(made)
         engine.pipeline.advance(made)
     engine.pipeline.release()
+    assert waits.all > 100
+    assert not waits.found
+
+
+def test_a_step_by_graph_never_waits(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a recorder in the place of CUDA's: all that is around the replay, and the step that is replayed."""
+    recorder = Recorder()
+    graphs = GraphSteps(engine.pipeline.model, recorder, max_bytes=1 << 30, prefix_tokens=1024)
+    monkeypatch.setattr(engine.pipeline, "stepper", graphs)
+    made = drafts(engine)
+    engine.pipeline.advance(made)
+    with Waits() as waits, torch.inference_mode():
+        engine.pipeline.advance(made)
+        engine.pipeline.advance(made)
+    engine.pipeline.release()
+    assert (recorder.recorded, recorder.replayed) == (1, 3)
     assert waits.all > 100
     assert not waits.found
 

@@ -8,6 +8,7 @@ from graph_parity import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.errors import RequestError
 from engine_build.packing import Reference, Sequence, grid_ids, pack
@@ -15,7 +16,7 @@ from engine_build.stage import ReferenceKV
 from engine_build.tensorrt.feeds import Feeder
 from engine_build.tensorrt.graphs import DitGraph
 from engine_build.tensorrt.ports import Kind
-from engine_build.tensorrt.profiles import Bucket, fits, profile, spans
+from engine_build.tensorrt.profiles import fits, profile, spans
 from engine_build.weights import NANO
 
 CONFIG = CheckpointConfig.load(NANO)
@@ -36,6 +37,12 @@ MODEL = tiny_model("isolated")
 def test_buckets_are_written_as_read(text: str, bucket: Bucket) -> None:
     assert Bucket.parse(text) == bucket
     assert Bucket.parse(str(bucket)) == bucket
+    assert Bucket.parse_all(f"{text}, 64x64:2*2,") == (bucket, Bucket(64, 64, 2, 2))
+
+
+def test_what_a_bucket_promises() -> None:
+    assert list(Bucket(64, 64, garments=2, requests=2).loads()) == [(2, 2), (1, 2), (2, 1), (1, 1)]
+    assert Bucket.parse_all("") == ()
 
 
 @pytest.mark.parametrize("text", ["", "768", "768x", "768x1024:0", "768x1024:7", "768x1024*0", "ax b"])
