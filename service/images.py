@@ -114,6 +114,9 @@ def open_photo(data: bytes) -> Image.Image:
     """The RGB pixels of a normalised picture (`Photo.data`). Raises InvalidImage for anything else."""
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        image.load()
+        if image.mode == "RGB":
+            image.info = {}
         return _bare(image)
     except _BROKEN as error:
         raise InvalidImage("the stored picture cannot be read", code="damaged-image") from error
@@ -144,7 +147,7 @@ def encode_result(image: Image.Image, format: str, quality: int = 90) -> bytes:
 
 def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) -> bytes:
     """A small JPEG for progress events, at most `long_side` pixels long, without metadata."""
-    small = _bare(image)
+    small = _bare(image).copy()
     small.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
     return _jpeg(small, quality, "4:2:0")
 
@@ -260,7 +263,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _bare(image: Image.Image) -> Image.Image:
-    """An RGB copy that carries no metadata into an encoder."""
+    """The picture in RGB without metadata for an encoder to carry over: itself, or a copy where it is not so."""
+    if image.mode == "RGB" and not image.info:
+        return image
     bare = image.convert("RGB")
     bare.info = {}
     return bare

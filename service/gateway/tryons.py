@@ -206,14 +206,15 @@ class TryOns:
         record = await self.get(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
             return record
-        waits = [asyncio.create_task(self._queue.ended(job_id)), asyncio.create_task(self.stopping.wait())]
+        ended, stopping = asyncio.create_task(self._queue.ended(job_id)), asyncio.create_task(self.stopping.wait())
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ended, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            last = ended.result() if ended.done() and ended.exception() is None else None
         finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-        return await self.get(caller, job_id)
+            ended.cancel()
+            stopping.cancel()
+            await asyncio.gather(ended, stopping, return_exceptions=True)
+        return last or await self.get(caller, job_id)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""

@@ -73,18 +73,6 @@ class EventLog:
                         async with asyncio.timeout(POSITION_S if queued else FOLLOW_S):
                             await notice.wait()
 
-    async def ended(self, job_id: str) -> None:
-        """Return once the job is terminal or gone, asking for its status alone. Raises StoreUnavailable."""
-        async with self.notices.follow(job_id) as notice:
-            while True:
-                notice.clear()
-                status = await self._store.call(lambda: self._store.client.hget(keys.JOB + job_id, "status"))
-                if status is None or status in TERMINAL:
-                    return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(FOLLOW_S):
-                        await notice.wait()
-
     async def _ending(self, job_id: str) -> Event | None:
         """The terminal event of a job whose events are gone, from its record; None when that went too."""
         answer = await self._store.script("read", job_id)

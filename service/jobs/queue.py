@@ -7,10 +7,12 @@ answer. Calls are safe to repeat except `claim`, whose lost answer costs the job
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Literal, cast
 
@@ -19,10 +21,11 @@ from redis.asyncio import Redis
 from service.errors import NotFound
 from service.jobs import keys
 from service.jobs.admission import Admission
-from service.jobs.events import EventLog
+from service.jobs.events import FOLLOW_S, EventLog
 from service.jobs.news import WorkerNews
 from service.jobs.records import record_from_hash
 from service.jobs.schemas import (
+    TERMINAL,
     Backlog,
     Claim,
     Event,
@@ -247,9 +250,20 @@ class JobQueue(Admission):
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
         return self.event_log.subscribe(job_id, last_id)
 
-    async def ended(self, job_id: str) -> None:
-        """Return once the job is terminal or gone; cheaper than following its events. Raises StoreUnavailable."""
-        await self.event_log.ended(job_id)
+    async def ended(self, job_id: str) -> JobRecord | None:
+        """The record once the job is terminal, None once it is gone; cheaper than following its events.
+
+        Raises StoreUnavailable.
+        """
+        async with self.event_log.notices.follow(job_id) as notice:
+            while True:
+                notice.clear()
+                record = await self.get(job_id)
+                if record is None or record.status in TERMINAL:
+                    return record
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FOLLOW_S):
+                        await notice.wait()
 
     async def due_webhooks(self, *, limit: int, hold_s: float) -> list[tuple[str, int]]:
         """Ids of ended jobs whose webhook is due, with the number of this try from 1.

@@ -70,7 +70,6 @@ class Finisher:
 
     async def _settle(self, claim: Claim, outcome: Outcome, before: dict[str, float]) -> None:
         with span("try_on.finish", parent=claim.spec.traceparent, attributes={"status": outcome.status}):
-            await self._progress.settle(claim)
             for (cache, result), count in outcome.cache.items():
                 self._metrics.cache_events.labels(cache, result).inc(count)
             reason = self._leases.stop_reason(claim)
@@ -129,6 +128,7 @@ class Finisher:
     ) -> bool:
         """Write a terminal status; False when the job was canceled first or another worker owns it."""
         try:
+            await self._progress.settle(claim)
             written = await _patiently(
                 lambda: self._queue.finish(claim, status=status, result=result, error=error), lambda: True
             )
@@ -153,12 +153,14 @@ class Finisher:
         log.error("attempt failed: %r", cause, exc_info=cause, extra={"job_id": claim.spec.id})
         error = NOT_STORED if isinstance(cause, StoreUnavailable) else ENGINE_FAILED
         try:
+            await self._progress.settle(claim)
             await _patiently(lambda: self._queue.fail_attempt(claim, error), lambda: True)
         finally:
             self._leases.drop(claim)
 
     async def hand_back(self, claim: Claim) -> None:
         try:
+            await self._progress.settle(claim)
             await _patiently(lambda: self._queue.hand_back(claim), lambda: True)
         finally:
             self._leases.drop(claim)

@@ -155,11 +155,13 @@ async def test_waiting_for_an_end_returns_with_it_however_it_comes(queue: JobQue
     finished, canceled, erased = [await hand.post() for _ in range(3)]
     waiting = [asyncio.create_task(queue.ended(job_id)) for job_id in (finished, canceled, erased)]
     await run_to_the_end(queue, hand)
-    await asyncio.wait_for(waiting[0], 20)
+    assert await asyncio.wait_for(waiting[0], 20) == await queue.get(finished)
     assert not waiting[1].done() and not waiting[2].done()
     await queue.cancel(canceled)
-    await asyncio.wait_for(waiting[1], 20)
+    record = await asyncio.wait_for(waiting[1], 20)
+    assert record is not None and record.status == "canceled"
     await queue.erase(erased)
-    await asyncio.wait_for(waiting[2], 20)
-    await asyncio.wait_for(queue.ended(finished), 20)
-    await asyncio.wait_for(queue.ended("nobody"), 20)
+    assert await asyncio.wait_for(waiting[2], 20) is None
+    record = await asyncio.wait_for(queue.ended(finished), 20)
+    assert record is not None and record.status == "succeeded"
+    assert await asyncio.wait_for(queue.ended("nobody"), 20) is None
