@@ -106,7 +106,7 @@ class KeyRing:
         given = presented(request)
         if given is None:
             if self._required:
-                raise Unauthorized("Send your key as 'Authorization: Bearer cr_…'.", code="missing-key")
+                raise Unauthorized("Send your key as 'Authorization: Bearer cr_...'.", code="missing-key")
             return None
         if not _SHAPE.match(given):
             raise Unauthorized(

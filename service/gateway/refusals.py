@@ -51,7 +51,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     InvalidRequest("The body is not valid JSON: Expecting value: line 1 column 1.", code="invalid-json"),
     InvalidRequest("Send the picture in a file part named image.", code="missing-image", pointer="image"),
     ForbiddenTarget("webhook_url: a webhook URL starts with https://.", pointer="webhook_url"),
-    Unauthorized("Send your key as 'Authorization: Bearer cr_…'.", code="missing-key"),
+    Unauthorized("Send your key as 'Authorization: Bearer cr_...'.", code="missing-key"),
     Unauthorized("The key is not of the form cr_ and 43 characters; copy it again in full.", code="malformed-key"),
     Unauthorized("This key is not known here; it may have been revoked.", code="unknown-key"),
     Unauthorized("The token of this address does not fit; read the try-on again.", code="invalid-token"),
