@@ -20,7 +20,6 @@ import os
 import platform
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from statistics import fmean, quantiles
 from PIL import Image, ImageFilter
 
 from engine_build.machine import processor
+from loadtests.local_service import free_port
 
 PERSON_SIZE = (1224, 1632)
 GARMENT_SIZE = (1000, 1000)
@@ -254,9 +254,7 @@ def table(found: Report) -> str:
 
 async def run(seconds: float) -> Report:
     load_before = os.getloadavg()[0]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory() as data:
         async with service(port, Path(data)):
             client = Client("127.0.0.1", port)

@@ -52,7 +52,7 @@ async def local_service(
 
     Raises NoService.
     """
-    port, first = _free_port(), _free_ports(workers)
+    port, first = free_port(), _free_ports(workers)
     keys: dict[str, str] = {}
     words = [sys.executable, "-m", "service.cli", "up", "--model", model, "--port", str(port), "--data", str(data)]
     words += ["--workers", str(workers), "--set", f"metrics_port={first}", "--set", "log_level=WARNING"]
@@ -86,7 +86,8 @@ async def local_service(
         await process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -95,7 +96,7 @@ def _free_port() -> int:
 def _free_ports(count: int) -> int:
     """The first of `count` free ports in a row."""
     while True:
-        first = _free_port()
+        first = free_port()
         try:
             for port in range(first, first + count):
                 with socket.socket() as probe:

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from loadtests.local_service import free_port
 from service.jobs.embedded import EmbeddedServer, start_server
 
 MIB = 1 << 20
@@ -30,12 +31,6 @@ STALL_S = 10.0
 GATEWAY_GROWTH = 300 * MIB
 DECODER_PEAK = 900 * MIB
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def peak_bytes(pid: int) -> int:

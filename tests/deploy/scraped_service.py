@@ -10,7 +10,6 @@ import asyncio
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from loadtests.local_service import free_port
 from service.jobs.embedded import start_server
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import JobError
@@ -46,12 +46,6 @@ class Scraped:
     prometheus: str
     redis_url: str
     blobs: Path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configuration(folder: Path, targets: dict[str, list[str]], every_s: int) -> Path:

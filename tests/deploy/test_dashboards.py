@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_names import unknown_metrics
 from PIL import Image
-from scraped_service import Scraped, Visitors, free_port, scraped_service
+from scraped_service import Scraped, Visitors, scraped_service
 
 from deploy.grafana.__main__ import ALL, DASHBOARDS, files
 from deploy.grafana.cluster import FOLDER
@@ -31,6 +31,7 @@ from deploy.grafana.panels import COLUMNS, DATASOURCE, Panel, Place, layout
 from deploy.grafana.prometheus import Prometheus, PrometheusError, Query, Span
 from deploy.grafana.sheet import BROWSERS, WIDTH, page, photograph
 from deploy.grafana.sheet import main as sheet_command
+from loadtests.local_service import free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from fault_proxy import Proxy
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from loadtests.local_service import free_port
 from service.jobs import keys
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.supervisor import Child
@@ -44,12 +44,6 @@ def until(done: Callable[[], Any], what: str, seconds: float = PATIENCE_S, every
         if time.monotonic() >= patience:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         time.sleep(every)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Fleet:
