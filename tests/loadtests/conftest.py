@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "service" / "gateway"))
 
-from conftest_gateway import http, launch, live, store
+from conftest_gateway import held, http, launch, live, store
 
-__all__ = ["http", "launch", "live", "store"]
+__all__ = ["held", "http", "launch", "live", "store"]

@@ -53,14 +53,6 @@ def full(narrow: Live) -> Iterator[Live]:
     narrow.resume()
 
 
-@pytest.fixture
-def held(live: Live) -> Iterator[Live]:
-    """The service with its worker idle until the end of the test."""
-    live.hold()
-    yield live
-    live.resume()
-
-
 def run(live: Live, arrivals: Sequence[Arrival], manners: Manners | None = None, **target: object) -> Ledger:
     manners = manners or Manners(timeout_s=PATIENCE_S)
     where = Target(live.url, **({"metrics_url": f"{live.url}/metrics"} | target))  # type: ignore[arg-type]

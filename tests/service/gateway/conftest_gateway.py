@@ -50,3 +50,11 @@ def http(live: Live) -> Iterator[httpx.Client]:
     """A client of `live`."""
     with live.client() as client:
         yield client
+
+
+@pytest.fixture
+def held(live: Live) -> Iterator[Live]:
+    """`live` with its worker idle until the end of the test."""
+    live.hold()
+    yield live
+    live.resume()

@@ -41,6 +41,8 @@ INFO = WorkerInfo(
     note="Paints a square on the person.",
 )
 
+Part = tuple[str, tuple[str, bytes, str]]
+
 
 def picture(width: int = 96, height: int = 128, colour: str = "teal", format: str = "JPEG", **save: Any) -> bytes:
     """An encoded plain picture."""
@@ -51,6 +53,12 @@ def picture(width: int = 96, height: int = 128, colour: str = "teal", format: st
 
 def data_url(data: bytes, kind: str = "image/jpeg") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def parts(garments: int = 1) -> list[Part]:
+    """A form with a person and garments that differ."""
+    worn = [("garment", (f"g{i}.jpg", picture(64, 64 + i, "navy"), "image/jpeg")) for i in range(garments)]
+    return [("person", ("p.jpg", picture(colour="bisque"), "image/jpeg")), *worn]
 
 
 class PlainWorker:

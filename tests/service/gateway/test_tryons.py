@@ -1,4 +1,4 @@
-"""The native surface from end to end: submit, wait, read, cancel, erase, replay."""
+"""The native surface from end to end: submit, wait, read, follow, replay."""
 
 from __future__ import annotations
 
@@ -11,31 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import pytest
-from gateway_live import INFO, Live, data_url, picture
+from gateway_live import INFO, Live, data_url, parts, picture
 from PIL import Image
-
-from service.errors import Gone
-from service.jobs.schemas import JobError
 
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
-
-Part = tuple[str, tuple[str, bytes, str]]
-
-
-def parts(garments: int = 1) -> list[Part]:
-    worn = [("garment", (f"g{i}.jpg", picture(64, 64 + i, "navy"), "image/jpeg")) for i in range(garments)]
-    return [("person", ("p.jpg", PERSON, "image/jpeg")), *worn]
-
-
-@pytest.fixture
-def held(live: Live) -> Iterator[Live]:
-    """The service with its worker paused."""
-    live.hold()
-    yield live
-    live.resume()
-
 
 def test_a_post_is_a_202_with_location_and_becomes_a_picture(http: httpx.Client) -> None:
     answer = http.post("/v1/try-ons", files=parts())
@@ -152,87 +132,6 @@ def test_a_client_that_leaves_while_waiting_does_not_lose_its_job(held: Live) ->
     assert answer.json()["status"] == "succeeded" and answer.json()["attempts"] == 1
 
 
-def test_cancel_before_start_and_twice(held: Live) -> None:
-    with held.client() as client:
-        before = client.get("/metrics").text
-        made = client.post("/v1/try-ons", files=parts()).json()
-        assert made["status"] == "queued" and made["position"] == 0
-        assert "changeroom_requests_waiting 1.0" in client.get("/metrics").text
-        first = client.post(made["links"]["cancel"])
-        assert first.status_code == 200 and first.json()["status"] == "canceled"
-        assert first.json()["error"]["code"] == "canceled"
-        again = client.post(made["links"]["cancel"])
-        assert again.json() == first.json()
-        after = client.get("/metrics").text
-        assert "changeroom_requests_waiting 0.0" in after
-        series = 'changeroom_canceled_total{phase="queued"}'
-        assert value(after, series) == value(before, series) + 1
-        picture = client.get(made["links"]["image"])
-        assert picture.status_code == 409 and picture.json()["code"] == "no-picture"
-
-
-def test_an_unfinished_picture_is_a_conflict(held: Live) -> None:
-    with held.client() as client:
-        made = client.post("/v1/try-ons", files=parts()).json()
-        answer = client.get(made["links"]["image"])
-        assert answer.status_code == 409 and answer.json()["code"] == "not-finished"
-        assert answer.headers["retry-after"] == "1"
-        client.delete(made["links"]["self"])
-
-
-def test_delete_erases_record_inputs_and_picture(live: Live, http: httpx.Client) -> None:
-    made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    record = live.call(live.queue.get(made["id"]))
-    keys = [record.spec.person, record.spec.garments[0].blob, record.result.blob]
-    assert http.delete(made["links"]["self"]).status_code == 204
-    for address in (made["links"]["self"], made["links"]["image"], made["result"]["url"]):
-        gone = http.get(address)
-        assert gone.status_code == 410, address
-    assert http.delete(made["links"]["self"]).status_code == 410
-    for key in keys:
-        with pytest.raises(Gone):
-            live.call(live.blobs.get(key))
-
-
-def test_an_erased_picture_is_gone_while_the_record_stays(live: Live, http: httpx.Client) -> None:
-    made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    record = live.call(live.queue.get(made["id"]))
-    live.call(live.blobs.delete(record.result.blob))
-    answer = http.get(made["links"]["image"])
-    assert answer.status_code == 410
-    assert answer.json()["type"] == "urn:changeroom:problem:result-expired"
-
-
-def test_a_failed_try_on_carries_its_problem(live: Live, http: httpx.Client) -> None:
-    live.worker.failing = JobError(code="engine-failed", message="Try again.", retryable=True)
-    try:
-        body = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    finally:
-        live.worker.failing = None
-    assert body["status"] == "failed" and body["result"] is None
-    assert body["error"]["type"] == "urn:changeroom:problem:engine-failed"
-    assert body["error"]["retryable"] is True
-
-
-def test_a_deadline_ends_a_job_nobody_takes(held: Live) -> None:
-    with held.client() as client:
-        made = client.post("/v1/try-ons", files=parts(), headers={"Cancel-After": "1s"}).json()
-        time.sleep(1.2)
-        held.call(held.queue.sweep())
-        body = client.get(made["links"]["self"]).json()
-    assert body["status"] == "expired" and body["error"]["code"] == "deadline-exceeded"
-
-
-def test_a_signed_address_opens_only_its_own_picture(http: httpx.Client) -> None:
-    one = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    two = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    token = one["result"]["url"].split("token=")[1]
-    swapped = http.get(f"{two['links']['image']}?token={token}")
-    assert swapped.status_code == 401 and swapped.json()["code"] == "invalid-token"
-    late = http.get(f"{one['links']['image']}?token=1000.{token.split('.')[1]}")
-    assert late.status_code == 410
-
-
 def test_catalogue_garments_are_worn_by_sku(live: Live, http: httpx.Client) -> None:
     put = http.put(
         "/v1/garments/COAT-7",
@@ -272,6 +171,18 @@ def test_every_answer_carries_its_request_id_and_trace(live: Live, http: httpx.C
     assert odd.json()["request_id"] == odd.headers["x-request-id"]
 
 
+def test_head_is_get_without_the_body(http: httpx.Client) -> None:
+    made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
+    for path in ("/", "/livez", "/readyz", "/openapi.json", "/v1/models", made["links"]["image"]):
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        for name in ("content-type", "content-length"):
+            assert head.headers[name] == whole.headers[name], path
+    assert http.head("/v1/try-ons/none").status_code == 404
+    assert http.head("/v1/try-ons").headers["allow"] == "POST"
+    assert http.head(made["links"]["events"]).status_code == 405
+
+
 def test_readiness_follows_workers_and_liveness_does_not(live: Live, http: httpx.Client) -> None:
     assert http.get("/livez").json()["status"] == "ok"
     assert http.get("/readyz").status_code == 200
@@ -286,14 +197,6 @@ def test_readiness_follows_workers_and_liveness_does_not(live: Live, http: httpx
         assert http.get("/livez").status_code == 200
     finally:
         live.resume()
-
-
-def value(metrics: str, series: str) -> float:
-    """The value of one series in a Prometheus text, 0 when it is absent."""
-    for line in metrics.splitlines():
-        if line.startswith(series + " "):
-            return float(line.split()[-1])
-    return 0.0
 
 
 def read_events(answer: httpx.Response) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from service.settings import Settings, load_settings
 
 hypothesis_settings.register_profile("fuzz", max_examples=500)
+pytest.register_assert_rewrite("queue_books", "queue_model")
 
 
 @pytest.fixture

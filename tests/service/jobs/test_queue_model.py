@@ -9,14 +9,13 @@ A longer run: pytest tests/service/jobs/test_queue_model.py --hypothesis-profile
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 from collections.abc import Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -29,20 +28,18 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from queue_books import CLOCK, PRIORITIES, TENANTS, compare, drain
 from queue_hand import RESULT, make_spec
-from queue_model import RUNS, Model, Rules
+from queue_model import Model, Rules
 
 from service.errors import Conflict, NotFound, ServiceError
 from service.jobs import admission, keys, store
 from service.jobs.queue import DEADLINE_GRACE_S, JobQueue
-from service.jobs.schemas import TERMINAL, Claim, Existing, JobError, Limits, Reserved
+from service.jobs.schemas import Claim, Existing, JobError, Limits, Reserved
 from service.settings import load_settings
 
-CLOCK = keys.PREFIX + "test_clock"
 SCRIPT_TEXT = store.script_text
 START_MS = 1_800_000_000_000
-PRIORITIES = ("high", "normal", "low")
-TENANTS = ("free", "narrow", "daily")
 FAILURE = JobError(code="engine-failed", message="The engine failed.", retryable=True)
 RULES = Rules(
     max_in_flight=9,
@@ -266,99 +263,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_the_model(self) -> None:
-        self.bench.run(self._compare())
-
-    async def _compare(self) -> None:
-        model, pipe = self.model, self.client.pipeline(transaction=False)
-        ids = list(model.jobs)
-        for job_id in ids:
-            pipe.hmget(keys.JOB + job_id, "status", "fence", "attempts", "cancel", "solo", "entry")
-        for zset in (keys.LEASES, keys.DEADLINES, keys.IN_FLIGHT, keys.RESERVATIONS):
-            pipe.zrange(zset, 0, -1, withscores=True)
-        for priority in PRIORITIES:
-            pipe.zrange(keys.WAITING + priority, 0, -1)
-        for priority in PRIORITIES:
-            pipe.xrange(keys.STREAM + priority)
-        for tenant in TENANTS:
-            pipe.smembers(keys.TENANT + tenant)
-        for priority, tenant in itertools.product(PRIORITIES, TENANTS):
-            pipe.smembers(f"{keys.TURNS}{priority}:{tenant}")
-        pipe.hgetall(keys.TOTALS)
-        pipe.llen(keys.WAKE)
-        pipe.keys(keys.JOB + "*")
-        pipe.keys(keys.IDEMPOTENCY + "*")
-        answers = iter(await pipe.execute())
-        entries = {}
-        for job_id in ids:
-            status, fence, attempts, cancel, solo, entry = next(answers)
-            job = model.jobs[job_id]
-            assert status == job.status, f"{job_id} is {status}"
-            if status != "reserved":
-                assert (int(fence), int(attempts)) == (job.fence, job.attempts)
-                assert (cancel, solo) == (str(int(job.cancel)), str(int(job.solo)))
-                if status in RUNS:
-                    entries[entry] = job_id
-        jobs = model.jobs
-        leases, deadlines, in_flight, reservations = (dict(next(answers)) for _ in range(4))
-        assert leases == {job_id: jobs[job_id].lease_until for job_id in model.those("processing")}
-        assert deadlines == {job_id: jobs[job_id].deadline for job_id in model.those(*RUNS)}
-        assert set(in_flight) == set(model.those("reserved", *RUNS))
-        assert reservations == {job_id: jobs[job_id].reserved_until for job_id in model.those("reserved")}
-        for priority in PRIORITIES:
-            assert set(next(answers)) == {one for one in model.those("queued") if jobs[one].priority == priority}
-        delivered = {}
-        for _ in PRIORITIES:
-            delivered |= {entry: fields["job"] for entry, fields in next(answers)}
-        assert delivered == entries
-        for tenant in TENANTS:
-            assert next(answers) == {one for one in model.those("reserved", *RUNS) if jobs[one].tenant == tenant}
-        for priority, tenant in itertools.product(PRIORITIES, TENANTS):
-            expected = {
-                one for one in model.those(*RUNS) if (jobs[one].priority, jobs[one].tenant) == (priority, tenant)
-            }
-            assert next(answers) == expected
-        assert {name: int(count) for name, count in next(answers).items()} == dict(model.totals)
-        assert next(answers) or not model.those("queued"), "work waits and nobody would be woken"
-        assert {key.removeprefix(keys.JOB) for key in next(answers)} == set(ids)
-        assert len(next(answers)) == len(model.keys)
-        await self._compare_keys()
-
-    async def _compare_keys(self) -> None:
-        for (tenant, key), (body, job_id) in self.model.keys.items():
-            name = f"{keys.IDEMPOTENCY}{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
-            assert await self.client.hgetall(name) == {"digest": body, "job": job_id}
-        for (tenant, day), used in self.model.quota.items():
-            assert int(await self.client.get(f"{keys.QUOTA}{tenant}:{day}") or 0) == used
+        self.bench.run(compare(self.client, self.model))
 
     def teardown(self) -> None:
         """Whatever happened, the service drains: each accepted job ends, once, and its events say so."""
         if self.model.jobs or self.model.ends:
-            self.bench.run(self._drain())
-
-    async def _drain(self) -> None:
-        for _ in range(RULES.max_attempts + 2):
-            while batch := await self.queue.claim("last", max_jobs=8, token_budget=10_000, block_s=0):
-                for claim in batch:
-                    await self.queue.finish(claim, status="succeeded", result=RESULT)
-            self.model.now += 30_000
-            await self.client.set(CLOCK, self.model.now)
-            await self.queue.sweep()
-        backlog = await self.queue.backlog()
-        assert (backlog.waiting, backlog.running, backlog.in_flight) == (0, 0, 0)
-        accepted = {job_id for job_id, job in self.model.jobs.items() if job.status != "reserved"}
-        for job_id in accepted:
-            events = await self.client.xrange(keys.EVENTS + job_id)
-            kinds = [fields["type"] for _, fields in events]
-            assert [kind for kind in kinds if kind in TERMINAL] == kinds[-1:], kinds
-            assert kinds[-1] == await self.client.hget(keys.JOB + job_id, "status")
-        for job_id in self.erased:
-            assert not await self.client.exists(keys.JOB + job_id, keys.EVENTS + job_id)
-        totals = await self.queue.totals()
-        ended = sum(count for name, count in totals.items() if name.startswith("requests|"))
-        note(f"{ended} jobs ended")
-        assert ended == len(accepted | self.erased)
-        for left in (keys.TENANT, keys.TURNS, keys.RESERVATIONS, keys.LEASES, keys.DEADLINES, keys.WAITING):
-            assert not await self.client.keys(left + "*")
+            self.bench.run(drain(self.queue, self.model, self.erased))
 
 
 MACHINE = settings(
