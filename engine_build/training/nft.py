@@ -10,7 +10,6 @@ Letters: P prompts, G pictures of one prompt, M = P * G, T tokens of all targets
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from engine_build.errors import RequestError
 from engine_build.model import MMDiT
+from engine_build.packing import PackedBatch
 from engine_build.training import adapters
 from engine_build.training.classifier import Classifier
 from engine_build.training.flow import noise_levels
@@ -30,7 +30,8 @@ from engine_build.training.run import Run
 from engine_build.training.sample import Source, Tokens, encode
 from engine_build.training.sampler import draw
 from engine_build.training.sharding import gathered, mean, placed
-from engine_build.training.tokens import noise_like, noised, per_token, sample_means
+from engine_build.training.tokens import noised, per_token, sample_means
+from engine_build.training.watch import Watch
 from engine_build.training.worldly import DIMENSIONS, world_scores
 from kernels import Segments
 
@@ -106,7 +107,8 @@ class NftConfig(StageConfig):
 
     `slope` and `most` say how slowly the sampling policy follows, `anchor` weighs the distance from the start.
     With `judge_url` the vision model `judge_model` at that OpenAI-compatible address scores the pictures, at most
-    `judge_budget` requests in a run of the command and process; its key is the content of `judge_key_file`.
+    `judge_budget` requests in a run of the command and process; its key is the content of `judge_key_file`. Of a
+    group at most `micro` pictures go through the network at once, 0 for everything: memory against speed.
     """
 
     prompts: int = 6
@@ -124,6 +126,7 @@ class NftConfig(StageConfig):
     judge_model: str = ""
     judge_key_file: str = ""
     judge_budget: int = 100_000
+    micro: int = 0
 
 
 class Rewards(Protocol):
@@ -146,39 +149,6 @@ class WorldRewards:
         scenes = [sample.scene for sample in samples if sample.scene is not None]
         rows = world_scores([list(group.cpu()) for group in pictures], scenes, self.judge)
         return torch.tensor([[[getattr(one, name) for name in DIMENSIONS] for one in row] for row in rows])
-
-
-class Watch:
-    """Notices a reward being bought: one dimension's running mean up since the start, another's down."""
-
-    def __init__(self, dimensions: Sequence[str], window: int, least: float = 0.15) -> None:
-        self.dimensions, self.window, self.least = tuple(dimensions), window, least
-        self.seen, self.first, self.recent = 0, [0.0] * len(dimensions), [0.0] * len(dimensions)
-
-    def update(self, values: Sequence[float]) -> str | None:
-        """Take the means of one step, unless one is missing (NaN); every `window` steps, a warning or None."""
-        if any(map(math.isnan, values)):
-            return None
-        self.seen += 1
-        for i, value in enumerate(values):
-            if self.seen <= self.window:
-                self.first[i] += (value - self.first[i]) / self.seen
-            self.recent[i] += (value - self.recent[i]) / min(self.seen, self.window)
-        if self.seen <= self.window or self.seen % self.window:
-            return None
-        change = [now - then for now, then in zip(self.recent, self.first, strict=True)]
-        up = [i for i, c in enumerate(change) if c > self.least]
-        down = [i for i, c in enumerate(change) if c < -self.least]
-        if not up or not down:
-            return None
-        told = ", ".join(f"{self.dimensions[i]} {change[i]:+.2f}" for i in (*up, *down))
-        return f"one dimension rises while another falls: {told}"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen, "first": list(self.first), "recent": list(self.recent)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen, self.first, self.recent = state["seen"], list(state["first"]), list(state["recent"])
 
 
 class OldPolicy:
@@ -225,9 +195,11 @@ class Nft:
         )
         generator = torch.Generator().manual_seed((c.seed << 40) + (step << 8) + place.rank)
         with torch.no_grad(), autocast(self.parts.device, c.bf16):
-            batch = conditioned(self.parts, samples, c.group)
-            eps = noise_like(batch, generator)
-            x0 = draw(self.old.dit, batch, eps, self.parts.schedule, c.sample_steps)
+            pieces = self._pieces(samples)
+            eps = _noise(pieces, generator)
+            x0 = torch.cat(
+                [draw(self.old.dit, p, part, self.parts.schedule, c.sample_steps) for p, part in _parted(pieces, eps)]
+            )
         scores = self.rewards(self._pictures(x0, samples), samples)
         rewards = geometric(scores)
         everyone = gathered(rewards, place)
@@ -236,7 +208,7 @@ class Nft:
         everyone = completed(everyone)
         mine = slice(place.rank * len(samples), (place.rank + 1) * len(samples))
         good = optimality(advantages(everyone)[mine]).flatten().to(x0.device)
-        loss = sum(self._descend(step, batch, x0, good, generator) for _ in range(c.updates)) / c.updates
+        loss = sum(self._descend(step, pieces, x0, good, generator) for _ in range(c.updates)) / c.updates
         adapters.blend(self.old.dit, self.parts.dit, follow(step, c.slope, c.most))
         by_name = mean(dict(zip(self.rewards.dimensions, scores.flatten(0, 1).nanmean(0), strict=True)), place)
         warning = self.watch.update(list(by_name.values()))
@@ -245,18 +217,39 @@ class Nft:
         spread = everyone[mine].std(1, correction=0).mean()
         return {"reward": everyone[mine].mean(), "loss": loss, "spread": spread, **by_name}
 
-    def _descend(self, step: int, batch: Any, x0: Tensor, good: Tensor, generator: torch.Generator) -> Tensor:
+    def _pieces(self, samples: Sequence[Tokens]) -> list[PackedBatch]:
+        """All pictures in order, as batches of at most `micro` pictures of one prompt, or as one batch."""
         c = self.config
-        sigma = noise_levels(len(batch), c.shift, generator).to(x0.device)
-        noisy = noised(batch, x0, noise_like(batch, generator), sigma)
-        with autocast(self.parts.device, c.bf16):
-            velocity = self.parts.dit(noisy).float()
-            with torch.no_grad():
-                old, reference = self.old.dit(noisy).float(), self.reference(noisy).float()
-        segments, levels = batch.target_segments, per_token(batch, sigma)
-        loss = policy_loss(velocity, old, x0, noisy.target, levels, good, segments, c.beta)
-        self.learner.descend(loss + c.anchor * anchor_loss(velocity, reference), step)
-        return loss.detach()
+        if not c.micro:
+            return [conditioned(self.parts, samples, c.group)]
+        counts = [min(c.micro, c.group - begin) for begin in range(0, c.group, c.micro)]
+        return [conditioned(self.parts, [sample], count) for sample in samples for count in counts]
+
+    def _descend(
+        self, step: int, pieces: Sequence[PackedBatch], x0: Tensor, good: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """One descent on all pictures: gradients add up over pieces, each weighed by its share."""
+        c, targets, tokens = self.config, len(good), len(x0)
+        sigma = noise_levels(targets, c.shift, generator).to(x0.device)
+        eps = _noise(pieces, generator)
+        counts = [len(piece) for piece in pieces]
+        rows = zip(_parted(pieces, x0), _parted(pieces, eps), sigma.split(counts), good.split(counts), strict=True)
+        told, last = x0.new_zeros(()), len(pieces) - 1
+        for i, ((piece, clean), (_, noise), levels, r) in enumerate(rows):
+            noisy = noised(piece, clean, noise, levels)
+            with autocast(self.parts.device, c.bf16):
+                velocity = self.parts.dit(noisy).float()
+                with torch.no_grad():
+                    old, reference = self.old.dit(noisy).float(), self.reference(noisy).float()
+            segments, level = piece.target_segments, per_token(piece, levels)
+            loss = policy_loss(velocity, old, clean, noisy.target, level, r, segments, c.beta) * (len(r) / targets)
+            told += loss.detach()
+            loss = loss + c.anchor * anchor_loss(velocity, reference) * (len(clean) / tokens)
+            if i < last:
+                loss.backward()
+            else:
+                self.learner.descend(loss, step)
+        return told
 
     def _pictures(self, x0: Tensor, samples: Sequence[Tokens]) -> list[Tensor]:
         """(G, 3, H, W) of each sample."""
@@ -266,3 +259,15 @@ class Nft:
             self.parts.encoder.decode(tokens.unflatten(0, (group, -1)), sample.grid[0] * side, sample.grid[1] * side)
             for tokens, sample in zip(x0.split(lengths), samples, strict=True)
         ]
+
+
+def _noise(pieces: Sequence[PackedBatch], generator: torch.Generator) -> Tensor:
+    """(T, C) Gaussian noise for all pieces, the same however many there are."""
+    first = pieces[0].target
+    tokens = sum(len(piece.target) for piece in pieces)
+    return torch.randn(tokens, first.shape[1], generator=generator).to(first.device)
+
+
+def _parted(pieces: Sequence[PackedBatch], rows: Tensor) -> list[tuple[PackedBatch, Tensor]]:
+    """Each piece with its own of all tokens' rows (T, ...)."""
+    return list(zip(pieces, rows.split([len(piece.target) for piece in pieces]), strict=True))

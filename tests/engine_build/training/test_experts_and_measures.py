@@ -9,17 +9,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from real_pairs import person, write_dresscode
 
 from engine_build.config import ModelConfig
 from engine_build.errors import RequestError
 from engine_build.lora import LoraSet, read_lora
 from engine_build.model import MMDiT
 from engine_build.training import adapters
-from engine_build.training.experts import DOMAINS, GREY, ExpertConfig, ExpertTryOns, automask, masked, repaint
+from engine_build.training.data.build import Plan, build
+from engine_build.training.data.candidate_entry import Rules
+from engine_build.training.data.entry import ShardError
+from engine_build.training.data.origins import Folder
+from engine_build.training.data.reading import Shards
+from engine_build.training.data.source import ShardSource
+from engine_build.training.experts import (
+    DOMAINS,
+    GREY,
+    ExpertConfig,
+    ExpertShards,
+    ExpertTryOns,
+    automask,
+    masked,
+    repaint,
+)
 from engine_build.training.learner import Learner, StageConfig
 from engine_build.training.measures import Way, diversity, kid, standard_error
-from engine_build.training.nft import Watch
 from engine_build.training.tryons import TryOns
+from engine_build.training.watch import Watch
 from engine_build.training.world_render import garment_region, render
 from engine_build.training.world_specs import FACE, REGION_OF
 
@@ -69,6 +85,32 @@ def test_the_mask_depends_on_the_photo_alone() -> None:
     assert torch.equal(*masks)
     whole = ExpertTryOns(ExpertConfig(domain="top", automask=False)).draw([0])[0]
     assert not (whole.references[0] == GREY).all(0).any() or whole.references[0].std() > 0
+
+
+def test_an_expert_of_shards_sees_its_domain_alone_grey_where_it_paints(tmp_path: Path) -> None:
+    source = write_dresscode(tmp_path / "dresscode")
+    people = tmp_path / "people"
+    for path in source.glob("*/images/*_0.jpg"):
+        (people / path.parts[-3]).mkdir(parents=True, exist_ok=True)
+        person(int(path.stem[:6]) + 50, "yellow").save(people / path.parts[-3] / path.name)
+    build(Folder(source, people=people, rules=Rules(64, 64)), tmp_path / "out", Plan())
+    shards = Shards(str(tmp_path / "out"), shuffled=False)
+    plain = {sample.categories[1]: sample for sample in ShardSource(shards, 64, 32).draw(range(4))}
+    config = ExpertConfig(domain="bottom")
+    drawn = ExpertShards(shards, 64, 32, expert=config).draw(range(6))
+    assert {sample.categories for sample in drawn} <= {("person", "pants"), ("person", "skirts")}
+    for sample in drawn:
+        whole = plain[sample.categories[1]]
+        support = whole.edited > 0.5
+        assert support.any() and torch.equal(sample.edited.bool(), support)
+        assert (sample.references[0][:, support] == GREY).all()
+        assert torch.equal(sample.references[0][:, ~support], whole.references[0][:, ~support])
+        assert torch.equal(sample.target[:, support], whole.target[:, support])
+        assert torch.equal(sample.target[:, ~support], whole.references[0][:, ~support])
+    open_eyed = ExpertShards(shards, 64, 32, expert=replace(config, automask=False)).draw([0])[0]
+    assert torch.equal(open_eyed.references[0], plain[open_eyed.categories[1]].references[0])
+    with pytest.raises(ShardError, match="hold no bags"):
+        ExpertShards(shards, 64, 32, expert=ExpertConfig(domain="bag")).draw([0])
 
 
 def test_repainting_leaves_every_other_pixel_and_feathers_inwards() -> None:
@@ -125,6 +167,7 @@ def test_a_reward_bought_with_another_is_warned_of() -> None:
     assert any(first) and "identity +1.00" in first[-1] and "physics -" in first[-1]
     again = Watch(("identity", "physics"), window=5)
     again.load_state_dict(state)
+    assert again.update((6.0, math.nan)) is None and again.seen == 25
     assert [again.update((6.0, 4.0)) for _ in range(15)] == first
 
 

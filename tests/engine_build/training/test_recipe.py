@@ -14,9 +14,17 @@ from recipe import write_config
 from engine_build.config import CheckpointConfig
 from engine_build.engine import load_engine
 from engine_build.errors import RequestError
+from engine_build.packing import PackedBatch
+from engine_build.training import stages
 from engine_build.training.evaluate import requests_of
+from engine_build.training.learner import Learner
+from engine_build.training.matching import conditioned
+from engine_build.training.parts import Parts
 from engine_build.training.run import Run
+from engine_build.training.sample import encode
+from engine_build.training.tokens import noised
 from engine_build.training.train import TrainConfig, main, run_stage
+from engine_build.training.tryons import TryOns
 from engine_build.training.world import HELD_OUT_SEED, sample_scene
 
 CHAIN = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill", "dmd")
@@ -53,10 +61,12 @@ def _same(a: Any, b: Any) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("stage", CHAIN)
+@pytest.mark.parametrize("stage", [*CHAIN, "expert"])
 def test_an_interrupted_stage_ends_where_the_whole_one_ended(recipe: TrainConfig, stage: str) -> None:
     """Interrupted after its first step by everything but luck: other random numbers have been drawn meanwhile."""
     parts, table = f"{stage}-parts", replace(recipe.stage(stage), **_without_report(recipe, stage))
+    if stage not in CHAIN:
+        run_stage(recipe, stage, resume=False, table=table)
     run_stage(recipe, stage, resume=False, stop_after=1, name=parts, table=table)
     assert _state(recipe, parts)["step"] == 1
     torch.rand(7)
@@ -84,6 +94,12 @@ def test_each_checkpoint_runs_in_the_engine_in_its_own_mode(recipe: TrainConfig)
     assert outcome.error is None and outcome.image is not None and outcome.image.size == (48, 64)
 
 
+def test_without_a_critic_nothing_of_it_is_kept_or_logged(recipe: TrainConfig) -> None:
+    assert all(key.startswith("dit.") for key in _state(recipe, "dmd")["fake"]["model"])
+    rows = [json.loads(line) for line in (recipe.out / "dmd.jsonl").read_text().splitlines()]
+    assert all({"loss", "fake_loss", "strength"} == row.keys() - {"step", "seconds"} for row in rows)
+
+
 def test_logs_tell_every_dimension_and_category(recipe: TrainConfig) -> None:
     rewards = [json.loads(line) for line in (recipe.out / "nft.jsonl").read_text().splitlines()]
     assert {"reward", "identity", "garment_fidelity", "background", "physics", "spread"} <= set(rewards[0])
@@ -106,23 +122,43 @@ def test_frozen_words_stay_frozen_and_free_ones_learn(recipe: TrainConfig) -> No
     assert not _same(text("pretrain"), text("tryon"))
 
 
-@pytest.mark.parametrize("stage", ["expert", "nft", "dmd"])
-def test_a_lora_stage_trains_its_paths_alone_and_leaves_a_file_the_engine_loads(
-    recipe: TrainConfig, stage: str
+@pytest.mark.parametrize("stage", ["expert", "nft", "cfg-distill", "dmd"])
+def test_a_lora_stage_trains_its_paths_alone_and_leaves_the_network_it_trained(
+    recipe: TrainConfig, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing but the paths moves, and the engine with the written file is the network as training left it."""
+    trained: list[Parts] = []
+
+    def leave(job: stages.Job, parts: Parts, learner: Learner) -> Path:
+        learner.module.load_state_dict(learner.ema.values)
+        trained.append(parts)
+        return left(job, parts, learner)
+
+    left = stages._leave
+    monkeypatch.setattr(stages, "_leave", leave)
     name = f"{stage}-lora"
     table = replace(recipe.stage(stage), lora_rank=2, optimizer="adamw", learning_rate=1e-2, start_from="isolate")
-    path = run_stage(recipe, stage, resume=False, stop_after=1, name=name, table=table)
-    path = run_stage(recipe, stage, resume=True, name=name, table=table)
-    assert path.name == "lora.safetensors"
-    trained = _state(recipe, name)["model"]
-    assert all(key.endswith(("lora_A", "lora_B")) for key in trained)
-    assert any(bool(value.any()) for key, value in trained.items() if key.endswith("lora_B"))
+    path = run_stage(recipe, stage, resume=False, name=name, table=table)
+    weights = _state(recipe, name)["model"]
+    assert all(key.endswith(("lora_A", "lora_B")) for key in weights)
+    start = _state(recipe, "isolate")["ema"]["values"]
+    live = {k: v for k, v in trained[-1].network.state_dict().items() if not k.endswith(("lora_A", "lora_B"))}
+    assert _same(live, start)
     base = str(recipe.out / "isolate" / "checkpoint")
-    request = requests_of([sample_scene(HELD_OUT_SEED + 3, 1)], 64, 2)
-    plain, changed = (load_engine(base, device="cpu", loras=loras).run(request)[0] for loras in ((), ((path, 30.0),)))
-    assert plain.image is not None and changed.image is not None
-    assert plain.image.tobytes() != changed.image.tobytes()
+    engine, plain = (load_engine(base, device="cpu", loras=loras).pipeline.model for loras in (((path, 1.0),), ()))
+    batch = _noisy_batch(recipe, trained[-1])
+    with torch.no_grad():
+        expected, velocity, without = (network(batch) for network in (trained[-1].dit, engine, plain))
+    torch.testing.assert_close(velocity, expected, atol=1e-5, rtol=1e-4)
+    assert float((velocity - without).abs().max()) > 1e-4
+
+
+def _noisy_batch(recipe: TrainConfig, parts: Parts) -> PackedBatch:
+    samples = encode(parts.encoder, TryOns(64, 32, (1.0, 1.0)).draw(range(2)))
+    with torch.no_grad():
+        batch = conditioned(parts, samples)
+    eps = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
+    return noised(batch, batch.target, eps, torch.tensor([0.3, 0.8]))
 
 
 def test_a_checkpoint_folder_can_be_started_from(recipe: TrainConfig) -> None:

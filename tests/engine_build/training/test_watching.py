@@ -103,9 +103,9 @@ def test_a_bought_reward_shows_in_the_log_and_earns_nothing(recipe: TrainConfig,
     good: list[list[float]] = []
     descend = step._descend
 
-    def heard(index: int, batch: PackedBatch, x0: Tensor, r: Tensor, generator: torch.Generator) -> Tensor:
+    def heard(index: int, pieces: list[PackedBatch], x0: Tensor, r: Tensor, generator: torch.Generator) -> Tensor:
         good.append(r.tolist())
-        return descend(index, batch, x0, r, generator)
+        return descend(index, pieces, x0, r, generator)
 
     step._descend = heard
     fit(run, learner, step, resume=False)
@@ -121,3 +121,43 @@ def test_a_bought_reward_shows_in_the_log_and_earns_nothing(recipe: TrainConfig,
     assert logged[-1]["reward"] < 6.0 < (10 + 3) / 2
     for bought, honest, again, too in good[4:]:
         assert bought == again < 0.5 < honest == too
+
+
+def test_pictures_in_small_pieces_teach_what_all_at_once_teach(recipe: TrainConfig, tmp_path: Path) -> None:
+    """For memory: 3 pictures of each of 2 prompts in pieces of 2, 1, 2, 1; same noise, same gradient."""
+    config = replace(recipe.stage("nft"), **SIZE, steps=1, sample_steps=2, updates=1, prompts=2, group=3)
+    config = replace(config, optimizer="adamw", learning_rate=1e-2, warm_up=1, decay_steps=1)
+    rows, networks = [], []
+    for micro in (0, 2):
+        parts: Parts = recipe.workshop(torch.device("cpu")).parts(config)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in parts.dit.parameters():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator) + (parameter.ndim == 1))
+        parts.network.text.requires_grad_(False)
+        rewards = Uneven()
+        copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
+        learner = Learner(parts.network, replace(config, micro=micro))
+        run = Run(tmp_path / f"run-{micro}", "nft")
+        step = Nft(parts, learner, replace(config, micro=micro), copies, TryOns(32, 16, (1.0, 1.0)), rewards, run)
+        rows.append(step(0))
+        moments = [state["exp_avg"].flatten() for one in learner.optimizers for state in one.state.values()]
+        networks.append((rewards.pictures, torch.cat(moments)))
+    (seen, whole), (also_seen, pieces) = networks
+    for a, b in zip(seen, also_seen, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-3, rtol=0)
+    assert float(rows[1]["loss"]) == pytest.approx(float(rows[0]["loss"]), rel=1e-3)
+    assert len(whole) > 10_000 and float((pieces - whole).norm() / whole.norm()) < 5e-3
+
+
+class Uneven:
+    """Each picture of a group better than the one before."""
+
+    dimensions = ("identity", "physics")
+
+    def __init__(self) -> None:
+        self.pictures: list[Tensor] = []
+
+    def __call__(self, pictures: Sequence[Tensor], samples: Sequence[Tokens]) -> Tensor:
+        self.pictures = list(pictures)
+        return torch.stack([torch.arange(2.0, 2 + len(p))[:, None].expand(-1, 2) for p in pictures])
