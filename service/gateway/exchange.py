@@ -23,6 +23,7 @@ SAFE_HEADERS = {
         "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
     ),
 }
+ENDLESS = "/events"
 QUIET = ("/livez", "/readyz", "/metrics")
 
 
@@ -36,6 +37,9 @@ class Exchange:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD" and not scope["path"].endswith(ENDLESS):
+            scope = {**scope, "method": "GET"}  # RFC 9110, 9.3.2: as GET; the server leaves the body out
         given = Headers(scope=scope)
         request_id = headers.request_id(given.get("x-request-id"))
         parent = headers.traceparent(given.get("traceparent"))
@@ -62,7 +66,7 @@ class Exchange:
 
         with (
             telemetry.log_context(request=request_id),
-            telemetry.span("http.request", parent=parent, attributes={"http.request.method": scope["method"]}),
+            telemetry.span("http.request", parent=parent, attributes={"http.request.method": method}),
         ):
             state["traceparent"] = telemetry.current_traceparent() or parent
             try:
@@ -72,7 +76,7 @@ class Exchange:
                     log.info(
                         "request",
                         extra={
-                            "method": scope["method"],
+                            "method": method,
                             "route": getattr(scope.get("route"), "path", None),
                             "status": status,
                             "seconds": round(time.perf_counter() - started, 4),

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
+from service.gateway.exchange import ENDLESS
 from service.jobs.schemas import JobError
 
 log = logging.getLogger("changeroom.gateway")
@@ -165,6 +166,8 @@ def allowed_methods(routes: Iterable[BaseRoute], request: Request) -> list[str]:
         found, _ = route.matches(request.scope)
         if found is not Match.NONE:
             methods |= set(getattr(route, "methods", None) or ())
+    if "GET" in methods and not request.url.path.endswith(ENDLESS):
+        methods.add("HEAD")
     return sorted(methods)
 
 

@@ -295,7 +295,7 @@ def test_unknown_things_are_404_and_wrong_methods_405(http: httpx.Client) -> Non
     wrong = http.put("/v1/try-ons")
     check(wrong, 405, "method-not-allowed", "Allow")
     assert wrong.headers["allow"] == "POST"
-    assert http.post("/v1/try-ons/none").headers["allow"] == "DELETE, GET"
+    assert http.post("/v1/try-ons/none").headers["allow"] == "DELETE, GET, HEAD"
     check(
         http.get("/v1/try-ons/none/events", headers={"Last-Event-ID": "x"}),
         400,
