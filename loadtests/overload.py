@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvloop
 
 from loadtests.arrivals import Arrival, Asked, Curve, Mix, flash_sale, generated, steady
 from loadtests.client import RUDE_PAUSE_S, Clients, Manners
+from loadtests.fairness import jain
 from loadtests.local_service import LocalService, local_service, machine, write_json
 from loadtests.outcomes import Outcome
 from loadtests.photos import bundled
@@ -197,7 +197,7 @@ async def play(service: LocalService, scene: Scene, capacity: float, seconds: fl
         late_p99_s=spread(one.late for one in everything if one.late is not None).p99,
         ends=whole.ends,
         tenants=shares,
-        jain=fairness(shares) if len(shares) > 1 else None,
+        jain=_jain(tuple(shares.values())) if len(shares) > 1 else None,
     )
     return replace(found, missed=missed(found, scene.goals))
 
@@ -219,34 +219,15 @@ def _share(outcomes: Sequence[Outcome], length: float) -> Share:
     )
 
 
+def _jain(shares: Sequence[Share]) -> float:
+    return jain([share.offered for share in shares], [share.goodput for share in shares])
+
+
 def served_in(outcome: Outcome) -> float:
     """Seconds of an accepted try-on from the sending of the attempt that was accepted, without the retries before."""
     if not outcome.rejections:
         return outcome.latency
     return outcome.latency - outcome.rejections[-1][1] - RUDE_PAUSE_S
-
-
-def fairness(shares: dict[str, Share]) -> float:
-    """Jain's index of what tenants got over their max-min fair part of what was served; 1 is perfectly fair.
-
-    R. Jain, D. Chiu, W. Hawe, DEC-TR-301 (1984); max-min: nobody is owed more than it asked for, the rest is
-    split evenly.
-    """
-    owed = max_min([share.offered for share in shares.values()], sum(share.goodput for share in shares.values()))
-    parts = np.array([share.goodput / fair for share, fair in zip(shares.values(), owed, strict=True) if fair > 0])
-    return float(parts.sum() ** 2 / (parts.size * (parts**2).sum())) if parts.any() else 0.0
-
-
-def max_min(asked: Sequence[float], served: float) -> list[float]:
-    """The max-min fair split of `served` among those who asked for so much each."""
-    owed = [0.0] * len(asked)
-    left, open_to = served, sorted(range(len(asked)), key=lambda index: asked[index])
-    while open_to:
-        part = left / len(open_to)
-        index = open_to.pop(0)
-        owed[index] = min(asked[index], part)
-        left -= owed[index]
-    return owed
 
 
 def missed(found: Finding, goals: Sequence[str]) -> tuple[str, ...]:

@@ -10,15 +10,12 @@ import httpx
 import pytest
 
 from loadtests.client import RUDE_PAUSE_S
+from loadtests.fairness import jain, max_min
 from loadtests.outcomes import Outcome
-from loadtests.overload import Share, fairness, max_min, served_in
+from loadtests.overload import served_in
 from loadtests.wire import WireTransport
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def share(offered: float, goodput: float) -> Share:
-    return Share(offered, goodput, 0, {}, None, None)
 
 
 def test_max_min_owes_nobody_more_than_asked_and_splits_the_rest() -> None:
@@ -28,9 +25,9 @@ def test_max_min_owes_nobody_more_than_asked_and_splits_the_rest() -> None:
 
 
 def test_jain_is_one_when_everyone_gets_what_is_owed_and_falls_when_one_takes_it() -> None:
-    assert fairness({"greedy": share(47.0, 7.0), "polite": share(3.0, 3.0)}) == pytest.approx(1.0)
-    assert fairness({"greedy": share(47.0, 10.0), "polite": share(3.0, 0.0)}) == pytest.approx(0.5)
-    assert fairness({"greedy": share(5.0, 0.0), "polite": share(3.0, 0.0)}) == 0.0
+    assert jain([47.0, 3.0], [7.0, 3.0]) == pytest.approx(1.0)
+    assert jain([47.0, 3.0], [10.0, 0.0]) == pytest.approx(0.5)
+    assert jain([5.0, 3.0], [0.0, 0.0]) == 0.0
 
 
 def test_latency_of_the_accepted_leaves_the_retries_before_out() -> None:
