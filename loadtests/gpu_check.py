@@ -33,7 +33,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PRESETS = ("klein-4b", "tstars-5b", "nano")
 PARTS = ("tests", "klein-4b", "tstars-5b", "tensorrt")
-TESTS = ("tests/gpu", "tests/kernels/test_triton_numerics.py", "tests/kernels/test_triton_model.py")
+TESTS = (
+    "tests/gpu",
+    "tests/kernels/test_triton_numerics.py",
+    "tests/kernels/test_triton_model.py",
+    "tests/kernels/test_triton_operators.py",
+    "tests/engine_build/test_neighbours.py",
+)
 SPARE_S = 600  # beyond a part's minutes: loading, compiling, the case that was under way
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "tensorrt")
 ASK = "import json, sys; from engine_build.machine import accelerator; print(json.dumps(accelerator(sys.argv[1])))"

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine_build.bench import floors
 from engine_build.bench.allowance import NO_TIME, over
 from engine_build.bench.pictures import free, reason_of, request_of, tokens_of, wait
 from engine_build.bench.plan import Plan, attention_kernels
@@ -46,18 +47,35 @@ def attention(plan: Plan, weights: Weights, ends: float = math.inf) -> list[Atte
         segments = Segments((tokens,))
         batched = [x.transpose(0, 1)[None].contiguous() for x in (q, k, v)]
         ours = _median(plan, weights, partial(kernels.attention, q, k, v, segments))
-        sdpa = _median(plan, weights, partial(_sdpa, batched))
+        name_of_sdpa, with_sdpa = _sdpa_of(batched)
+        sdpa = _median(plan, weights, partial(with_sdpa, batched))
         work = 4.0 * tokens * tokens * heads * size
-        rows.append(AttentionRow(tokens, kernels.name, ours * 1e3, work / ours / 1e12, sdpa * 1e3, work / sdpa / 1e12))
+        floor = work / floors.H200.attention
+        rows.append(
+            AttentionRow(
+                tokens, kernels.name, ours * 1e3, work / ours / 1e12, name_of_sdpa, sdpa * 1e3, work / sdpa / 1e12,
+                floor * 1e3, ours / floor if weights.device.type == "cuda" else None,
+            )
+        )  # fmt: skip
     return rows
 
 
-def _sdpa(batched: Sequence[Tensor]) -> Tensor:
-    """torch's attention, by cuDNN where there is a GPU."""
+def _sdpa_of(batched: Sequence[Tensor]) -> tuple[str, Callable[[Sequence[Tensor]], Tensor]]:
+    """torch's attention and its name: cuDNN's, where that is not to be had FlashAttention, on a CPU torch's choice."""
     if batched[0].device.type != "cuda":
-        return F.scaled_dot_product_attention(*batched)
-    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-        return F.scaled_dot_product_attention(*batched)
+        return "torch", lambda given: F.scaled_dot_product_attention(*given)
+
+    def by(backend: SDPBackend, given: Sequence[Tensor]) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(*given)
+
+    with_cudnn = partial(by, SDPBackend.CUDNN_ATTENTION)
+    try:
+        with_cudnn(batched)
+    except RuntimeError as error:
+        _log.warning("attention of cuDNN: %s", reason_of(error))
+        return "FlashAttention", partial(by, SDPBackend.FLASH_ATTENTION)
+    return "cuDNN", with_cudnn
 
 
 def packing(plan: Plan, weights: Weights, ends: float = math.inf) -> list[PackedRow]:

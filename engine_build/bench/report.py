@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine_build.bench.goals import goals_of
 from engine_build.bench.rows import Results, Row
 from engine_build.loading import pick_device
 from engine_build.machine import accelerator, host, versions
@@ -27,6 +28,7 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
         "end_to_end": [asdict(row) for row in results.rows],
         "attention": [asdict(row) for row in results.attention],
         "packed": [asdict(row) for row in results.packed],
+        "goals": [asdict(goal) for goal in goals_of(results)],
     }
 
 
@@ -63,12 +65,13 @@ def table(results: Results) -> str:
     if results.attention:
         lines += [
             "",
-            "| tokens | kernels | ms | TFLOP/s | SDPA ms | SDPA TFLOP/s |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| tokens | kernels | ms | TFLOP/s | times the floor | SDPA of | ms | TFLOP/s |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [
             f"| {a.tokens} | {a.kernels} | {a.ours_ms:.3f} | {a.ours_tflops:.3g} "
-            f"| {a.sdpa_ms:.3f} | {a.sdpa_tflops:.3g} |"
+            f"| {'' if a.times_floor is None else f'{a.times_floor:.2f}'} "
+            f"| {a.sdpa} | {a.sdpa_ms:.3f} | {a.sdpa_tflops:.3g} |"
             for a in results.attention
         ]
     if results.packed:
@@ -78,6 +81,13 @@ def table(results: Results) -> str:
             + (p.status if p.images_per_second is None else f"{p.images_per_second:.2f}")
             + " |"
             for p in results.packed
+        ]
+    if goals := goals_of(results):
+        lines += ["", "| goal | bound | measured | reached |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {goal.name} | {goal.bound:g} | {'' if goal.measured is None else f'{goal.measured:.4g}'} "
+            f"| {'not measured' if goal.reached is None else 'yes' if goal.reached else 'no'} |"
+            for goal in goals
         ]
     return "\n".join(lines)
 

@@ -31,14 +31,20 @@ class Row:
 
 @dataclass
 class AttentionRow:
-    """Attention alone on one sequence: milliseconds and TFLOP/s of the kernels and of torch's SDPA."""
+    """Attention alone on one sequence: milliseconds and TFLOP/s of the kernels and of torch's SDPA, by `sdpa`.
+
+    `floor_ms` is what arithmetic allows an H200; `times_floor` is told on a GPU only.
+    """
 
     tokens: int
     kernels: str
     ours_ms: float
     ours_tflops: float
+    sdpa: str
     sdpa_ms: float
     sdpa_tflops: float
+    floor_ms: float
+    times_floor: float | None = None
 
 
 @dataclass
@@ -51,6 +57,16 @@ class PackedRow:
     requests: int
     status: str = "ok"
     images_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A stated goal, what was measured of it, and whether that reaches it; None where nothing was measured."""
+
+    name: str
+    bound: float
+    measured: float | None
+    reached: bool | None
 
 
 @dataclass

@@ -32,6 +32,7 @@ def build(
             help="A size to be fast at, with up to 6 garments and as many requests together; repeat for several.",
         ),
     ] = None,
+    backend: Annotated[str, typer.Option(help="tensorrt; no other backend is built.")] = "tensorrt",
     attention: AttentionOption = "plugin",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
     level: Annotated[int, typer.Option(min=0, max=5, help="TensorRT's optimisation effort.")] = 3,
@@ -55,6 +56,7 @@ def build(
 
     Example: changeroom engine build --model ./klein --bucket 768x1024:6 --bucket 1024x1024:6*2
     """
+    _one_of("--backend", backend, ("tensorrt",))
     _one_of("--attention", attention, ("plugin", "standard"))
     _one_of("--dtype", dtype, ("bfloat16", "float16", "float32"))
     from engine_build.tensorrt.library import tensorrt
@@ -112,6 +114,10 @@ def verify(
     _one_of("--attention", attention, ("plugin", "standard"))
     _one_of("--backend", backend, ("onnx", "tensorrt"))
     let_threads_sleep()
+    if backend == "tensorrt":
+        from engine_build.tensorrt.library import tensorrt
+
+        tensorrt()
     _require_onnx()
     from engine_build.tensorrt import verify as checks
 
@@ -146,7 +152,8 @@ def bench(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Measure a checkpoint instead, once for every --backend.")] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="With --model: torch, triton or tensorrt; the first is the base.")
+        list[str] | None,
+        typer.Option(help="A checkpoint's, nano's by default: torch, triton or tensorrt; the first is the base."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE|DIR", help="Also write everything here.")
@@ -159,7 +166,8 @@ def bench(
     second when requests are packed together. The last line is the same as one line of JSON. With --json what there
     is gets written after every mode, so that a run that is cut short leaves what it had found.
 
-    With --model it measures a checkpoint's own try-ons instead, with each of the named backends.
+    With --model or --backend it measures a checkpoint's own try-ons instead, with each of the named backends;
+    tensorrt alone is measured against torch.
 
     Example: changeroom engine bench --preset klein-4b --json loadtests/results
     Example: changeroom engine bench --model ./klein --backend torch --backend tensorrt
@@ -172,7 +180,12 @@ def bench(
     from engine_build.bench.rows import Results
 
     if backend and model is None:
-        raise typer.BadParameter("name the checkpoint with --model", param_hint="--backend")
+        model = "nano"
+    if backend and "tensorrt" in backend:
+        from engine_build.tensorrt.library import tensorrt
+
+        tensorrt()
+        backend = backend if len(backend) > 1 else ["torch", *backend]
     if model is None:
         plan = Plan.of(preset, device, repeats, tuple(mode or ()), minutes)
         chosen = f"--preset {preset}" + "".join(f" --mode {name!r}" for name in mode or ())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from engine_build import torch_engine
 from engine_build.config import PRESETS, parameter_count
 from engine_build.errors import CheckpointError, MemoryShortage, RequestError
 from engine_build.memory_plan import H200, fit, peak, plan_checkpoint
@@ -66,6 +67,14 @@ def test_it_is_made_to_fit_or_refused() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(MemoryShortage):
         fit("klein-4b", dtype="auto", backend="triton", options=EngineOptions(token_budget=49_152), free=24 << 30)
+
+
+def test_an_engine_asks_the_plan_before_it_loads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 29, 1 << 30))
+    monkeypatch.setattr(torch_engine, "load_pipeline", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(MemoryShortage, match=r"nano needs .* GiB .* 0\.5 are free"):
+        torch_engine.load("nano", device="cuda")
 
 
 def test_the_command_prints_it() -> None:

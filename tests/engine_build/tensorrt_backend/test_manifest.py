@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -90,15 +91,25 @@ def test_a_checkpoint_is_known_by_content_alone(tmp_path: Path) -> None:
     assert digest_checkpoint(copied) != digest_checkpoint(NANO)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
 def test_without_tensorrt_the_backend_says_what_to_install() -> None:
-    try:
-        import tensorrt
-    except ImportError:
-        with pytest.raises(BackendError, match=r"pip install 'changeroom\[tensorrt\]'"):
-            load_engine("nano", backend="tensorrt")
-        done = CliRunner().invoke(app, ["engine", "build", "--model", "nano", "--bucket", "72x96:6*3"])
-        assert done.exit_code == 1
-        assert len(done.stderr.splitlines()) == 1
-        assert "pip install 'changeroom[tensorrt]'" in done.stderr
-    else:
-        pytest.skip(f"TensorRT {tensorrt.__version__} is here")
+    with pytest.raises(BackendError, match=r"pip install 'changeroom\[tensorrt\]'"):
+        load_engine("nano", backend="tensorrt")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build", "--model", "nano", "--bucket", "72x96:6*3"],
+        ["build", "--backend", "tensorrt"],
+        ["verify", "--backend", "tensorrt"],
+        ["bench", "--backend", "tensorrt"],
+        ["bench", "--model", "nano", "--backend", "torch", "--backend", "tensorrt"],
+    ],
+)
+def test_without_tensorrt_every_command_says_so_in_one_line(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["engine", *words])
+    assert done.exit_code == 1
+    (said,) = done.stderr.splitlines()
+    assert "TensorRT is not installed" in said and "pip install 'changeroom[tensorrt]'" in said

@@ -1,0 +1,54 @@
+"""A request beside others and alone, in every number format, on nano; with compiled kernels where there is a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine_build.loading import pick_dtype
+from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.precision import NEIGHBOURS, relative_l2
+from engine_build.weights import NANO, load_model
+from kernels import fp8, select
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KERNELS = "triton" if DEVICE.type == "cuda" else "torch"
+
+
+def request(seed: int, text: int, *grids: tuple[int, int]) -> Sequence:
+    """The first grid is the target's, the others are references'."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(DEVICE)
+
+    (rows, columns), *others = grids
+    shown = tuple(
+        Reference(draw(h * w, 64), grid_ids(h, w, 10 * (i + 1)).to(DEVICE)) for i, (h, w) in enumerate(others)
+    )
+    ids = grid_ids(rows, columns).to(DEVICE)
+    return Sequence(draw(text, 192), draw(rows * columns, 64), ids, 0.9 - 0.2 * seed, shown)
+
+
+MIXED = [
+    request(0, 21, (12, 9), (12, 9), (8, 8)),
+    request(1, 40, (6, 7), (6, 7), (8, 8), (8, 8), (8, 8)),
+    request(2, 9, (16, 16), (16, 16), (8, 8)),
+    request(3, 33, (12, 9), (12, 9), (8, 8)),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", NEIGHBOURS)
+def test_neighbours_change_a_result_by_less_than_the_stated_bound(dtype: str) -> None:
+    model = load_model(NANO, device=DEVICE, dtype=pick_dtype(dtype, DEVICE), kernels=select(KERNELS))
+    if dtype == "fp8":
+        fp8.convert(model)
+    with torch.inference_mode():
+        together = model(pack(MIXED)).split([len(asked.target) for asked in MIXED])
+        backwards = model(pack(MIXED[::-1])).split([len(asked.target) for asked in MIXED[::-1]])[::-1]
+        for asked, beside, otherwise in zip(MIXED, together, backwards, strict=True):
+            alone = model(pack([asked]))
+            assert alone.abs().mean() > 0.1
+            assert relative_l2(beside, alone) <= NEIGHBOURS[dtype]
+            assert relative_l2(otherwise, alone) <= NEIGHBOURS[dtype]
