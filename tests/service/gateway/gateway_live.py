@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import socket
 import threading
 import time
 from pathlib import Path
@@ -59,6 +60,17 @@ def parts(garments: int = 1) -> list[Part]:
     """A form with a person and garments that differ."""
     worn = [("garment", (f"g{i}.jpg", picture(64, 64 + i, "navy"), "image/jpeg")) for i in range(garments)]
     return [("person", ("p.jpg", picture(colour="bisque"), "image/jpeg")), *worn]
+
+
+def closed_after(raw: socket.socket) -> tuple[float, bytes]:
+    """Seconds until the server closes, and what it said before."""
+    started, said = time.monotonic(), b""
+    try:
+        while chunk := raw.recv(65536):
+            said += chunk
+    except ConnectionResetError:
+        said += b""
+    return time.monotonic() - started, said
 
 
 class PlainWorker:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from gateway_live import Live, picture
+from gateway_live import Live, closed_after, picture
 
 from service.gateway import connections
 
@@ -37,17 +37,6 @@ def sockets(capped: Live) -> Iterator[Callable[[], socket.socket]]:
         time.sleep(0.05)
 
 
-def said_to(raw: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    said = b""
-    try:
-        while chunk := raw.recv(65536):
-            said += chunk
-    except ConnectionResetError:
-        return said
-    return said
-
-
 def test_silent_connections_make_room_the_longest_silent_first(
     capped: Live, sockets: Callable[[], socket.socket]
 ) -> None:
@@ -55,10 +44,10 @@ def test_silent_connections_make_room_the_longest_silent_first(
     for number in range(3 * CAP):
         with capped.client() as client:
             assert client.get("/livez").status_code == 200, number
-    assert said_to(held[0]) == b""
+    assert closed_after(held[0])[1] == b""
     newest = sockets()
     newest.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    assert said_to(newest).startswith(b"HTTP/1.1 200")
+    assert closed_after(newest)[1].startswith(b"HTTP/1.1 200")
 
 
 def test_when_all_are_at_work_a_newcomer_is_told_so_and_the_others_go_on(
@@ -73,7 +62,7 @@ def test_when_all_are_at_work_a_newcomer_is_told_so_and_the_others_go_on(
         time.sleep(0.02)
     newcomer = sockets()
     newcomer.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 100_000)
-    answer = said_to(newcomer)
+    answer = closed_after(newcomer)[1]
     assert answer.startswith(b"HTTP/1.1 503") and b"urn:changeroom:problem:too-many-connections" in answer
     assert b"\r\nretry-after: 1\r\n" in answer
     for one in busy:

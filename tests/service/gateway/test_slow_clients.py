@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from gateway_live import Live, picture
+from gateway_live import Live, closed_after, picture
 from PIL import Image
 
 TIMEOUT_S = 1.0
@@ -25,17 +25,6 @@ def strict(launch: Callable[..., Live]) -> Live:
 def connected(live: Live) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", live.port()), timeout=8) as raw:
         yield raw
-
-
-def closed_after(raw: socket.socket) -> tuple[float, bytes]:
-    """Seconds until the server closes, and what it said before."""
-    started, said = time.monotonic(), b""
-    try:
-        while chunk := raw.recv(65536):
-            said += chunk
-    except ConnectionResetError:
-        said += b""
-    return time.monotonic() - started, said
 
 
 def test_a_silent_connection_is_closed(strict: Live) -> None:
