@@ -25,8 +25,8 @@ class Question:
     figures: tuple[str, ...]
 
 
-def questions(teacher_steps: int) -> list[Question]:
-    """Reinforcement, guidance in one pass, the few-step student, its controls, and isolation."""
+def questions(teacher_steps: int, before: str = "isolate") -> list[Question]:
+    """What isolation, reinforcement since stage `before`, guidance, distillation and their controls come to."""
     full = str(teacher_steps)
     scores = ("overall", "identity", "garment_fidelity", "background", "physics")
     looks = ("sharpness", "kid", "attribute_accuracy", "omission_rate", "diversity")
@@ -36,22 +36,24 @@ def questions(teacher_steps: int) -> list[Question]:
         Question(
             "what reinforcement does at equal evaluations",
             f"nft/{full}",
-            f"isolate/{full}",
+            f"{before}/{full}",
             (*scores, "pattern_rare", "pattern_common", *looks),
         ),
+        Question("what reinforcement does, both in 4 steps", "nft/4", f"{before}/4", (*scores, *looks)),
         Question("guidance in one pass", f"cfg-distill/{full}", f"nft/{full}-cfg", (*scores, *looks)),
         Question("4 steps against the guided teacher", "dmd-4/4", f"nft/{full}-cfg", (*scores, *looks)),
         Question("4 steps against the one-pass teacher", "dmd-4/4", f"cfg-distill/{full}", (*scores, *looks)),
+        Question("the whole recipe, both in 4 steps", "dmd-4/4", f"{before}/4", (*scores, *looks)),
         Question("4 steps against that teacher cut to 4", "dmd-4/4", "cfg-distill/4", (*scores, *looks)),
         Question("2 steps against that teacher cut to 2", "dmd-2/2", "cfg-distill/2", (*scores, *looks)),
         Question("1 step against that teacher cut to 1", "dmd-1/1", "cfg-distill/1", (*scores, *looks)),
     ]
 
 
-def compare(measured: Measured, teacher_steps: int) -> list[dict[str, Any]]:
+def compare(measured: Measured, teacher_steps: int, before: str = "isolate") -> list[dict[str, Any]]:
     """One row a question and figure that every part of is measured: values, difference and ratio over seeds."""
     rows = []
-    for question in questions(teacher_steps):
+    for question in questions(teacher_steps, before):
         ours, theirs = measured.get(question.of, {}), measured.get(question.against, {})
         for figure in question.figures:
             pairs = [(figure_of(ours[s], figure), figure_of(theirs[s], figure)) for s in sorted(ours) if s in theirs]

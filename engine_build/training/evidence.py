@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ class EvidenceConfig:
     """`stages` in order, each starting as its table says; students of each number in `student_steps` at the end.
 
     Stages in `brief` are measured at the full schedule without guidance alone. `samples` held-out scenes with
-    garments as in `mix`; `guidance` is the teacher's w where guidance is measured.
+    garments as in `mix`; `guidance` is the teacher's w where guidance is measured, `focus` as in cfg_distill.py.
+    `baseline` names a checkpoint to measure beside the stages, as stage `start`.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,6 +66,8 @@ class EvidenceConfig:
     teacher_steps: int = 32
     cut_steps: tuple[int, ...] = (4, 2, 1)
     guidance: float = 2.0
+    focus: bool = False
+    baseline: str = ""
     diversity_repeats: int = 3
     judge: str = ""
 
@@ -73,6 +77,8 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
     e = config.evidence
     for seed in e.seeds:
         mine = _seeded(config, seed)
+        if e.baseline:
+            _measure(mine, "start", ways(e), partial(_baseline, mine))
         for name in e.stages:
             if not _finished(mine, name):
                 train_stage(mine, name, resume=True)
@@ -89,7 +95,7 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
 
 def ways(e: EvidenceConfig) -> list[Way]:
     """Full schedule with guidance and without, and the control: the same network cut to a few steps."""
-    return [Way(e.teacher_steps, e.guidance), Way(e.teacher_steps), *(Way(steps) for steps in e.cut_steps)]
+    return [Way(e.teacher_steps, e.guidance, e.focus), Way(e.teacher_steps), *(Way(steps) for steps in e.cut_steps)]
 
 
 def label(way: Way) -> str:
@@ -140,17 +146,22 @@ def _finished(config: TrainConfig, name: str, steps: int | None = None) -> bool:
 
 
 def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) -> None:
-    e, c = config.evidence, config.stage(table)
+    _measure(config, name, some, partial(trained, config, name, config.stage(table)))
+
+
+def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[[], Parts]) -> None:
+    """The ways not measured yet; the noise pictures start from is the seed's own."""
+    e = config.evidence
     missing = [(way, _measured(config, name, way)) for way in some if not _measured(config, name, way).exists()]
     if not missing:
         return
-    parts = trained(config, name, c)
+    parts = network()
     height, shot = _size(config)
     held = HeldOut.make(parts, height, shot, e.samples, e.mix)
     judge = classifier.load(Path(e.judge)) if e.judge else classifier.load()
-    rare = config.stage("tryon").rare
+    tryon = config.stage("tryon")
     for way, path in missing:
-        figures = assess(parts, held, way, judge, rare=rare, repeats=e.diversity_repeats)
+        figures = assess(parts, held, way, judge, tryon.seed, tryon.rare, repeats=e.diversity_repeats)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         logger.info("%s %s %s", config.out, path.stem, figures["overall"])
@@ -164,6 +175,11 @@ def trained(config: TrainConfig, name: str, c: Any) -> Parts:
         return shop.parts(replace(c, start_from=name, loras=()))
     lora = str(config.out / name / "lora.safetensors")
     return shop.parts(replace(c, loras=(*c.loras, lora)))
+
+
+def _baseline(config: TrainConfig) -> Parts:
+    table = replace(config.stage(config.evidence.stages[0]), start_from=config.evidence.baseline, loras=())
+    return config.workshop(pick_device(config.device)).parts(table)
 
 
 def _size(config: TrainConfig) -> tuple[int, int]:
@@ -184,7 +200,7 @@ def _write(config: TrainConfig) -> Path:
         "guidance": e.guidance,
         "teacher_steps": e.teacher_steps,
         "figures": collected(found),
-        "comparisons": compare(found, e.teacher_steps),
+        "comparisons": compare(found, e.teacher_steps, "start" if e.baseline else "isolate"),
     }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plots.write(config.out, report)

@@ -17,6 +17,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from engine_build.training.cfg_distill import strength
 from engine_build.training.classifier import SMALLEST, Classifier, crops, labels
 from engine_build.training.evaluate import by_category, by_count, summary
 from engine_build.training.matching import conditioned
@@ -56,10 +57,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to sample: Euler steps and guidance (1 is none)."""
+    """A way to sample: Euler steps and guidance (1 is none), everywhere or focused on what is asked for."""
 
     steps: int
     guidance: float = 1.0
+    focus: bool = False
 
     @property
     def nfe(self) -> int:
@@ -77,13 +79,14 @@ def generate(
         some = samples[i : i + batch]
         packed = conditioned(parts, some)
         null = conditioned(parts, [one.unconditioned() for one in some]) if way.guidance != 1.0 else None
+        towards = strength(some, way.guidance, way.focus) if null is not None else 1.0
         noises = []
         for j, one in enumerate(some):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + i + j)
             noises.append(torch.randn(one.target.shape, generator=generator))
         eps = torch.cat(noises).to(packed.target.device)
         began = time.perf_counter()
-        x = draw(parts.dit, packed, eps, parts.schedule, way.steps, way.guidance, null, encode_once)
+        x = draw(parts.dit, packed, eps, parts.schedule, way.steps, towards, null, encode_once)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         spent += time.perf_counter() - began
@@ -115,6 +118,7 @@ def assess(
         **summary(rows, round(seconds, 5), way.nfe),
         "steps": way.steps,
         "guidance": way.guidance,
+        "focus": way.focus,
         "samples": len(rows),
         "kid": kid(found, truth),
         "diversity": diversity(again, [sample.share for sample in few], held.samples[0].grid),

@@ -97,17 +97,19 @@ class Workshop:
         start = config.start_from
         folder = Path(start).expanduser()
         state = self.out / f"{start}.pt" if start and (self.out / f"{start}.pt").exists() else folder
+        saved = _read_state(state, start) if start and state.suffix == ".pt" else {}
+        if saved and not any(key.startswith("text.") for key in saved["ema"]["values"]):
+            state, saved = state.with_suffix("") / "checkpoint", {}  # began from a checkpoint, left one with its words
         if start and state.suffix != ".pt":
-            parts = self._of_checkpoint(locate(start), config, reference_attention)
+            parts = self._of_checkpoint(locate(str(state) if state.is_dir() else start), config, reference_attention)
         else:
-            parts = self._of_run(state if start else None, config, reference_attention)
+            parts = self._of_run(saved, config, reference_attention)
         adapters.merge_files(parts.dit, [Path(one) for one in config.loras])
         return parts
 
-    def _of_run(self, state: Path | None, config: StageConfig, mode: ReferenceAttention | None) -> Parts:
+    def _of_run(self, saved: dict[str, Any], config: StageConfig, mode: ReferenceAttention | None) -> Parts:
         tokenizer, vae = self.tokenizer(), self.autoencoder()
         torch.manual_seed(config.seed)
-        saved = {} if state is None else _read_state(state, config.start_from)
         trained = saved.get("network", {}).get("reference_attention", self.shape.reference_attention)
         model = NanoModel(replace(self.shape, reference_attention=mode or trained), len(tokenizer))
         if saved:

@@ -48,7 +48,7 @@ def _stages(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     steps = str(report["teacher_steps"])
     named = ((*name.split("/"), figures) for name, figures in report["figures"].items())
     full = {stage: figures for stage, way, figures in named if way == steps or stage.startswith("dmd")}
-    order = [n for n in ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill") if n in full]
+    order = [n for n in ("start", "pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill") if n in full]
     order += sorted(n for n in full if n.startswith("dmd"))
     if not order:
         return False
@@ -69,7 +69,7 @@ def _evaluations(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     lines: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for name, figures in report["figures"].items():
         stage, way = name.split("/")
-        if stage in ("isolate", "nft", "cfg-distill") or stage.startswith("dmd"):
+        if stage in ("start", "isolate", "nft", "cfg-distill") or stage.startswith("dmd"):
             line = "dmd" if stage.startswith("dmd") else stage + (" + CFG" if way.endswith("cfg") else "")
             lines.setdefault(line, []).append((figures["nfe"], figures))
     if not lines:

@@ -40,22 +40,24 @@ def draw(
     eps: Tensor,
     schedule: Schedule,
     steps: int,
-    guidance: float = 1.0,
+    guidance: float | Tensor = 1.0,
     null: PackedBatch | None = None,
     encode_once: bool = True,
 ) -> Tensor:
     """Clean tokens (T, C) from noise (T, C) in `steps` Euler steps; with a guidance other than 1, two passes a step.
 
-    `null` holds the same targets without their conditions. Raises ValueError for guidance without it.
+    A guidance may differ from token to token, (T, 1). `null` holds the same targets without their conditions.
+    Raises ValueError for guidance without it.
     """
-    if guidance != 1.0 and null is None:
+    wanted = isinstance(guidance, Tensor) or guidance != 1.0
+    if wanted and null is None:
         raise ValueError("guidance needs the unconditioned batch")
     kv = references_of(dit, batch) if encode_once else None
     null_kv = references_of(dit, null) if null is not None and encode_once else None
     x = eps
     for now, then in pairwise(levels(schedule, batch, steps)):
         velocity = dit(batch.at(x, now), kv).float()
-        if null is not None and guidance != 1.0:
+        if null is not None and wanted:
             velocity = guided(velocity, dit(null.at(x, now), null_kv).float(), guidance)
         x = x + per_token(batch, then - now) * velocity
     return x

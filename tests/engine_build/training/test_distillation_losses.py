@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_build.training.cfg_distill import guided, imitation_loss
+from engine_build.training.cfg_distill import guided, imitation_loss, strength
 from engine_build.training.dmd import matching_direction, matching_levels, matching_loss, renoised
 from engine_build.training.nft import (
     advantages,
@@ -20,6 +20,7 @@ from engine_build.training.nft import (
     optimality,
     policy_loss,
 )
+from engine_build.training.sample import Tokens
 from engine_build.training.tokens import sample_means
 from kernels import Segments
 
@@ -189,3 +190,22 @@ def test_keeping_the_own_noise_is_the_step_inference_takes() -> None:
     x0 = t["state"] - 0.8 * t["velocity"]
     torch.testing.assert_close(renoised(x0, t["velocity"], 0.3, None), t["state"] + (0.3 - 0.8) * t["velocity"])
     torch.testing.assert_close(renoised(x0, t["velocity"], 0.3, t["eps"]), 0.7 * x0 + 0.3 * t["eps"])
+
+
+def test_focused_guidance_leaves_alone_what_should_stay() -> None:
+    """Tokens whose pixels mostly stay get the conditioned velocity itself, the others the extrapolated one."""
+    sample = Tokens(
+        target=torch.zeros(3, 2),
+        grid=(1, 3),
+        references=(),
+        grids=(),
+        categories=(),
+        instruction="",
+        share=torch.tensor([0.0, 0.5, 0.9]),
+    )
+    towards = strength([sample], 3.0, focus=True, draws=2)
+    assert isinstance(towards, torch.Tensor)
+    assert towards[:, 0].tolist() == [1.0, 1.0, 3.0, 1.0, 1.0, 3.0]
+    conditioned, unconditioned = torch.ones(6, 2), torch.zeros(6, 2)
+    assert guided(conditioned, unconditioned, towards)[:, 0].tolist() == [1.0, 1.0, 3.0, 1.0, 1.0, 3.0]
+    assert strength([sample], 3.0, focus=False) == 3.0

@@ -167,6 +167,8 @@ def test_a_checkpoint_folder_can_be_started_from(recipe: TrainConfig) -> None:
     folder = run_stage(recipe, "cfg-distill", resume=False, name="from-folder", table=table)
     assert CheckpointConfig.load(folder).reference_attention == "isolated"
     load_engine(str(folder), device="cpu")
+    after = replace(table, start_from="from-folder")
+    assert run_stage(recipe, "cfg-distill", resume=False, name="after-folder", table=after).exists()
     wrong = replace(recipe.stage("tryon"), start_from=table.start_from)
     with pytest.raises(RequestError, match="stays frozen"):
         run_stage(recipe, "tryon", resume=False, name="wrong", table=wrong)
