@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
-from service.gateway.exchange import ENDLESS
+from service.gateway.exchange import ENDLESS, QUIET
 from service.jobs.schemas import JobError
 
 log = logging.getLogger("changeroom.gateway")
@@ -178,7 +178,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         error = cast(ServiceError, error)
         if error.code in OWN_REFUSALS:
             request.app.state.gateway.metrics.admission_rejected.labels(error.code).inc()
-        if error.status >= 500:
+        if error.status >= 500 and request.url.path not in QUIET:
             log.warning("request refused", extra={"code": error.code, "status": error.status})
         return response(error, request)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import pytest
 from gateway_live import INFO, Live, data_url, parts, picture
 from PIL import Image
 
@@ -183,7 +184,9 @@ def test_head_is_get_without_the_body(http: httpx.Client) -> None:
     assert http.head(made["links"]["events"]).status_code == 405
 
 
-def test_readiness_follows_workers_and_liveness_does_not(live: Live, http: httpx.Client) -> None:
+def test_readiness_follows_workers_and_liveness_does_not(
+    live: Live, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
     assert http.get("/livez").json()["status"] == "ok"
     assert http.get("/readyz").status_code == 200
     models = http.get("/v1/models").json()
@@ -195,6 +198,7 @@ def test_readiness_follows_workers_and_liveness_does_not(live: Live, http: httpx
         answer = http.get("/readyz")
         assert answer.status_code == 503 and answer.json()["code"] == "engine-unavailable"
         assert http.get("/livez").status_code == 200
+        assert not [line for line in caplog.records if line.name == "changeroom.gateway"], "probes fill no log"
     finally:
         live.resume()
 
