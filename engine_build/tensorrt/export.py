@@ -140,10 +140,9 @@ def require_varying(
             for axis, size in zip(port.axes, nodes[node].meta["val"].shape, strict=True):
                 if not isinstance(axis, str):
                     continue
-                symbol = size.node.expr if isinstance(size, torch.SymInt) else size
-                limits = traced.range_constraints.get(symbol)
-                if not isinstance(size, torch.SymInt) or (limits is not None and limits.lower == limits.upper):
+                if not isinstance(size, torch.SymInt) or size.node.maybe_as_int() is not None:
                     raise EngineError(f"{name}: axis {axis} of {port.name} was traced as {size}, not as a size")
+                symbol = size.node.expr
                 if is_input and symbols.setdefault(symbol, axis) != axis:
                     raise EngineError(f"{name}: axis {axis} of {port.name} was traced as equal to {symbols[symbol]}")
 

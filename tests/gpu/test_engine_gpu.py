@@ -14,6 +14,8 @@ from engine_build.graphs import GraphSteps
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.precision import BUDGETS, psnr
 from engine_build.torch_engine import EngineOptions, TorchEngine, load
+from engine_build.transfer import Landing, upload
+from kernels import Segments, select
 from kernels.backend import TMA_CAPABILITY
 
 pytestmark = [
@@ -54,6 +56,34 @@ def test_the_driver_sees_no_wait_in_a_step(graphs: bool) -> None:
     assert all(draft.done for draft in drafts)
 
 
+def test_copies_go_by_pinned_memory_and_wait_for_nothing() -> None:
+    device, x = torch.device("cuda"), torch.arange(1 << 20, dtype=torch.float32)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        landing = Landing(upload(x, device) * 2, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    back = landing.wait()
+    assert back.is_pinned()
+    assert torch.equal(back, x * 2)
+
+
+def test_tensor_maps_hold_no_memory() -> None:
+    """Each launch makes maps of keys and values, which must not outlive it."""
+    if torch.cuda.get_device_capability() < TMA_CAPABILITY:
+        pytest.skip("tensor maps need Hopper")
+    kernels, size = select("triton-tma"), 4096
+    q, k, v = (torch.randn(size, 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    kernels.attention(q, k, v, Segments((size,)))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(20):
+        kernels.attention(q, k.clone(), v.clone(), Segments((size,)))
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before + 2 * k.nbytes
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
 def test_graphs_draw_the_same_pictures(dtype: str) -> None:
     eager, recorded = nano(dtype, graphs=False), nano(dtype)
@@ -62,6 +92,7 @@ def test_graphs_draw_the_same_pictures(dtype: str) -> None:
     recorded.warm_up()
     buckets = stepper.buckets
     assert buckets and 0 < stepper.bytes <= stepper.max_bytes
+    assert all(graph.captured.bytes > 0 for graph in stepper._graphs.values())
     for asked in ([request("a", 2, seed=3)], [request("b", 6), request("c", 1, seed=5, steps=2)], [request("d", 3)]):
         for one, other in zip(eager.run(asked), recorded.run(asked), strict=True):
             assert one.status == other.status == "succeeded"

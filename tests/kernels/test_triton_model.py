@@ -3,8 +3,11 @@
 Compiled on a GPU; elsewhere in the process that `test_triton_interpreter.py` starts.
 """
 
+import copy
+
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("triton")
 from engine_build.config import ModelConfig
@@ -63,6 +66,27 @@ def test_the_model_is_the_same_on_triton_kernels(mode: str, name: str) -> None:
     assert model.kernels.fused and model.kernels.name == name
     assert expected.abs().mean() > 0.05
     torch.testing.assert_close(model(batch), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_the_autoencoder_is_the_same_on_triton_kernels() -> None:
+    """Its fast path: channels-last, every norm and the activation behind it one kernel."""
+    diffusers = pytest.importorskip("diffusers")
+    from engine_build.autoencoder import Autoencoder
+
+    torch.manual_seed(0)
+    plain = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, layers_per_block=1, norm_num_groups=4,
+    ).to(DEVICE)  # fmt: skip
+    plain.bn.running_var.uniform_(0.5, 1.5)
+    fast = copy.deepcopy(plain)
+    picture = Image.effect_noise((24, 20), 60).convert("RGB")
+    slow, ours = Autoencoder(plain), Autoencoder(fast, select("triton"))
+    tokens = slow.encode([picture])
+    torch.testing.assert_close(ours.encode([picture]), tokens, atol=2e-3, rtol=2e-3)
+    difference = slow.pixels(tokens[0]).int() - ours.pixels(tokens[0]).int()
+    assert difference.abs().max() <= 1
+    assert slow.pixels(tokens[0]).float().std() > 3
 
 
 @pytest.mark.parametrize("mode", ["joint", "isolated"])
