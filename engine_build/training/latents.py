@@ -20,7 +20,7 @@ from engine_build.training.world import sample_scene
 from engine_build.training.world_render import render
 from engine_build.training.world_specs import FACE, HAIR, REGION_OF, Scene
 
-PASS_PIXELS = 4 << 20
+PASS_PIXELS = 2 << 20
 """Most pixels of one pass of the autoencoder: its activations at full size take gigabytes a megapixel."""
 
 

@@ -50,10 +50,13 @@ class Run:
         self.started = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None. Only tensors and plain values are read (`weights_only`)."""
+        """The last saved state, or None. Only tensors and plain values are read (`weights_only`).
+
+        Mapped, not read: the processes of a machine share its pages.
+        """
         if not self.state_path.exists():
             return None
-        return torch.load(self.state_path, map_location="cpu", weights_only=True)
+        return torch.load(self.state_path, map_location="cpu", weights_only=True, mmap=True)
 
     def save(self, state: dict[str, Any]) -> None:
         temporary = self.state_path.with_suffix(".tmp")
@@ -96,7 +99,7 @@ class Run:
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             **{name: part.state_dict() for name, part in (more or {}).items()},
         }
-        gathered = whole(state)
+        gathered = whole(state, self.place.first)
         if self.place.first:
             self.save({**gathered, "step": step})
 

@@ -123,14 +123,18 @@ def gathered(rows: Tensor, place: Place) -> Tensor:
     return torch.cat(parts).to(rows.device)
 
 
-def whole(tree: Any) -> Any:
-    """The same nested state with every sharded tensor gathered. All processes must call it."""
+def whole(tree: Any, keep: bool = True) -> Any:
+    """The same nested state with every sharded tensor gathered, None in its place where a process need not `keep` it.
+
+    All processes must call it.
+    """
     if isinstance(tree, DTensor):
-        return tree.full_tensor().cpu()
+        gathered_tensor = tree.full_tensor()
+        return gathered_tensor.cpu() if keep else None
     if isinstance(tree, dict):
-        return {name: whole(value) for name, value in tree.items()}
+        return {name: whole(value, keep) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(whole(value) for value in tree)
+        return type(tree)(whole(value, keep) for value in tree)
     return tree
 
 

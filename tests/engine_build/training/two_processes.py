@@ -35,9 +35,9 @@ def digest(tree: Any) -> str:
 def main(config: TrainConfig, plan: list[Any]) -> None:
     kept: list[Any] = []
 
-    def gathered(tree: Any) -> Any:
+    def gathered(tree: Any, keep: bool) -> Any:
         kept.append(whole(tree))
-        return kept[-1]
+        return kept[-1] if keep else None
 
     run.whole = gathered
     with processes(torch.device("cpu")) as place:
