@@ -17,8 +17,10 @@ from starlette.responses import JSONResponse, Response
 
 from service.errors import (
     EngineUnavailable,
+    Gone,
     InvalidRequest,
     ServiceError,
+    StoreUnavailable,
     UnprocessableRequest,
     UnsupportedMediaType,
 )
@@ -50,6 +52,15 @@ KNOWN = (
     *("background", "stream", "partial_images", "seed"),
 )
 
+# How a job may end, as an answer to a call that waited for it; whatever is not here is on our side.
+FAILURES: dict[str, type[ServiceError]] = {
+    "canceled": UnprocessableRequest,
+    "unprocessable-request": UnprocessableRequest,
+    "out-of-memory": UnprocessableRequest,
+    "input-erased": Gone,
+    "store-unavailable": StoreUnavailable,
+}
+
 
 @router.post(
     "/images/edits",
@@ -62,7 +73,8 @@ KNOWN = (
         *refusals.PICTURE,
         *refusals.ADMISSION,
         *("missing-person", "missing-garment", "too-many-garments", "unsupported-parameter", "unsupported-size"),
-        *("canceled", "engine-failed", "deadline-exceeded", "try-on-erased", "result-expired"),
+        *("canceled", "unprocessable-request", "out-of-memory", "engine-failed", "worker-lost", "input-damaged"),
+        *("deadline-exceeded", "try-on-erased", "input-erased", "result-expired"),
     ),
     openapi_extra=openapi.OPENAI_BODY,
 )
@@ -101,9 +113,7 @@ def failure(record: JobRecord) -> ServiceError:
         )
     detail = record.error.message if record.error else f"The try-on ended as {record.status}."
     code = record.error.code if record.error else record.status
-    if record.status == "canceled":
-        return UnprocessableRequest(detail, code="canceled")
-    error = ServiceError(detail, code=code)
+    error = FAILURES.get(code, ServiceError)(detail, code=code)
     error.retryable = record.error.retryable if record.error else False
     return error
 

@@ -64,6 +64,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     Conflict("The try-on ended as canceled; there is no picture.", code="no-picture"),
     Gone("This try-on has expired or was erased.", code="try-on-erased"),
     Gone("The picture has expired or was erased; make the try-on again.", code="result-expired"),
+    Gone("This picture has been erased.", code="input-erased"),
     PayloadTooLarge("A request may have at most 80 MB; send smaller or fewer pictures.", code="body-too-large"),
     PayloadTooLarge("person: one picture may have at most 15 MB.", code="image-too-large", pointer="person"),
     PayloadTooLarge(
@@ -126,6 +127,10 @@ SAMPLES: tuple[ServiceError, ...] = (
     UnprocessableRequest("webhook_url: webhooks are off here.", code="webhooks-disabled", pointer="webhook_url"),
     UnprocessableRequest("n: '2' is not offered; one picture is returned.", code="unsupported-parameter", pointer="n"),
     UnprocessableRequest("The job was canceled by its owner.", code="canceled"),
+    UnprocessableRequest("a picture of 900x100 is too narrow: at most 8:1"),
+    UnprocessableRequest(
+        "This picture needs more memory than the engine's device has. Ask for a smaller one.", code="out-of-memory"
+    ),
     IdempotencyMismatch("This Idempotency-Key came with another body; use a new key."),
     InvalidImage("person: the file is empty; send a picture.", code="empty-image", pointer="person"),
     InvalidImage(
@@ -166,6 +171,8 @@ SAMPLES: tuple[ServiceError, ...] = (
     TooManyRequests("This address has too many connections; close some.", code="address-limited", retry_after=1),
     ServiceError("Unexpected; the request id identifies it in our logs."),
     ServiceError("The engine failed on this request. Try again.", code="engine-failed"),
+    ServiceError("Its worker stopped answering in each of 3 attempts.", code="worker-lost"),
+    ServiceError("This picture was damaged in storage.", code="input-damaged"),
     QueueFull("As many jobs as we can take are in flight; try again.", retry_after=4),
     QueueFull("Too many uploads at the same time; try again shortly.", code="uploads-full", retry_after=2),
     QueueFull("The machine had no time for this picture; try again shortly.", code="decoder-busy", retry_after=2),
@@ -221,6 +228,6 @@ def _entry(status: int) -> dict[str, Any]:
         "description": MEANINGS[status],
         "content": {problems.MEDIA_TYPE: {"schema": schema, "examples": {}}},
     }
-    if status in (429, 503):
+    if status in (409, 429, 503):
         entry["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     return entry

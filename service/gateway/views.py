@@ -89,7 +89,11 @@ class Links(View):
 
 
 class TryOnView(View):
-    """A try-on at one moment. `timings` are seconds by stage, `position` counts the jobs ahead."""
+    """A try-on at one moment. `timings` are seconds by stage, `position` counts the jobs ahead.
+
+    `error` says why it did not succeed: `canceled`, `deadline-exceeded`, `unprocessable-request`, `out-of-memory`,
+    `input-erased`, `input-damaged`, or, worth another try, `engine-failed`, `worker-lost`, `store-unavailable`.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={

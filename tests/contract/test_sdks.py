@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import fashn
 import httpx
@@ -72,6 +73,35 @@ def test_openai_errors_are_its_own_exceptions(live: Live, images: openai.OpenAI)
     finally:
         live.worker.failing = None
     assert failed.value.code == "engine-failed"
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        ("out-of-memory", openai.UnprocessableEntityError),
+        ("unprocessable-request", openai.UnprocessableEntityError),
+        ("input-erased", openai.APIStatusError),
+        ("store-unavailable", openai.InternalServerError),
+        ("worker-lost", openai.InternalServerError),
+    ],
+)
+def test_a_failed_job_is_the_callers_mistake_only_when_it_is_one(
+    live: Live, images: openai.OpenAI, code: str, raised: type[openai.APIStatusError]
+) -> None:
+    live.worker.failing = JobError(code=code, message="Because.")
+    try:
+        with pytest.raises(raised) as failed:
+            images.images.edit(image=[PERSON, SHIRT], prompt="x")
+    finally:
+        live.worker.failing = None
+    documented = live_responses(live)[str(failed.value.status_code)]
+    assert failed.value.code == code and code in documented["content"]["application/problem+json"]["examples"]
+
+
+def live_responses(live: Live) -> dict[str, Any]:
+    paths = httpx.get(live.url + "/openapi.json").json()["paths"]
+    answers: dict[str, Any] = paths["/v1/images/edits"]["post"]["responses"]
+    return answers
 
 
 def test_openai_lists_models(images: openai.OpenAI) -> None:
