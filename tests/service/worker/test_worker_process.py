@@ -55,7 +55,7 @@ async def ready(queue: JobQueue, workers: int = 1) -> None:
 
 
 async def test_a_killed_workers_job_runs_again_with_no_other_traffic(start: Start, queue, submit):
-    first = start("null:40:0.2")
+    first = start("null:400:0.2")  # longer than another worker may take to start
     await ready(queue)
     job_id = await submit()
     await until(queue, job_id, lambda record: record.step >= 2)
