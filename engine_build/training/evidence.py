@@ -52,8 +52,8 @@ FIGURES = (
 class EvidenceConfig:
     """`stages` in order, each starting as its table says; students of each number in `student_steps` at the end.
 
-    Stages in `brief` are measured at the full schedule without guidance alone. `samples` held-out scenes with
-    garments as in `mix`; `guidance` is the teacher's w where guidance is measured, `focus` as in cfg_distill.py.
+    Stages in `brief` are measured at the full schedule alone, those in `guided` with guidance too. `samples` held-out
+    scenes with garments as in `mix`; `guidance` is the teacher's w, `focus` as in cfg_distill.py.
     `baseline` names a checkpoint to measure beside the stages, as stage `start`.
     """
 
@@ -61,6 +61,7 @@ class EvidenceConfig:
     stages: tuple[str, ...] = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill")
     student_steps: tuple[int, ...] = (4, 2, 1)
     brief: tuple[str, ...] = ("pretrain", "resolution")
+    guided: tuple[str, ...] = ("nft",)
     samples: int = 128
     mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     teacher_steps: int = 32
@@ -78,11 +79,11 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
     for seed in e.seeds:
         mine = _seeded(config, seed)
         if e.baseline:
-            _measure(mine, "start", ways(e), partial(_baseline, mine))
+            _measure(mine, "start", ways(e, "start"), partial(_baseline, mine))
         for name in e.stages:
             if not _finished(mine, name):
                 train_stage(mine, name, resume=True)
-            _measure_stage(mine, name, name, [Way(e.teacher_steps)] if name in e.brief else ways(e))
+            _measure_stage(mine, name, name, ways(e, name))
         for steps in e.student_steps:
             name = f"dmd-{steps}"
             table = replace(mine.stage("dmd"), student_steps=steps)
@@ -93,9 +94,12 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
     return _write(config)
 
 
-def ways(e: EvidenceConfig) -> list[Way]:
-    """Full schedule with guidance and without, and the control: the same network cut to a few steps."""
-    return [Way(e.teacher_steps, e.guidance, e.focus), Way(e.teacher_steps), *(Way(steps) for steps in e.cut_steps)]
+def ways(e: EvidenceConfig, stage: str) -> list[Way]:
+    """The full schedule, with guidance or without, and the control: the same network cut to a few steps."""
+    full = [Way(e.teacher_steps)]
+    if stage in e.guided:
+        full.append(Way(e.teacher_steps, e.guidance, e.focus))
+    return full if stage in e.brief else [*full, *(Way(steps) for steps in e.cut_steps)]
 
 
 def label(way: Way) -> str:

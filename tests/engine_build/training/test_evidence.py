@@ -32,16 +32,16 @@ def test_evidence_is_gathered_once_and_summed_over_seeds(tmp_path: Path) -> None
         diversity_repeats=2,
         guidance=1.5,
         focus=True,
+        guided=("isolate",),
         baseline="nano",
     )
     config = replace(config, tables=tables, evidence=evidence)
     report = json.loads(run(config, run_stage).read_text())
     assert set(report["figures"]) == {
-        *("start/2-cfg", "start/2", "start/1", "isolate/2-cfg", "isolate/2", "isolate/1"),
+        *("start/2", "start/1", "isolate/2-cfg", "isolate/2", "isolate/1"),
         "dmd-1/1",
     }
     assert {name: row["nfe"] for name, row in report["figures"].items()} == {
-        "start/2-cfg": 4,
         "start/2": 2,
         "start/1": 1,
         "isolate/2-cfg": 4,
