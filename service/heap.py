@@ -1,8 +1,8 @@
 """Freed memory kept for the next request instead of being given back to the system and asked for again.
 
 A request takes and frees a few blocks the size of a photo. glibc by default gives the end of its heap back as soon as
-twice the largest block seen is free there, so every photo's pages are mapped and zeroed anew, some hundred at a time:
-a sixth of a gateway's processor time. See mallopt(3).
+twice the largest block seen is free there, so every photo's pages are mapped and zeroed anew, some hundred at a time: a
+sixth of a gateway's processor time under uploads. See mallopt(3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed(kept_bytes: int, largest_block: int) -> bool:
-    """Keep up to `kept_bytes` of this process's heap when they are freed; blocks beyond `largest_block` go back at once.
+    """Keep up to `kept_bytes` of this process's heap that are freed; blocks beyond `largest_block` go back at once.
 
     Returns whether the C library could be told: glibc can, others allocate in their own way.
     """

@@ -27,6 +27,7 @@ from service.gateway.rewriter import Rewriter
 from service.gateway.state import Gateway
 from service.gateway.tryons import TryOns
 from service.gateway.turn_away import TurnAway
+from service.heap import keep_freed
 from service.image_bounds import ImageLimits
 from service.image_pool import ImagePool
 from service.jobs.catalogue import Catalogue
@@ -39,6 +40,7 @@ from service.settings import Settings, without_password
 
 log = logging.getLogger("changeroom.gateway")
 
+HEAP_KEPT = 64 << 20
 DESCRIPTION = (
     "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with "
     "a stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
@@ -149,6 +151,7 @@ def serve(settings: Settings) -> None:
     Raises CommandFailed for a taken port, SettingsError and StoreUnavailable for a key file, a rewriter or a picture
     store that cannot be used: they are looked at before the server starts, which would tell of them in a traceback.
     """
+    keep_freed(HEAP_KEPT, settings.image_limit_bytes)
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
     free_port(settings.host, settings.port)
