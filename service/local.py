@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ READY_PATIENCE_S = 900.0
 TEND_EVERY_S = 0.5
 STORE_PATIENCE_S = 3.0
 EXTRA_GRACE_S = 5.0
+EVERYWHERE = ("0.0.0.0", "::", "")
 
 
 class Interrupted(Exception):
@@ -82,6 +84,8 @@ def _serve(settings: Settings, port: int, store: EmbeddedServer | None, children
             first = dress_sample(address, settings.data_dir / "first-try-on.jpg", settings.deadline_max_s)
         _tell(first, console)
     console.print(f"page          {address}/")
+    if settings.host in EVERYWHERE and (own := own_address()) is not None:
+        console.print(f"from a phone  http://{own}:{port}/")
     console.print(f"logs          {(settings.data_dir / 'logs').absolute()}")
     console.print("serving until Ctrl-C")
     while True:
@@ -186,6 +190,16 @@ def _wait_until_ready(address: str, children: list[Child]) -> None:
                 pass
             time.sleep(0.1)
     raise CommandFailed(f"not ready after {READY_PATIENCE_S:.0f} s; see {children[0].log.parent}")
+
+
+def own_address() -> str | None:
+    """This machine's IPv4 address on the network it would use; None without one. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1: connecting a datagram socket only picks a route
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
 def _reachable(host: str) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from service.commands.failures import CommandFailed
 from service.first_try_on import dress_sample
 from service.jobs.embedded import socket_path_for
-from service.local import up
+from service.local import own_address, up
 from service.settings import load_settings
 from service.supervisor import Child, ChildFailed
 
@@ -141,9 +141,13 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(
     assert running.stop() == 0
     assert all(gone(pid) for pid in (*children.values(), store))
 
-    again = Up(tmp_path / "data")
+    again = Up(tmp_path / "data", "--host", "0.0.0.0")
     try:
         again.wait_for("serving until Ctrl-C")
+        if (own := own_address()) is not None:
+            elsewhere = f"http://{own}:{httpx.URL(again.address).port}/"
+            assert f"from a phone  {elsewhere}\n" in again.told
+            assert httpx.get(elsewhere, trust_env=False).status_code == 200
         used = processor_seconds(again.process.pid)
         assert used < SECOND_START_S, "with the bundled model and its first try-on, other programs not counted"
         time.sleep(IDLE_S)
