@@ -194,7 +194,13 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
 ) -> None:
-    """Train a checkpoint on the procedural world; progress, losses and sample grids go to the run's folder.
+    """Train a checkpoint, stage by stage; progress, losses and sample grids go to the run's folder.
+
+    In order: pretrain (general edits), resolution (growing pictures), tryon, isolate (references that see only
+    themselves, cached across requests), nft (reinforcement by four rewards), cfg-distill (one pass for two), dmd (few
+    steps); expert makes a LoRA for one domain. Each is a table of the file and starts where its start_from says.
+    Without data = "shards/*.tar" in a table it draws the procedural world; docs/training.md leads from your own
+    pictures to a served model. A stage interrupted at any moment goes on with --resume, with exactly the next step.
 
     Example: changeroom train tryon --config engine_build/training/configs/pico.toml --resume
 

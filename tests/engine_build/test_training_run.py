@@ -16,6 +16,7 @@ from engine_build.training import flow, tokenizer, vae
 from engine_build.training.latents import Encoder
 from engine_build.training.muon import Muon, orthogonalise
 from engine_build.training.run import Ema, Run, psnr, warm_then_decay
+from engine_build.training.sharding import Place
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -104,6 +105,12 @@ def test_the_log_is_one_json_object_a_line(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 4]
     assert rows[0]["loss"] == 0.12346
+
+
+def test_the_bar_goes_on_where_the_run_stopped_and_only_the_first_process_shows_one(tmp_path: Path) -> None:
+    steps = [(step, bar.tasks[task].completed, bar.disable) for step, bar, task in Run(tmp_path, "s").progress(2, 5)]
+    assert steps == [(2, 2, False), (3, 3, False), (4, 4, False)]
+    assert [bar.disable for _, bar, _ in Run(tmp_path, "s", Place(1, 2)).progress(0, 2)] == [True, True]
 
 
 def test_averages_warm_up() -> None:
