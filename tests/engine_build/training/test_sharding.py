@@ -45,7 +45,7 @@ PLAN: list[tuple[str, str, dict[str, Any], bool, int | None]] = [
     ("dmd", "dmd-lora", {**SMALL, **LORA}, False, None),
     ("dmd", "dmd-gan", {**SMALL, "gan": True, "fake_updates": 1}, False, None),
 ]
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(600)
 
 
 def _config(folder: Path) -> Path:
@@ -86,7 +86,7 @@ def _torchrun(*words: str) -> None:
     root = str(HERE.parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, *words], capture_output=True, text=True, timeout=450, check=False, cwd=root, env=environment
+        [*launch, *words], capture_output=True, text=True, timeout=560, check=False, cwd=root, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
