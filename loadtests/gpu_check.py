@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,8 +89,11 @@ def machine(device: str) -> dict[str, Any]:
     return found | host() | versions(PACKAGES) | {"tensorrt_here": find_spec("tensorrt") is not None}
 
 
-def run_tests(scratch: Path, minutes: float, paths: Sequence[str] = TESTS) -> dict[str, Any]:
-    """The GPU tests: how many passed, failed and were skipped, and which failed with what."""
+def run_tests(scratch: Path, minutes: float, on_gpu: bool, paths: Sequence[str] = TESTS) -> dict[str, Any]:
+    """The GPU tests: how many passed, failed and were skipped, and which failed with what.
+
+    On a GPU it is a failure when all of them were skipped: a package is missing there.
+    """
     report = scratch / "tests.xml"
     options = ["-q", "-p", "no:cacheprovider", "--reruns", "0", "--timeout", "900", f"--junitxml={report}"]
     command = [sys.executable, "-m", "pytest", *options, *paths]
@@ -100,8 +104,8 @@ def run_tests(scratch: Path, minutes: float, paths: Sequence[str] = TESTS) -> di
         failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
         skipped = sum(case.find("skipped") is not None for case in cases)
         entry |= {"passed": len(cases) - len(failed) - skipped, "skipped": skipped, "failed": [_why(c) for c in failed]}
-        if skipped == len(cases):
-            entry["status"] = "skipped: no test could run here"
+        if done.status == 0 and skipped == len(cases):
+            entry["status"] = f"{'failed' if on_gpu else 'skipped'}: no test could run here"
     return entry if entry["status"] == "ok" else entry | {"said": done.said}
 
 
@@ -112,13 +116,17 @@ def _why(case: ET.Element) -> str:
 
 
 def run_bench(preset: str, scratch: Path, minutes: float, device: str) -> dict[str, Any]:
-    """One preset's bench; what it had written when it failed is kept."""
+    """One preset's bench; what it had written when it failed is kept. It failed, too, when any of its rows did."""
     file = scratch / f"{preset}.json"
     words = ["--preset", preset, "--device", device, "--minutes", f"{minutes:g}", "--json", str(file)]
     done = changeroom("engine", "bench", *words, timeout_s=minutes * 60 + SPARE_S)
     entry: dict[str, Any] = {"status": done.verdict, "seconds": done.seconds}
     if file.is_file():
-        entry["found"] = json.loads(file.read_text(encoding="utf-8"))
+        found = entry["found"] = json.loads(file.read_text(encoding="utf-8"))
+        rows = Counter(row["status"].partition(":")[0] for row in (*found["end_to_end"], *found["packed"]))
+        entry["rows"] = dict(rows)
+        if entry["status"] == "ok" and (rows["failed"] or not rows["ok"] + rows["not measured"]):
+            entry["status"] = f"failed: {rows['failed']} rows failed, {rows['ok']} were measured"
     return entry if entry["status"] == "ok" else entry | {"said": done.said}
 
 
@@ -160,7 +168,7 @@ def check(
             say(f"{part} ...")
             try:
                 if part == "tests":
-                    entry = run_tests(scratch, minutes)
+                    entry = run_tests(scratch, minutes, found["cuda_device"])
                 elif part == "tensorrt":
                     entry = run_tensorrt(scratch, minutes, found["tensorrt_here"])
                 else:

@@ -30,25 +30,35 @@ Save = Callable[[Results], None]
 def run(plan: Plan, progress: Progress = _log.info, save: Save = lambda _: None) -> Results:
     """Every mode at every size; a mode that cannot run here says why in its status and does not stop the others.
 
-    With `plan.minutes` each mode has an equal share of what is left, and the cases of the stated goals come first;
-    what was under way is finished, the rest says that it was not measured. `save` is given what there is after each.
+    With `plan.minutes` each piece has an equal share of what is left, and the cases of the stated goals come first;
+    what was under way is finished, the rest says that it was not measured. What compiles comes last, since it takes
+    far longer than a share and would cost the others theirs. `save` is given what there is after each.
     """
     device, allowed = pick_device(plan.device), Allowance(plan.minutes)
     weights = Weights(plan.preset, device, pick_dtype("auto", device))
     results = Results(plan, f"{plan.preset} shapes, random weights")
     modes = [mode for mode in all_modes(plan.fast) if not plan.modes or mode.name in plan.modes]
-    for i, mode in enumerate(modes):
+    names, left = [mode.name for mode in modes], len(modes) + 2
+
+    def measure(mode: Mode, pieces: int) -> None:
         progress(mode.name)
-        results.rows += _end_to_end(plan, weights, mode, progress, allowed.share(len(modes) - i + 2))
+        results.rows += _end_to_end(plan, weights, mode, progress, allowed.share(pieces))
+        results.rows.sort(key=lambda row: names.index(row.mode))
         free(device)
         _compare(results.rows, device.type == "cuda")
         save(results)
+
     progress("attention alone")
-    results.attention = alone.attention(plan, weights, allowed.share(2))
+    results.attention = alone.attention(plan, weights, allowed.share(left))
     save(results)
+    compiled = [mode for mode in modes if mode.compiled]
+    for i, mode in enumerate(mode for mode in modes if not mode.compiled):
+        measure(mode, left - 1 - i)
     progress("packing")
-    results.packed = alone.packing(plan, weights, allowed.share(1))
+    results.packed = alone.packing(plan, weights, allowed.share(1 + len(compiled)))
     save(results)
+    for i, mode in enumerate(compiled):
+        measure(mode, len(compiled) - i)
     return results
 
 

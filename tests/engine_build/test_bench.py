@@ -52,6 +52,10 @@ def test_one_command_measures_and_writes_everything(tmp_path: Path) -> None:
     assert found["weights"] == "nano shapes, random weights"
     assert "--device cpu" in found["command"]
     assert found["versions"]["torch"] == torch.__version__
+    said = done.stderr.splitlines()
+    turns = [said.index(turn) for turn in ("attention alone", *MODES[:1], *MODES[2:], "packing", MODES[1])]
+    assert turns == sorted(turns)  # what compiles has its turn last
+    assert list(dict.fromkeys(row["mode"] for row in found["end_to_end"])) == MODES
     rows = {(row["mode"], row["garments"]): row for row in found["end_to_end"]}
     assert set(rows) == {(mode, garments) for mode in MODES for garments in (1, 3)}
     for mode in ("diffusers", "torch", "torch + cached references"):

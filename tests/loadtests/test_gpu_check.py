@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtests.gpu_check import check, main, run_bench, run_tests
+from loadtests.gpu_check import Done, check, main, run_bench, run_tests
 
 SOME = """
 import pytest
@@ -28,11 +28,37 @@ def test_left_out():
 def test_which_tests_failed_is_written_down(tmp_path: Path) -> None:
     file = tmp_path / "test_some.py"
     file.write_text(SOME)
-    entry = run_tests(tmp_path, 1, [str(file)])
+    entry = run_tests(tmp_path, 1, False, [str(file)])
     assert entry["status"] == "failed: exit status 1"
     assert (entry["passed"], entry["skipped"], len(entry["failed"])) == (2, 1, 1)
     assert "test_bad[1]: " in entry["failed"][0] and "not two" in entry["failed"][0]
     assert "1 failed" in entry["said"]
+
+
+def test_tests_that_do_not_run_are_no_success(tmp_path: Path) -> None:
+    """Every one skipped where there is a GPU, or none that pytest could collect."""
+    file = tmp_path / "test_some.py"
+    file.write_text("import pytest\n\npytest.importorskip('no_such_package')\n")
+    assert run_tests(tmp_path, 1, True, [str(file)])["status"].startswith("failed: ")
+    file.write_text("import no_such_package\n")
+    assert run_tests(tmp_path, 1, False, [str(file)])["status"] == "failed: exit status 2"
+
+
+def test_a_row_that_failed_fails_its_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = ["ok", "skipped: no GPU", "failed: out of memory"]
+
+    def bench(*words: str, timeout_s: float) -> Done:
+        found = {"end_to_end": [{"status": status} for status in statuses], "packed": [{"status": "ok"}]}
+        Path(words[words.index("--json") + 1]).write_text(json.dumps(found))
+        return Done(0, 1.0, "said")
+
+    monkeypatch.setattr("loadtests.gpu_check.changeroom", bench)
+    entry = run_bench("nano", tmp_path, 1, "auto")
+    assert entry["status"] == "failed: 1 rows failed, 2 were measured"
+    assert entry["rows"] == {"ok": 2, "skipped": 1, "failed": 1}
+    assert entry["said"] == "said"
+    statuses.pop()
+    assert run_bench("nano", tmp_path, 1, "auto")["status"] == "ok"
 
 
 def test_a_bench_that_cannot_start_is_written_down(tmp_path: Path) -> None:
