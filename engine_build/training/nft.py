@@ -108,7 +108,9 @@ class NftConfig(StageConfig):
     `slope` and `most` say how slowly the sampling policy follows, `anchor` weighs the distance from the start.
     With `judge_url` the vision model `judge_model` at that OpenAI-compatible address scores the pictures, at most
     `judge_budget` requests in a run of the command and process; its key is the content of `judge_key_file`. Of a
-    group at most `micro` pictures go through the network at once, 0 for everything: memory against speed.
+    group at most `micro` pictures go through the network at once, 0 for everything: memory against speed. With
+    `common_noise` the pictures of a prompt are noised alike: their advantages sum to zero, so whatever the network
+    gets wrong about all of them cancels out of the gradient.
     """
 
     prompts: int = 6
@@ -127,6 +129,7 @@ class NftConfig(StageConfig):
     judge_key_file: str = ""
     judge_budget: int = 100_000
     micro: int = 0
+    common_noise: bool = True
 
 
 class Rewards(Protocol):
@@ -230,8 +233,9 @@ class Nft:
     ) -> Tensor:
         """One descent on all pictures: gradients add up over pieces, each weighed by its share."""
         c, targets, tokens = self.config, len(good), len(x0)
-        sigma = noise_levels(targets, c.shift, generator).to(x0.device)
-        eps = _noise(pieces, generator)
+        alike = c.group if c.common_noise else 1
+        sigma = noise_levels(targets // alike, c.shift, generator).repeat_interleave(alike).to(x0.device)
+        eps = _noise(pieces, generator, alike)
         counts = [len(piece) for piece in pieces]
         rows = zip(_parted(pieces, x0), _parted(pieces, eps), sigma.split(counts), good.split(counts), strict=True)
         told, last = x0.new_zeros(()), len(pieces) - 1
@@ -261,11 +265,12 @@ class Nft:
         ]
 
 
-def _noise(pieces: Sequence[PackedBatch], generator: torch.Generator) -> Tensor:
-    """(T, C) Gaussian noise for all pieces, the same however many there are."""
+def _noise(pieces: Sequence[PackedBatch], generator: torch.Generator, alike: int = 1) -> Tensor:
+    """(T, C) Gaussian noise for all pieces, the same however many there are; `alike` neighbours share theirs."""
     first = pieces[0].target
-    tokens = sum(len(piece.target) for piece in pieces)
-    return torch.randn(tokens, first.shape[1], generator=generator).to(first.device)
+    lengths = [n for piece in pieces for n in piece.target_segments.lengths]
+    rows = torch.randn(sum(lengths[::alike]), first.shape[1], generator=generator)
+    return torch.cat([one.repeat(alike, 1) for one in rows.split(lengths[::alike])]).to(first.device)
 
 
 def _parted(pieces: Sequence[PackedBatch], rows: Tensor) -> list[tuple[PackedBatch, Tensor]]:
