@@ -5,7 +5,8 @@ Starts `changeroom up` with the null engine (one gateway process, one worker, em
 
 1. saturation: finished try-ons a second when 16 connections never pause (closed loop),
 2. added latency: time to the finished try-on at half of that rate, Poisson arrivals that do not wait for
-   answers (open loop), p50, p95, p99, and the mean of each stage.
+   answers (open loop), p50, p95, p99, and the mean of each stage,
+3. processor milliseconds a try-on by part of the service in that second phase, where /proc tells them.
 
 The client is a bare HTTP/1.1 writer on the same machine: its share of the cores counts against us.
 """
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from statistics import fmean, quantiles
 from PIL import Image, ImageFilter
 
 from engine_build.machine import processor
+from loadtests import processor_time
 from loadtests.local_service import free_port
 
 PERSON_SIZE = (1224, 1632)
@@ -70,6 +72,7 @@ class Report:
     p95_ms: float
     p99_ms: float
     stages_mean_ms: dict[str, float]
+    processor_mean_ms: dict[str, float]
 
 
 def photo(size: tuple[int, int], seed: int, quality: int) -> bytes:
@@ -183,8 +186,8 @@ async def open_loop(client: Client, rate: float, seconds: float, seed: int = 7) 
 
 
 @asynccontextmanager
-async def service(port: int, data: Path) -> AsyncIterator[None]:
-    """`changeroom up` with the null engine, ready to serve."""
+async def service(port: int, data: Path) -> AsyncIterator[int]:
+    """`changeroom up` with the null engine, ready to serve; its process id."""
     words = [
         sys.executable,
         "-m",
@@ -204,7 +207,7 @@ async def service(port: int, data: Path) -> AsyncIterator[None]:
             while b"serving" not in (line := await process.stdout.readline() if process.stdout else b""):
                 if not line:
                     raise SystemExit("the service did not start")
-        yield
+        yield process.pid
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -212,7 +215,12 @@ async def service(port: int, data: Path) -> AsyncIterator[None]:
 
 
 def report(
-    client: Client, rps: float, offered: float, samples: Sequence[Sample], load_before: float
+    client: Client,
+    rps: float,
+    offered: float,
+    samples: Sequence[Sample],
+    spent: Mapping[str, float],
+    load_before: float,
 ) -> Report:
     good = [sample for sample in samples if sample.status == 200]
     if len(good) < 2:
@@ -234,6 +242,7 @@ def report(
         p95_ms=round(cuts[94], 1),
         p99_ms=round(cuts[98], 1),
         stages_mean_ms={name: round(value, 2) for name, value in means.items()},
+        processor_mean_ms={part: round(s * 1000 / len(samples), 2) for part, s in spent.items()},
     )
 
 
@@ -248,6 +257,8 @@ def table(found: Report) -> str:
         ),
         ("added p50 / p95 / p99", f"{found.p50_ms:.0f} / {found.p95_ms:.0f} / {found.p99_ms:.0f} ms"),
         *((f"  {name}", f"{value:.2f} ms") for name, value in found.stages_mean_ms.items()),
+        ("processor a try-on", f"{sum(found.processor_mean_ms.values()):.1f} ms"),
+        *((f"  {part}", f"{value:.2f} ms") for part, value in found.processor_mean_ms.items()),
     ]
     return "\n".join(f"{name:24}{value}" for name, value in rows)
 
@@ -256,13 +267,15 @@ async def run(seconds: float) -> Report:
     load_before = os.getloadavg()[0]
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
-        async with service(port, Path(data)):
+        async with service(port, Path(data)) as process:
             client = Client("127.0.0.1", port)
             rps = await saturation(client, seconds)
             await asyncio.sleep(1)
             offered = rps / 2
+            before = processor_time.by_part(process)
             samples = await open_loop(client, offered, seconds)
-    return report(client, rps, offered, samples, load_before)
+            spent = processor_time.by_part(process) - before
+    return report(client, rps, offered, samples, spent, load_before)
 
 
 def main(words: Sequence[str] | None = None) -> None:
