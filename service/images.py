@@ -1,8 +1,9 @@
 """Pictures in and out: hostile uploads to upright, metadata-free sRGB, and results to marked files.
 
 `decode_photo` is meant to run in `service.image_pool`, where a picture that takes too long or too much memory
-ends a process and not the gateway. Formats are an allow-list by magic bytes; every bound is checked from the
-header before a pixel is decoded.
+ends a process and not the gateway. A photo that can stay as it is is decoded once, by the worker: `passes` tells
+from its outline. Formats are an allow-list by magic bytes; every bound is checked from the header before a pixel is
+decoded.
 """
 
 from __future__ import annotations
