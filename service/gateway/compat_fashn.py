@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from service.errors import UnsupportedMediaType
-from service.gateway import openapi, problems, refusals, views
+from service.gateway import compat_views, openapi, problems, refusals, views
 from service.gateway.bodies import decode_image_text, empty_image, media_type, read_json
 from service.gateway.draft import Draft, GarmentDraft, Options, validate
 from service.gateway.limits import release_upload
@@ -66,7 +66,7 @@ class FashnRequest(BaseModel):
 @router.post(
     "/run",
     summary="FASHN: run a prediction",
-    response_model=views.FashnRun,
+    response_model=compat_views.FashnRun,
     responses=refusals.responses(
         *refusals.ASKED,
         *refusals.BODY,
@@ -105,13 +105,13 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
     )
     submitted = await parts.tryons.submit(draft, asked)
     release_upload(request)
-    return JSONResponse(views.FashnRun(id=submitted.job_id).model_dump())
+    return JSONResponse(compat_views.FashnRun(id=submitted.job_id).model_dump())
 
 
 @router.get(
     "/status/{id}",
     summary="FASHN: status of a prediction",
-    response_model=views.FashnStatus,
+    response_model=compat_views.FashnStatus,
     responses=refusals.responses(*refusals.ASKED, *refusals.JOB, "result-expired"),
 )
 async def prediction_status(
@@ -122,12 +122,12 @@ async def prediction_status(
 ) -> Response:
     """starting, in_queue, processing, completed, failed, canceled or time_out."""
     record = await parts.tryons.get(caller, id)
-    answer = views.FashnStatus(id=id, status=STATUSES[record.status])
+    answer = compat_views.FashnStatus(id=id, status=STATUSES[record.status])
     if record.status == "succeeded":
         answer.output = [await _output(request, parts, record)]
     elif record.error is not None:
         name = problems.fashn_error_name(500, record.error.code)
-        answer.error = views.FashnError(
+        answer.error = compat_views.FashnError(
             name="PipelineError" if name == "InternalServerError" else name, message=record.error.message
         )
     return JSONResponse(answer.model_dump(), headers={"x-fashn-credits-used": "0"})

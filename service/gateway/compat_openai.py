@@ -24,7 +24,7 @@ from service.errors import (
     UnprocessableRequest,
     UnsupportedMediaType,
 )
-from service.gateway import openapi, refusals, views
+from service.gateway import compat_views, openapi, refusals
 from service.gateway.bodies import file_bytes, form_of, media_type
 from service.gateway.draft import MAX_GARMENTS, Draft, GarmentDraft, Options, unknown_field, validate
 from service.gateway.limits import release_upload
@@ -65,7 +65,7 @@ FAILURES: dict[str, type[ServiceError]] = {
 @router.post(
     "/images/edits",
     summary="OpenAI: edit images",
-    response_model=views.OpenAIImages,
+    response_model=compat_views.OpenAIImages,
     responses=refusals.responses(
         *refusals.ASKED,
         *refusals.BODY,
@@ -92,14 +92,14 @@ async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:
     if record.status != "succeeded":
         raise failure(record)
     view = parts.tryons.view(record)
-    image = views.OpenAIImage(revised_prompt=record.spec.instruction)
+    image = compat_views.OpenAIImage(revised_prompt=record.spec.instruction)
     if as_url:
         image.url = str(request.base_url).rstrip("/") + (view.result.url if view.result else "")
     else:
         data, _ = await parts.tryons.picture(record)
         image.b64_json = base64.b64encode(data).decode()
     size = f"{record.result.width}x{record.result.height}" if record.result else ""
-    answer = views.OpenAIImages(
+    answer = compat_views.OpenAIImages(
         created=int(time.time()), data=[image], output_format=record.spec.output_format, size=size
     )
     return JSONResponse(answer.model_dump(exclude_none=True))

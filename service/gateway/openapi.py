@@ -221,14 +221,6 @@ EVENTS_EXAMPLE = (
     'id: 1795287600400-0\nevent: progress\ndata: {"stage":"denoise","step":1,"steps":4,"preview":"…"}\n\n'
 )
 
-TAGS = [
-    {"name": "try-ons", "description": "One person and 1 to 6 garments in, one new picture out."},
-    {"name": "catalogue", "description": "Garments uploaded once and worn by their sku."},
-    {"name": "compatible", "description": "The same service in the shapes of OpenAI's and FASHN's clients."},
-    {"name": "models", "description": "What is loaded."},
-    {"name": "operations", "description": "Probes and metrics."},
-]
-
 _ALWAYS: dict[str, Any] = {
     "X-Request-Id": {"description": "Yours when it is safe to log, else a new one.", "schema": {"type": "string"}},
     "Server-Timing": {"description": "Milliseconds by stage.", "schema": {"type": "string"}},
