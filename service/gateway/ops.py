@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Path, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from service.errors import EngineUnavailable, NotFound
-from service.gateway import refusals, views
+from service.gateway import model_views, refusals, views
 from service.gateway.state import Parts, Who
+from service.jobs.schemas import WorkerInfo
 
 router = APIRouter()
 
@@ -70,34 +71,55 @@ async def metrics(parts: Parts) -> Response:
     "/v1/models",
     tags=["models"],
     summary="The loaded models",
-    response_model=views.ModelList,
+    response_model=model_views.ModelList,
     responses=refusals.responses(*refusals.ASKED),
 )
-async def models(parts: Parts, caller: Who) -> views.ModelList:
+async def models(parts: Parts, caller: Who) -> model_views.ModelList:
     """What ready workers have loaded, what it accepts, and a plain note of what it knows."""
-    workers = await parts.fleet.workers()
+    return model_views.ModelList(data=loaded(await parts.fleet.workers()))
+
+
+@router.get(
+    "/v1/models/{id:path}",
+    tags=["models"],
+    summary="One loaded model",
+    response_model=model_views.ModelView,
+    responses=refusals.responses(*refusals.ASKED, "unknown-model"),
+)
+async def read_model(
+    id: Annotated[str, Path(max_length=256, description="Its id, as the list tells it.", examples=["nano"])],
+    parts: Parts,
+    caller: Who,
+) -> model_views.ModelView:
+    """One model of the list, while a ready worker has it."""
+    for view in loaded(await parts.fleet.workers()):
+        if view.id == id:
+            return view
+    raise NotFound("No ready worker has this model; GET /v1/models tells those there are.", code="unknown-model")
+
+
+def loaded(workers: Sequence[WorkerInfo]) -> list[model_views.ModelView]:
+    """The models that workers announce, by name."""
     counts = Counter(worker.model for worker in workers)
     by_model = {worker.model: worker for worker in workers}
-    return views.ModelList(
-        data=[
-            views.ModelView(
-                id=name,
-                backend=worker.backend,
-                device=worker.device,
-                workers=counts[name],
-                reference_attention=worker.reference_attention,
-                max_references=worker.max_references,
-                default_size=f"{worker.default_size[0]}x{worker.default_size[1]}",
-                max_pixels=worker.max_pixels,
-                size_multiple=worker.size_multiple,
-                default_steps=worker.default_steps,
-                max_steps=worker.max_steps,
-                token_budget=worker.token_budget,
-                note=worker.note,
-            )
-            for name, worker in sorted(by_model.items())
-        ]
-    )
+    return [
+        model_views.ModelView(
+            id=name,
+            backend=worker.backend,
+            device=worker.device,
+            workers=counts[name],
+            reference_attention=worker.reference_attention,
+            max_references=worker.max_references,
+            default_size=f"{worker.default_size[0]}x{worker.default_size[1]}",
+            max_pixels=worker.max_pixels,
+            size_multiple=worker.size_multiple,
+            default_steps=worker.default_steps,
+            max_steps=worker.max_steps,
+            token_budget=worker.token_budget,
+            note=worker.note,
+        )
+        for name, worker in sorted(by_model.items())
+    ]
 
 
 class StudioFiles(StaticFiles):
@@ -112,7 +134,7 @@ class StudioFiles(StaticFiles):
 
 def mount_studio(app: FastAPI) -> None:
     """Serve the studio page at / and its files below /studio/."""
-    studio = StudioFiles(directory=Path(str(files("service.gateway") / "studio")), check_dir=False)
+    studio = StudioFiles(directory=str(files("service.gateway") / "studio"), check_dir=False)
 
     async def page(request: Request) -> Response:
         try:

@@ -96,7 +96,7 @@ def response(error: ServiceError, request: Request) -> Response:
     request_id = getattr(request.state, "request_id", None)
     document = of_error(error, request_id)
     path = request.url.path
-    if path.startswith("/v1/images/"):
+    if path.startswith(("/v1/images/", "/v1/models")):
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
         document["error"] = {
             "message": error.detail,

@@ -57,6 +57,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     Unauthorized("The token of this address does not fit; read the try-on again.", code="invalid-token"),
     NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on"),
     NotFound("There is no garment with this sku; put it with PUT /v1/garments/{sku}.", code="unknown-sku"),
+    NotFound("No ready worker has this model; GET /v1/models tells those there are.", code="unknown-model"),
     problems.RequestTimeout("The request body arrived too slowly."),
     Conflict("The request took too long to read and lost its place; send it again."),
     Conflict("The first request with this key is still being read; try again.", code="idempotency-in-progress"),

@@ -183,65 +183,6 @@ class CatalogueView(View):
     created_at: str
 
 
-class ModelView(View):
-    """A loaded model, as its workers announce it, in the OpenAI list's shape with our facts beside.
-
-    `token_budget` bounds the tokens of one forward, and so how many try-ons run together.
-    """
-
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str = "changeroom"
-    backend: str
-    device: str
-    workers: int
-    reference_attention: str
-    max_references: int
-    default_size: str
-    max_pixels: int
-    size_multiple: int
-    default_steps: int
-    max_steps: int
-    token_budget: int
-    note: str
-
-
-class ModelList(View):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "list",
-                    "data": [
-                        {
-                            "id": "nano",
-                            "object": "model",
-                            "created": 0,
-                            "owned_by": "changeroom",
-                            "backend": "torch",
-                            "device": "cpu",
-                            "workers": 1,
-                            "reference_attention": "isolated",
-                            "max_references": 7,
-                            "default_size": "72x96",
-                            "max_pixels": 27648,
-                            "size_multiple": 8,
-                            "default_steps": 8,
-                            "max_steps": 32,
-                            "token_budget": 2048,
-                            "note": "knows only its illustrated world",
-                        }
-                    ],
-                }
-            ]
-        }
-    )
-
-    object: str = "list"
-    data: list[ModelView]
-
-
 class Health(View):
     """`status` is `ok`; `workers` counts the ready ones."""
 
@@ -288,9 +229,7 @@ def try_on(record: JobRecord, *, image_url: str | None, expires_at: float | None
         stage=record.stage,
         progress=Progress(step=record.step, steps=record.steps),
         attempts=record.attempts,
-        instruction=InstructionView(
-            text=spec.instruction, by=spec.instruction_by, fallback=spec.instruction_fallback
-        ),
+        instruction=InstructionView(text=spec.instruction, by=spec.instruction_by, fallback=spec.instruction_fallback),
         seed=spec.seed,
         size=None if spec.size is None else f"{spec.size[0]}x{spec.size[1]}",
         metadata=spec.metadata,

@@ -108,6 +108,15 @@ def test_openai_lists_models(images: openai.OpenAI) -> None:
     assert [model.id for model in images.models.list()] == ["plain"]
 
 
+def test_openai_retrieves_one_model_or_raises_its_own_not_found(images: openai.OpenAI) -> None:
+    (listed,) = images.models.list()
+    assert images.models.retrieve("plain") == listed
+    for unknown in ("plain-2", "somebody/plain"):
+        with pytest.raises(openai.NotFoundError) as missing:
+            images.models.retrieve(unknown)
+        assert missing.value.code == "unknown-model" and missing.value.type == "invalid_request_error"
+
+
 def test_fashn_runs_and_reads_a_status(predictions: fashn.Fashn) -> None:
     started = predictions.predictions.run(
         model_name="tryon-v1.6",

@@ -83,6 +83,7 @@ def test_without_a_good_key_every_endpoint_is_401(guarded: Live, headers: dict[s
             ("DELETE", "/v1/try-ons/x"),
             ("PUT", "/v1/garments/x"),
             ("GET", "/v1/models"),
+            ("GET", "/v1/models/plain"),
             ("POST", "/v1/images/edits"),
             ("POST", "/v1/run"),
             ("GET", "/v1/status/x"),
