@@ -9,8 +9,7 @@ log), `out/grids/STAGE-*.png`, and `out/STAGE/checkpoint` or `out/STAGE/lora.saf
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from engine_build.training import adapters, classifier, isolation
 from engine_build.training.cfg_distill import CfgDistill, CfgDistillConfig
 from engine_build.training.critic import Critic, Head
 from engine_build.training.data.reading import Shards
-from engine_build.training.data.review import Endpoint, Reviewer
 from engine_build.training.dmd import Dmd, DmdConfig
 from engine_build.training.editing import Edits
 from engine_build.training.experts import DOMAINS, ExpertConfig, ExpertShards, ExpertTryOns
@@ -32,7 +30,7 @@ from engine_build.training.isolation import IsolateConfig
 from engine_build.training.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.matching import Matching
 from engine_build.training.measures import Way
-from engine_build.training.nft import Nft, NftConfig, Rewards, WorldRewards
+from engine_build.training.nft import Nft, NftConfig
 from engine_build.training.packing_report import PackingConfig, measure
 from engine_build.training.parts import Backbone, Mode, Parts, Workshop
 from engine_build.training.run import Run
@@ -41,43 +39,10 @@ from engine_build.training.sharding import Place, shard
 from engine_build.training.sheets import write_sheet
 from engine_build.training.sizes import check_heights, check_squares
 from engine_build.training.sources import InTurn, Mixture, chosen, fitted
+from engine_build.training.stage_tables import PretrainConfig, ResolutionConfig, TryOnConfig
 from engine_build.training.stream import TokenStream
 from engine_build.training.tryons import TryOns
-from engine_build.training.vision_rewards import VisionRewards
-
-
-@dataclass(frozen=True)
-class PretrainConfig(StageConfig):
-    """Stage A: general edits; `tryon_share` of the samples are try-ons already."""
-
-    tryon_share: float = 0.2
-    train_text: bool = True
-
-
-@dataclass(frozen=True)
-class ResolutionConfig(StageConfig):
-    """Stage B: sizes in turn. `heights[i]` with shots of `shots[i]` from step `begins[i]` on."""
-
-    tryon_share: float = 0.5
-    heights: tuple[int, ...] = (48, 64)
-    shots: tuple[int, ...] = (24, 32)
-    begins: tuple[int, ...] = (0, 500)
-    train_text: bool = True
-
-
-@dataclass(frozen=True)
-class TryOnConfig(StageConfig):
-    """Stage C: try-ons balanced over categories, `mix[k - 1]` the frequency of k garments.
-
-    Patterns named in `rare` show in one scene of `rare_one_in`. Every `validate_every` steps the log tells each
-    category's loss on held-out scenes.
-    """
-
-    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    rare: tuple[str, ...] = ()
-    rare_one_in: int = 20
-    validate_every: int = 200
-    train_text: bool = True
+from engine_build.training.vision_rewards import rewards_of
 
 
 @dataclass(frozen=True)
@@ -185,25 +150,10 @@ def nft(job: Job) -> Path:
     parts, learner, copies = _prepare(job, copies=2)
     run = job.run
     source = fitted(chosen(c, TryOns(c.height, c.shot, c.mix)), parts)
-    with _rewards(c, parts) as rewards:
+    with rewards_of(c, parts.encoder) as rewards:
         step = Nft(parts, learner, c, (copies[0], copies[1]), source, rewards, run)
         more = {"old": step.old, "watch": step.watch}
         return _fit(job, parts, learner, step, run, more, source, Way(c.sample_steps))
-
-
-@contextmanager
-def _rewards(c: NftConfig, parts: Parts) -> Iterator[Rewards]:
-    if not c.judge_url:
-        yield WorldRewards(classifier.load())
-        return
-    if not c.judge_model:
-        raise RequestError("[nft] judge_url needs judge_model, the name of the model there")
-    try:
-        key = Path(c.judge_key_file).expanduser().read_text(encoding="utf-8").strip() if c.judge_key_file else ""
-    except OSError as error:
-        raise RequestError(f"[nft] judge_key_file cannot be read: {error}") from error
-    with Reviewer(Endpoint(c.judge_url, c.judge_model, key, c.judge_budget)) as reviewer:
-        yield VisionRewards(reviewer, parts.encoder)
 
 
 def cfg_distill(job: Job) -> Path:

@@ -8,16 +8,21 @@ usably is missing (NaN), never guessed. Pictures leave this machine for the addr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from engine_build.training.data.review import NotJudged, Question, Reviewer
+from engine_build.errors import RequestError
+from engine_build.training import classifier
+from engine_build.training.data.review import Endpoint, NotJudged, Question, Reviewer
 from engine_build.training.latents import Encoder
+from engine_build.training.nft import NftConfig, Rewards, WorldRewards
 from engine_build.training.sample import Tokens
 from engine_build.training.samples import picture
 from engine_build.training.worldly import DIMENSIONS
@@ -93,6 +98,25 @@ class VisionRewards:
         schema = _object({"background": _SCORE, "physics": _SCORE})
         said = self.reviewer.ask(Question(_PLACE, (person, result), "place", schema), _Place.model_validate_json)
         return (math.nan, math.nan) if isinstance(said, NotJudged) else (float(said.background), float(said.physics))
+
+
+@contextmanager
+def rewards_of(c: NftConfig, encoder: Encoder) -> Iterator[Rewards]:
+    """Those of the endpoint that the table names, the world's own where it names none.
+
+    Raises RequestError for an endpoint without a model or with a key file that cannot be read.
+    """
+    if not c.judge_url:
+        yield WorldRewards(classifier.load())
+        return
+    if not c.judge_model:
+        raise RequestError("[nft] judge_url needs judge_model, the name of the model there")
+    try:
+        key = Path(c.judge_key_file).expanduser().read_text(encoding="utf-8").strip() if c.judge_key_file else ""
+    except OSError as error:
+        raise RequestError(f"[nft] judge_key_file cannot be read: {error}") from error
+    with Reviewer(Endpoint(c.judge_url, c.judge_model, key, c.judge_budget)) as reviewer:
+        yield VisionRewards(reviewer, encoder)
 
 
 def _read_worn(content: str, garments: int) -> _Worn:

@@ -20,7 +20,7 @@ from engine_build.training.nft import Nft, NftConfig
 from engine_build.training.parts import Parts
 from engine_build.training.run import Run
 from engine_build.training.sample import Tokens
-from engine_build.training.stages import TryOnConfig
+from engine_build.training.stage_tables import TryOnConfig
 from engine_build.training.train import TrainConfig
 from engine_build.training.tryons import TryOns
 from engine_build.training.world import HELD_OUT_SEED
