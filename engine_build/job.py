@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 
+from engine_build.draft import Draft
 from engine_build.dressing import Dressing
 from engine_build.engine import Outcome, TryOnRequest
-from engine_build.errors import MemoryShortage
+from engine_build.errors import EngineError, MemoryShortage
 from engine_build.ledger import Ledger
-from engine_build.pipeline import Draft
 from engine_build.transfer import Landing, Stopwatch
 
 
@@ -74,3 +76,29 @@ class Job:
         self.outcome = replace(outcome, stages=stages, cache=events, nfe=self.steps_done)
         self.draft = None
         self.tickets.clear()
+
+
+def grouped(jobs: Sequence[Job], budget: int) -> Iterator[list[Job]]:
+    """Jobs in order, as many to a forward as `budget` tokens hold, at least one."""
+    group: list[Job] = []
+    room = budget
+    for job in jobs:
+        if group and job.tokens > room:
+            yield group
+            group = []
+        room = (room if group else budget) - job.tokens
+        group.append(job)
+    if group:
+        yield group
+
+
+def refuse_lost_device(error: Exception) -> None:
+    """Raises EngineError for an accelerator error other than a lack of memory: nothing runs after it.
+
+    Any other error loses what its frames held, so that it keeps no memory while it is passed on.
+    """
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+    elif isinstance(error, torch.AcceleratorError):
+        raise EngineError(f"the device is lost, the engine must be loaded again: {error}") from error

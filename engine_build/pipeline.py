@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.autoencoder import Autoencoder
+from engine_build.draft import Conditioning, Draft
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
 from engine_build.graphs import Eager, GraphSteps, Step, Stepper
@@ -31,47 +32,6 @@ from engine_build.text_encoder import TextEncoder
 from engine_build.transfer import upload
 
 SLOT = 10  # the t-coordinate of reference i is SLOT * (i + 1); the target's is 0
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a picture is made from: text `(Lt, Dt)`, and references as tokens (joint) or keys and values."""
-
-    text: Tensor
-    references: tuple[Reference, ...] = ()
-    kv: ReferenceKV | None = None
-
-
-@dataclass
-class Draft:
-    """One picture being denoised: tokens x `(L, C)` float32 at noise level `sigmas[step]`.
-
-    `levels` are the same sigmas `[steps + 1]`, float32, on the device.
-    """
-
-    conditioning: Conditioning
-    x: Tensor
-    ids: Tensor
-    rows: int
-    columns: int
-    sigmas: tuple[float, ...]
-    levels: Tensor
-    step: int = 0
-
-    @property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
-
-    @property
-    def tokens(self) -> int:
-        """Tokens it brings to a forward, references included."""
-        made = self.conditioning
-        references = made.kv.segments.total if made.kv else sum(len(r.tokens) for r in made.references)
-        return len(self.x) + len(made.text) + references
-
-    @property
-    def done(self) -> bool:
-        return self.step >= self.steps
 
 
 @dataclass

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +20,17 @@ from torch import Tensor
 from engine_build.autoencoder import picture
 from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
+from engine_build.draft import Draft
 from engine_build.dressing import Dressing, plan, reference_tokens
 from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.graphs import GraphSteps
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose
-from engine_build.job import Job, Ticket
+from engine_build.job import Job, Ticket, grouped, refuse_lost_device
 from engine_build.loading import graphs_of, load_pipeline, pick_device, pick_dtype, pick_kernels
 from engine_build.memory_plan import fit
 from engine_build.options import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, EngineOptions
-from engine_build.pipeline import Draft, Pipeline
+from engine_build.pipeline import Pipeline
 from engine_build.reference_cache import Caches
 from engine_build.references import named_by_pixels
 from engine_build.transfer import Landing, Stopwatch
@@ -127,7 +127,7 @@ class TorchEngine:
                 for job in jobs:
                     self._guarded(job, self._begin)
                 while waiting := [job for job in jobs if job.outcome is None and not job.put_off]:
-                    for group in self._groups(waiting):
+                    for group in grouped(waiting, self._token_budget):
                         self._step(group, on_step)
                 for job in jobs:
                     if job.outcome is None:
@@ -163,18 +163,6 @@ class TorchEngine:
         conditioning = self.pipeline.condition(wanted.instruction, (person, *wanted.garments), job.ledger)
         return self.pipeline.draft(conditioning, dressing.size, dressing.steps, seed=job.request.seed)
 
-    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
-        """Jobs in order, as many to a forward as the token budget holds, at least one."""
-        budget, group, room = self._token_budget, [], 0
-        for job in jobs:
-            if group and job.tokens > room:
-                yield group
-                group = []
-            room = (room if group else budget) - job.tokens
-            group.append(job)
-        if group:
-            yield group
-
     def _step(self, jobs: Sequence[Job], on_step: OnStep | None) -> None:
         """One forward of jobs that fit it together; should it fail, of each of them alone.
 
@@ -184,7 +172,7 @@ class TorchEngine:
         try:
             clean = self.pipeline.advance([job.draft for job in jobs if job.draft is not None])
         except Exception as error:
-            _refuse_lost_device(error)
+            refuse_lost_device(error)
             if len(jobs) == 1:
                 jobs[0].fail(error)
                 return
@@ -207,7 +195,7 @@ class TorchEngine:
                 with job.ledger.timed("vae_decode", torch.device("cpu")):  # the host's share: `_settle` waits
                     pixels = self.pipeline.autoencoder.preview_pixels(x0)
             except torch.OutOfMemoryError as error:
-                _refuse_lost_device(error)
+                refuse_lost_device(error)
         job.tickets.append(Ticket(watch, Landing(pixels, self.pipeline.device), pixels is not None))
 
     def _settle(self, job: Job, on_step: OnStep | None) -> None:
@@ -218,7 +206,7 @@ class TorchEngine:
             try:
                 ticket.landing.wait()
             except Exception as error:
-                _refuse_lost_device(error)
+                refuse_lost_device(error)
                 raise
             job.ledger.add("denoise", ticket.watch.seconds())
             job.steps_done += 1
@@ -256,20 +244,8 @@ class TorchEngine:
         try:
             work(job)
         except Exception as error:
-            _refuse_lost_device(error)
+            refuse_lost_device(error)
             job.fail(error)
-
-
-def _refuse_lost_device(error: Exception) -> None:
-    """Raises EngineError for an accelerator error other than a lack of memory: nothing runs after it.
-
-    Any other error loses what its frames held, so that it keeps no memory while it is passed on.
-    """
-    traceback.clear_frames(error.__traceback__)
-    if isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()
-    elif isinstance(error, torch.AcceleratorError):
-        raise EngineError(f"the device is lost, the engine must be loaded again: {error}") from error
 
 
 def load(
