@@ -1,145 +1,14 @@
-"""Every kind of bad input over HTTP: its exact status and problem type, and what the message says to do."""
+"""Every kind of bad form, JSON, header and body over HTTP: its exact status and type, and what its message says."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import struct
-import zlib
-from functools import cache
 from typing import Any
 
 import httpx
 import pytest
-from gateway_live import Live, data_url, picture
-from PIL import Image
-
-from service.gateway.app import create_app
-from service.settings import load_settings
-
-PERSON = picture(colour="bisque")
-SHIRT = picture(64, 64, "navy")
-
-
-def part(name: str, data: bytes, filename: str = "a.jpg") -> tuple[str, tuple[str, bytes, str]]:
-    return (name, (filename, data, "image/jpeg"))
-
-
-def bare_png(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\x00" * 64)) + chunk(b"IEND", b"")
-    )
-
-
-def animated(format: str) -> bytes:
-    out = io.BytesIO()
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    frames[0].save(out, format, save_all=True, append_images=frames[1:], duration=100)
-    return out.getvalue()
-
-
-def check(answer: httpx.Response, status: int, code: str, *words: str) -> dict[str, Any]:
-    """The whole shape of a problem, and that its sentence holds `words`."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
-    assert body["type"] == f"urn:changeroom:problem:{code}"
-    assert body["status"] == status and body["code"] == code
-    assert body["title"] and body["request_id"] == answer.headers["x-request-id"]
-    for word in words:
-        assert word in body["detail"], body["detail"]
-    assert_documented(answer.request, status, code)
-    return body
-
-
-@cache
-def operations() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
-    """(method, path, responses) of the OpenAPI document."""
-    paths = create_app(load_settings(blob_url="memory://", url_secret="unused")).openapi()["paths"]
-    return [
-        (method.upper(), re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), operation["responses"])
-        for path, methods in paths.items()
-        for method, operation in methods.items()
-    ]
-
-
-def assert_documented(request: httpx.Request, status: int, code: str) -> None:
-    """The document shows this error at this operation; a path or method that is none has no operation."""
-    for method, path, responses in operations():
-        if request.method == method and path.fullmatch(request.url.path):
-            assert code in responses[str(status)]["content"]["application/problem+json"]["examples"]
-            return
-    assert code in ("not-found", "method-not-allowed")
-
-
-PICTURES = [
-    ("empty file", b"", 422, "empty-image", "empty"),
-    (
-        "text named .jpg",
-        b"hello, I am not a picture\n" * 9,
-        415,
-        "unsupported-image-format",
-        "Send JPEG, PNG",
-    ),
-    ("truncated JPEG", picture(400, 400)[:700], 422, "damaged-image", "upload the whole file"),
-    ("0x0", bare_png(0, 0), 422, "zero-size-image", "0 by 0 pixels"),
-    ("30,000x30,000", bare_png(30_000, 30_000), 413, "too-many-pixels", "smaller copy"),
-    ("animated WebP", animated("WEBP"), 422, "animated-image", "one still frame"),
-    ("animated PNG", animated("PNG"), 422, "animated-image", "one still frame"),
-    ("GIF", animated("GIF"), 415, "unsupported-image-format", "GIF"),
-    ("too small", picture(8, 8), 422, "image-too-small", "at least"),
-    ("too large", PERSON + b"\x00" * (15 * 2**20), 413, "image-too-large", "smaller"),
-]
-
-
-@pytest.mark.parametrize("where", ["person", "garment"])
-@pytest.mark.parametrize(("name", "data", "status", "code", "word"), PICTURES, ids=[p[0] for p in PICTURES])
-def test_unusable_pictures(
-    http: httpx.Client, where: str, name: str, data: bytes, status: int, code: str, word: str
-) -> None:
-    given = {"person": PERSON, "garment": SHIRT} | {where: data}
-    answer = http.post("/v1/try-ons", files=[part(n, d) for n, d in given.items()])
-    body = check(answer, status, code, word)
-    assert body["pointer"].startswith(where) and body["detail"].startswith(f"{body['pointer']}: ")
-    assert body["retryable"] is False
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(picture(format="PNG"), id="PNG"),
-        pytest.param(picture(format="WEBP"), id="WebP"),
-        pytest.param(picture(format="AVIF"), id="AVIF"),
-    ],
-)
-def test_usable_formats(http: httpx.Client, data: bytes) -> None:
-    answer = http.post("/v1/try-ons", files=[part("person", data), part("garment", SHIRT)])
-    assert answer.status_code == 202, answer.text
-
-
-def test_heic_cmyk_16_bit_and_rotated_pictures_are_used(http: httpx.Client) -> None:
-    import pillow_heif
-
-    heic, cmyk, deep, rotated = (io.BytesIO() for _ in range(4))
-    pillow_heif.from_pillow(Image.new("RGB", (96, 128), "teal")).save(heic)
-    Image.new("CMYK", (96, 128), (0, 90, 10, 0)).save(cmyk, "JPEG")
-    Image.new("I;16", (96, 128), 30_000).save(deep, "PNG")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (200, 100), "teal").save(rotated, "JPEG", exif=exif)
-    for data in (heic, cmyk, deep):
-        answer = http.post("/v1/try-ons", files=[part("person", data.getvalue()), part("garment", SHIRT)])
-        assert answer.status_code == 202, answer.text
-    put = http.put("/v1/garments/rotated", files={"image": ("r.jpg", rotated.getvalue())})
-    assert (put.json()["width"], put.json()["height"]) == (100, 200)
-
+from gateway_live import Live, data_url
+from refused_answers import PERSON, SHIRT, check, part
 
 FORMS: list[tuple[str, list[Any], dict[str, Any], int, str, str]] = [
     ("no person", [part("garment", SHIRT)], {}, 422, "missing-person", "part named person"),
