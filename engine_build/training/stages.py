@@ -30,6 +30,7 @@ from engine_build.training.isolation import IsolateConfig
 from engine_build.training.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.matching import Matching
 from engine_build.training.measures import Way
+from engine_build.training.merging import MergeConfig, averages, merged
 from engine_build.training.nft import Nft, NftConfig
 from engine_build.training.packing_report import PackingConfig, measure
 from engine_build.training.parts import Backbone, Mode, Parts, Workshop
@@ -175,6 +176,16 @@ def dmd(job: Job) -> Path:
     return _fit(job, parts, learner, step, job.run, {"fake": chaser}, source, Way(c.student_steps))
 
 
+def merge(job: Job) -> Path:
+    """Average what several seeds' stages left; writes a checkpoint folder."""
+    c: MergeConfig = job.config
+    parts = job.parts()
+    others = [averages(job.shop.out, name) for name in c.of]
+    parts.network.load_state_dict(merged(parts.network.state_dict(), others, c.share))
+    parts.write(job.folder / "checkpoint")
+    return job.folder / "checkpoint"
+
+
 def packing(job: Job) -> Path:
     """Measure packed against padded batches; writes `packing.json`."""
     parts = job.parts()
@@ -201,6 +212,7 @@ STAGES: dict[str, Stage] = {
     "cfg-distill": Stage(CfgDistillConfig, cfg_distill),
     "dmd": Stage(DmdConfig, dmd),
     "expert": Stage(ExpertConfig, expert),
+    "merge": Stage(MergeConfig, merge),
     "packing": Stage(PackingConfig, packing),
 }
 

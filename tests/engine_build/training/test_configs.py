@@ -50,7 +50,7 @@ def test_a_bundled_configuration_reads_and_fits_together(path: Path) -> None:
         check_heights(name, (*getattr(table, "heights", ()), table.height), side)
         check_squares(name, "shot", (*getattr(table, "shots", ()), table.shot), side)
         start = table.start_from
-        here = start in given or "/" in start or start == "nano"
+        here = start in given or "/" in start
         assert here or (not start and name in ("pretrain", "packing")), f"{name} starts from {start!r}"
         if table.lora_rank:
             assert table.optimizer == "adamw"

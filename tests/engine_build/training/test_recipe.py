@@ -14,12 +14,14 @@ from recipe import write_config
 from engine_build.config import CheckpointConfig
 from engine_build.engine import ImageInput, load_engine
 from engine_build.errors import RequestError
+from engine_build.loading import load_model
 from engine_build.packing import PackedBatch
 from engine_build.training import stages
 from engine_build.training.evaluate import requests_of, tensor
 from engine_build.training.experts import DOMAINS, automask, masked, repaint
 from engine_build.training.learner import Learner
 from engine_build.training.matching import conditioned
+from engine_build.training.merging import MergeConfig
 from engine_build.training.parts import Parts
 from engine_build.training.run import Run
 from engine_build.training.sample import encode
@@ -194,6 +196,16 @@ def test_a_checkpoint_folder_can_be_started_from(recipe: TrainConfig) -> None:
     wrong = replace(recipe.stage("tryon"), start_from=table.start_from)
     with pytest.raises(RequestError, match="stays frozen"):
         run_stage(recipe, "tryon", resume=False, name="wrong", table=wrong)
+
+
+def test_merged_weights_lie_between_the_stages_merged(recipe: TrainConfig) -> None:
+    table = MergeConfig(start_from="isolate", of=("nft", "cfg-distill"), share=0.5, height=32, shot=16)
+    assert (run_stage(recipe, "merge", resume=False, table=table) / "model_index.json").exists()
+    left = load_model(recipe.out / "merge" / "checkpoint").state_dict()
+    start, *others = (_state(recipe, name)["ema"]["values"] for name in ("isolate", "nft", "cfg-distill"))
+    for name, value in left.items():
+        mean = (others[0][f"dit.{name}"] + others[1][f"dit.{name}"]) / 2
+        torch.testing.assert_close(value, (start[f"dit.{name}"] + mean) / 2)
 
 
 @pytest.mark.parametrize("stage", ["isolate", "nft", "dmd"])
