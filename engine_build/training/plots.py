@@ -13,6 +13,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 DIMENSIONS = ("identity", "garment_fidelity", "background", "physics", "overall")
+_SMOOTH = 10
 _BY_NFE = ("overall", "attribute_accuracy", "sharpness", "kid", "diversity", "omission_rate")
 
 
@@ -87,14 +88,16 @@ def _evaluations(figure: Any, out: Path, report: dict[str, Any]) -> bool:
 
 
 def _reinforcement(figure: Any, out: Path, report: dict[str, Any]) -> bool:
-    """Each dimension's reward through stage D."""
-    rows = _logs(out, report, "nft")
-    if not rows:
+    """Each dimension's reward through stage D: mean over seeds, running mean of `_SMOOTH` steps."""
+    runs = [rows for seed in report["seeds"] if (rows := _logs(out, seed, "nft"))]
+    if not runs:
         return False
     axes = figure.subplots()
     for name in ("reward", *DIMENSIONS[:4]):
-        axes.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r], label=name)
-    axes.set_title("Rewards of sampled groups, first seed")
+        values = [sum(row[name] for row in at) / len(at) for at in zip(*runs, strict=False)]
+        recent = [values[max(0, i + 1 - _SMOOTH) : i + 1] for i in range(len(values))]
+        axes.plot([row["step"] for row in runs[0][: len(values)]], [sum(r) / len(r) for r in recent], label=name)
+    axes.set_title(f"Rewards of sampled groups, mean over {len(runs)} seeds and up to {_SMOOTH} steps")
     axes.set_xlabel("step")
     axes.legend()
     return True
@@ -102,7 +105,7 @@ def _reinforcement(figure: Any, out: Path, report: dict[str, Any]) -> bool:
 
 def _categories(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     """Each category's held-out loss through stage C: one that drifts while another improves would show."""
-    rows = [r for r in _logs(out, report, "tryon") if any(k.startswith("held_out_") for k in r)]
+    rows = [r for r in _logs(out, report["seeds"][0], "tryon") if any(k.startswith("held_out_") for k in r)]
     if not rows:
         return False
     axes = figure.subplots()
@@ -130,8 +133,8 @@ def _isolation(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     return True
 
 
-def _logs(out: Path, report: dict[str, Any], stage: str) -> list[dict[str, Any]]:
-    path = out / f"seed-{report['seeds'][0]}" / f"{stage}.jsonl"
+def _logs(out: Path, seed: int, stage: str) -> list[dict[str, Any]]:
+    path = out / f"seed-{seed}" / f"{stage}.jsonl"
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if "warning" not in line]
