@@ -263,7 +263,8 @@ def table(found: Report) -> str:
     return "\n".join(f"{name:24}{value}" for name, value in rows)
 
 
-async def run(seconds: float) -> Report:
+async def run(seconds: float, rate: float | None = None) -> Report:
+    """Both phases; the second offers `rate` try-ons a second, or half of what the first could do."""
     load_before = os.getloadavg()[0]
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
@@ -271,7 +272,7 @@ async def run(seconds: float) -> Report:
             client = Client("127.0.0.1", port)
             rps = await saturation(client, seconds)
             await asyncio.sleep(1)
-            offered = rps / 2
+            offered = rate or rps / 2
             before = processor_time.by_part(process)
             samples = await open_loop(client, offered, seconds)
             spent = processor_time.by_part(process) - before
@@ -281,9 +282,10 @@ async def run(seconds: float) -> Report:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each of the two phases")
+    parser.add_argument("--rate", type=float, help="try-ons offered a second (default: half of saturation)")
     parser.add_argument("--json", type=Path, default=RESULTS / "gateway.json", help="where the numbers go")
     given = parser.parse_args(words)
-    found = asyncio.run(run(given.seconds))
+    found = asyncio.run(run(given.seconds, given.rate))
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(asdict(found), indent=2) + "\n")
     sys.stdout.write(table(found) + "\n" + json.dumps(asdict(found)) + "\n")
