@@ -21,6 +21,7 @@ from engine_build.loading import pick_device
 from engine_build.training import classifier, plots, stages
 from engine_build.training.comparisons import Measured, compare, figure_of, spread
 from engine_build.training.measures import HeldOut, Way, assess
+from engine_build.training.merging import averages, merged
 from engine_build.training.parts import Parts
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ class EvidenceConfig:
 
     Stages in `brief` are measured at the full schedule alone, those in `guided` with guidance too. `samples` held-out
     scenes with garments as in `mix`; `guidance` is the teacher's w, `focus` as in cfg_distill.py.
-    `baseline` names a checkpoint to measure beside the stages, as stage `start`.
+    `baseline` names a checkpoint to measure beside the stages, as stage `start`. With a `student_share` below 1 each
+    student is measured a second time as `dmd-N-part`, its weights only that share of the way from its start.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     stages: tuple[str, ...] = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill")
     student_steps: tuple[int, ...] = (4, 2, 1)
+    student_share: float = 1.0
     brief: tuple[str, ...] = ("pretrain", "resolution")
     guided: tuple[str, ...] = ("nft",)
     samples: int = 128
@@ -90,6 +93,8 @@ def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:
             if not _finished(mine, name, table.steps):
                 train_stage(mine, "dmd", resume=True, name=name, table=table)
             _measure_stage(mine, name, "dmd", [Way(steps)])
+            if e.student_share < 1:
+                _measure(mine, f"{name}-part", [Way(steps)], partial(_part, mine, name))
         _write(config)
     return _write(config)
 
@@ -179,6 +184,14 @@ def trained(config: TrainConfig, name: str, c: Any) -> Parts:
         return shop.parts(replace(c, start_from=name, loras=()))
     lora = str(config.out / name / "lora.safetensors")
     return shop.parts(replace(c, loras=(*c.loras, lora)))
+
+
+def _part(config: TrainConfig, name: str) -> Parts:
+    """A student of all weights, `student_share` of the way from where it started."""
+    parts = config.workshop(pick_device(config.device)).parts(config.stage("dmd"))
+    student = averages(config.out, name)
+    parts.network.load_state_dict(merged(parts.network.state_dict(), [student], config.evidence.student_share))
+    return parts
 
 
 def _baseline(config: TrainConfig) -> Parts:

@@ -71,7 +71,9 @@ def _evaluations(figure: Any, out: Path, report: dict[str, Any]) -> bool:
     for name, figures in report["figures"].items():
         stage, way = name.split("/")
         if stage in ("start", "isolate", "nft", "cfg-distill") or stage.startswith("dmd"):
-            line = "dmd" if stage.startswith("dmd") else stage + (" + CFG" if way.endswith("cfg") else "")
+            line = stage + (" + CFG" if way.endswith("cfg") else "")
+            if stage.startswith("dmd"):
+                line = "dmd, part of the way" if stage.endswith("-part") else "dmd"
             lines.setdefault(line, []).append((figures["nfe"], figures))
     if not lines:
         return False

@@ -25,6 +25,7 @@ def test_evidence_is_gathered_once_and_summed_over_seeds(tmp_path: Path) -> None
         seeds=(0, 1),
         stages=("isolate",),
         student_steps=(1,),
+        student_share=0.5,
         samples=2,
         mix=(1.0,),
         teacher_steps=2,
@@ -39,7 +40,7 @@ def test_evidence_is_gathered_once_and_summed_over_seeds(tmp_path: Path) -> None
     report = json.loads(run(config, run_stage).read_text())
     assert set(report["figures"]) == {
         *("start/2", "start/1", "isolate/2-cfg", "isolate/2", "isolate/1"),
-        "dmd-1/1",
+        *("dmd-1/1", "dmd-1-part/1"),
     }
     assert {name: row["nfe"] for name, row in report["figures"].items()} == {
         "start/2": 2,
@@ -48,6 +49,7 @@ def test_evidence_is_gathered_once_and_summed_over_seeds(tmp_path: Path) -> None
         "isolate/2": 2,
         "isolate/1": 1,
         "dmd-1/1": 1,
+        "dmd-1-part/1": 1,
     }
     for row in report["figures"].values():
         assert row["seeds"] == 2 and 1 <= row["overall"]["mean"] <= 10
