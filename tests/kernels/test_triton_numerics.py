@@ -31,7 +31,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = attention.Tile(queries=16, keys=16, warps=4, stages=1)
 TMA = attention.Tile(queries=64, keys=64, warps=4, stages=2, tma=True)
-HAS_TENSOR_MAPS = DEVICE == "cpu" or torch.cuda.get_device_capability() >= (9, 0)
+HAS_TENSOR_MAPS = launch.INTERPRETED or (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0))
 ODD = (5, 0, 23, 3)
 LENGTH = st.integers(0, 40)
 
