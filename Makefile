@@ -116,13 +116,13 @@ fuzz: setup-test
 	$(BIN)/python tests/abuse/fuzz.py --minutes $(MINUTES) $(FUZZ_ARGS)
 
 bench-gateway: setup
-	$(BIN)/python -m loadtests.gateway_bench
+	$(BIN)/python -m loadtests.bench.gateway_bench
 
 bench-overload: setup
-	$(BIN)/python -m loadtests.overload
+	$(BIN)/python -m loadtests.bench.overload
 
 bench-capacity: setup
-	$(BIN)/python -m loadtests.validate
+	$(BIN)/python -m loadtests.bench.validate
 
 PRESET ?= klein-4b
 
@@ -136,7 +136,7 @@ PARTS ?= tests,klein-4b,tstars-5b,tensorrt
 gpu-check: MINUTES = 8
 gpu-check: setup-test
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install -e '.[gpu]'
-	$(BIN)/python -m loadtests.gpu_check --parts $(PARTS) --minutes $(MINUTES)
+	$(BIN)/python -m loadtests.bench.gpu_check --parts $(PARTS) --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine_build.buckets import Bucket
 from engine_build.config import ReferenceAttention
-from engine_build.dressing import Overflow
+from engine_build.request.plan import Overflow
+from engine_build.request.warm_sizes import WarmSize
 
 CPU_TOKEN_BUDGET = 2_048
 GPU_TOKEN_BUDGET = 49_152
@@ -34,7 +34,7 @@ class EngineOptions:
     graphs: bool | None = None
     graph_bytes: int | None = None
     graph_prefix_tokens: int = 16_384
-    warm: tuple[Bucket, ...] = ()
+    warm: tuple[WarmSize, ...] = ()
     text_cache_bytes: int = 256 << 20
     latent_cache_bytes: int = 256 << 20
     reference_cache_bytes: int = 1 << 30

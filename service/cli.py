@@ -84,7 +84,7 @@ def up(
 
     Example: changeroom up --port 8080 --data ./var --model nano
     """
-    from service.local import up as run_up
+    from service.local.up import up as run_up
     from service.settings import load_settings
 
     given: dict[str, Any] = _pairs(set_) | {
@@ -161,7 +161,7 @@ def samples(
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
-    from engine_build.training.samples import write_samples
+    from engine_build.training.world.sample_files import write_samples
 
     write_samples(folder, seed, garments)
     typer.echo(str(folder.absolute()))
@@ -175,7 +175,7 @@ def weights_check(
 
     Example: changeroom weights check black-forest-labs/FLUX.2-klein-4B
     """
-    from engine_build.weights import check
+    from engine_build.model.weights import check
 
     typer.echo(check(model))
 
@@ -229,7 +229,7 @@ def evaluate(
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
-    from engine_build.training.evaluate import main
+    from engine_build.training.measure.evaluate import main
 
     main(model, samples, garments, json_file, steps, typer.echo, sheet)
 

@@ -1,4 +1,4 @@
-"""Every error a caller can meet, as one tree; `service/gateway/problems.py` alone turns it into HTTP.
+"""Every error a caller can meet, as one tree; `service/gateway/http/problems.py` alone turns it into HTTP.
 
 ServiceError
 ├── InvalidRequest (400)            malformed body, unknown field or header value

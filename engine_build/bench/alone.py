@@ -22,7 +22,7 @@ from engine_build.bench.rows import AttentionRow, PackedRow, percentiles
 from engine_build.bench.subjects import Weights
 from engine_build.engine import TryOnRequest
 from engine_build.errors import BackendError
-from engine_build.loading import pick_kernels
+from engine_build.runtime.loading import pick_kernels
 from kernels import Segments
 
 _log = logging.getLogger(__name__)

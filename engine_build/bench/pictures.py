@@ -18,7 +18,7 @@ from engine_build.bench.subjects import Weights
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.torch_engine import TorchEngine
+from engine_build.runtime.torch_engine import TorchEngine
 
 Make = Callable[[tuple[int, int], int], tuple[float, dict[str, float]]]
 _numbers = itertools.count()

@@ -7,7 +7,7 @@ from itertools import product
 
 from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.errors import RequestError
-from engine_build.loading import pick_device
+from engine_build.runtime.loading import pick_device
 
 GOALS = (1, 5)  # garments
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from engine_build.bench.goals import goals_of
+from engine_build.bench.machine import accelerator, host, versions
 from engine_build.bench.rows import Results, Row
-from engine_build.loading import pick_device
-from engine_build.machine import accelerator, host, versions
+from engine_build.runtime.loading import pick_device
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers")
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from engine_build.backends import load_engine
 from engine_build.bench import alone, floors
 from engine_build.bench.allowance import NO_TIME, Allowance, over
 from engine_build.bench.pictures import Make, free, maker, reason_of, text_tokens, tokens_of, with_engine
 from engine_build.bench.plan import Mode, Plan, all_modes
 from engine_build.bench.rows import Results, Row, percentiles
 from engine_build.bench.subjects import Weights
-from engine_build.engine import load_engine
 from engine_build.errors import BackendError
-from engine_build.loading import pick_device, pick_dtype
-from engine_build.torch_engine import TorchEngine
+from engine_build.runtime.loading import pick_device, pick_dtype
+from engine_build.runtime.torch_engine import TorchEngine
 
 LEAST_RUNS = 3  # of a case that its share of the time would cut short
 

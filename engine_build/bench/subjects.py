@@ -16,17 +16,17 @@ from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2
 from torch import nn
 from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
 
-from engine_build.autoencoder import Autoencoder
 from engine_build.config import PRESETS, CheckpointConfig, ModelConfig, ReferenceAttention, read_json
 from engine_build.errors import RequestError
-from engine_build.loading import graphs_of, pick_kernels
-from engine_build.model import MMDiT
-from engine_build.pipeline import Pipeline
-from engine_build.reference_cache import Caches
-from engine_build.sampling import Schedule
-from engine_build.text_encoder import TextEncoder
-from engine_build.torch_engine import EngineOptions, TorchEngine
-from engine_build.weights import NANO, empty_model
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.model.weights import NANO, empty_model
+from engine_build.runtime.caches import Caches
+from engine_build.runtime.loading import graphs_of, pick_kernels
+from engine_build.runtime.pipeline import Pipeline
+from engine_build.runtime.sampling import Schedule
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
 from kernels.fp8 import convert
 
 QWEN3_4B = {

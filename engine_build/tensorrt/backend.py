@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from engine_build.autoencoder import Autoencoder
-from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig, read_json
 from engine_build.errors import BackendError
-from engine_build.loading import fingerprint, pick_device
-from engine_build.lora import LoraSet, read_lora
-from engine_build.pipeline import Pipeline
-from engine_build.reference_cache import Caches
-from engine_build.sampling import Schedule
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.lora import LoraSet, read_lora
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.model.weights import load_model, locate, model_config
+from engine_build.request.warm_sizes import WarmSize
+from engine_build.runtime.caches import Caches
+from engine_build.runtime.loading import fingerprint, pick_device
+from engine_build.runtime.pipeline import Pipeline
+from engine_build.runtime.sampling import Schedule
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
 from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
 from engine_build.tensorrt.ports import Attention
-from engine_build.text_encoder import TextEncoder
-from engine_build.torch_engine import EngineOptions, TorchEngine
-from engine_build.weights import load_model, locate, model_config
 
 ENGINES = "engines"
 
@@ -43,7 +43,7 @@ def load(
     runner = EngineRunner(engines or folder / ENGINES, folder, pick_device(device), weights)
     attention: Attention = "plugin" if runner.manifest.attention == "plugin" else "standard"
     if not options.warm:
-        options = replace(options, warm=tuple(map(Bucket.parse, runner.manifest.buckets)))
+        options = replace(options, warm=tuple(map(WarmSize.parse, runner.manifest.buckets)))
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
     return engine_over(name, folder, runner, attention, options, fingerprint(folder, options.loras))
 

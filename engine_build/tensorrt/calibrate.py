@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine_build.engine import ImageInput, TryOnRequest
-from engine_build.loading import fingerprint, pick_device, pick_dtype
+from engine_build.runtime.loading import fingerprint, pick_device, pick_dtype
+from engine_build.runtime.torch_engine import EngineOptions
 from engine_build.tensorrt.backend import engine_over
 from engine_build.tensorrt.quantise import activation_peaks
 from engine_build.tensorrt.torch_runner import TorchRunner
-from engine_build.torch_engine import EngineOptions
-from engine_build.training.phrases import instruction_of
-from engine_build.training.samples import picture
-from engine_build.training.world import HELD_OUT_SEED, sample_scene
-from engine_build.training.world_render import render
+from engine_build.training.world.instructions import instruction_of
+from engine_build.training.world.render import render
+from engine_build.training.world.sample_files import picture
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 
 PEOPLE = 3
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from engine_build.autoencoder import Autoencoder
-from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.errors import BackendError
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.weights import DTYPES, locate, model_config
+from engine_build.request.warm_sizes import WarmSize
 from engine_build.tensorrt.calibrate import calibrate
 from engine_build.tensorrt.export import Exported, export_checkpoint
 from engine_build.tensorrt.graphs import kinds_of
@@ -24,7 +25,6 @@ from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoi
 from engine_build.tensorrt.ports import Attention
 from engine_build.tensorrt.profiles import Shape, profile, spans
 from engine_build.tensorrt.quantise import quantise_file
-from engine_build.weights import DTYPES, locate, model_config
 
 TIMING_CACHE = "timing.cache"
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -59,7 +59,7 @@ class BuildOptions:
 def build(
     model: str,
     out: Path,
-    buckets: Sequence[Bucket],
+    buckets: Sequence[WarmSize],
     options: BuildOptions | None = None,
     progress: Progress = _log.info,
 ) -> Manifest:

@@ -20,16 +20,16 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
 from engine_build.errors import EngineError
-from engine_build.model import MMDiT
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.model.weights import load_model
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.operators import translations
 from engine_build.tensorrt.part_graphs import TextGraph, VaeDecoderGraph, VaeEncoderGraph
 from engine_build.tensorrt.ports import Attention, Kind, Port
-from engine_build.text_encoder import TextEncoder
-from engine_build.weights import load_model
 
 OPSET = 23
 PARTS = ("text", "vae_encoder", "vae_decoder")

@@ -1,6 +1,6 @@
-"""A packed batch as the inputs of a graph: what `engine_build.model` derives from lengths, here derived once.
+"""A packed batch as the inputs of a graph: what `engine_build.model.mmdit` derives from lengths, here derived once.
 
-Everything but target and sigma stays the same from step to step, so a `Stage` is made once a picture.
+Everything but target and sigma stays the same from step to step, so a `PassFeeds` is made once a picture.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from engine_build.config import ModelConfig
-from engine_build.embeddings import rope_table
-from engine_build.packing import PackedBatch
-from engine_build.stage import ReferenceKV
+from engine_build.model.mmdit import rope_table
+from engine_build.model.packing import PackedBatch
+from engine_build.model.reference_kv import ReferenceKV
 from engine_build.tensorrt.operators import query_tile
 from engine_build.tensorrt.ports import Kind
 from kernels import Segments
@@ -23,7 +23,7 @@ Feeds = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Stage:
+class PassFeeds:
     """The calls of one forward: a graph, its constant inputs, and how many target tokens and sequences it takes."""
 
     kind: Kind
@@ -44,7 +44,7 @@ class Feeder:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, packed: bool) -> None:
         self.config, self.dtype, self.packed = config, dtype, packed
 
-    def stage(self, batch: PackedBatch, kv: ReferenceKV | None) -> Stage:
+    def stage(self, batch: PackedBatch, kv: ReferenceKV | None) -> PassFeeds:
         """The main pass of a batch with the keys and values it attends, if those were made before."""
         kind: Kind = "joint" if self.config.reference_attention == "joint" else "cached"
         if kind == "cached" and kv is None:
@@ -52,7 +52,7 @@ class Feeder:
         batches = [(batch, kv)] if self.packed else _alone(batch, kv)
         calls = tuple(self._main(kind, one, one_kv) for one, one_kv in batches)
         tokens = tuple(one.target_segments.total for one, _ in batches)
-        return Stage(kind, calls, tokens, tuple(len(one) for one, _ in batches))
+        return PassFeeds(kind, calls, tokens, tuple(len(one) for one, _ in batches))
 
     def references(self, batch: PackedBatch, ids: Tensor) -> Feeds:
         """The inputs that turn the batch's references, at RoPE ids `(P, 4)`, into keys and values."""

@@ -1,6 +1,6 @@
 """The maths of the MMDiT's blocks on plain tensors, modulation already given to each token.
 
-The same as `kernels.reference` and `engine_build.model`, written with operators that ONNX has by name. Letters as
+The same as `kernels.reference` and `engine_build.model.mmdit`, written with operators that ONNX has by name. Letters as
 in `graphs`.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine_build.blocks import DoubleBlock, SingleBlock
+from engine_build.model.mmdit import DoubleBlock, SingleBlock
 
 Parts = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]

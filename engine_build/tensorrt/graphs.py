@@ -1,6 +1,6 @@
 """The MMDiT as graphs of tensors alone, in the form that ONNX and TensorRT want.
 
-It is the model of `engine_build.model`, weights shared, with everything that depends on lengths
+It is the model of `engine_build.model.mmdit`, weights shared, with everything that depends on lengths
 turned into inputs: RoPE tables, row indices that lay several sequences next to each other, cumulative lengths. So
 one graph serves every mixture of sizes. `kind` names what a graph does:
 
@@ -24,9 +24,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine_build.blocks import DoubleBlock
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
+from engine_build.model.mmdit import DoubleBlock, MMDiT
 from engine_build.tensorrt.graph_math import (
     Attend,
     Parts,

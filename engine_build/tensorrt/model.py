@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.stage import ReferenceKV
-from engine_build.tensorrt.feeds import Feeder, Stage
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.tensorrt.feeds import Feeder, PassFeeds
 from engine_build.tensorrt.ports import Attention
 from kernels import Kernels, select
 
@@ -33,7 +33,7 @@ class Runner(Protocol):
 
 
 class GraphMMDiT:
-    """`engine_build.model.MMDiT` as far as the pipeline uses it, computed by a runner."""
+    """`engine_build.model.mmdit.MMDiT` as far as the pipeline uses it, computed by a runner."""
 
     def __init__(self, config: ModelConfig, runner: Runner, attention: Attention) -> None:
         self.config, self.runner = config, runner
@@ -45,13 +45,13 @@ class GraphMMDiT:
         """Velocity `(sum L, output channels)`; see `MMDiT.forward`."""
         return self.velocity(self.prepare(batch, reference_kv), batch.target, batch.sigma)
 
-    def prepare(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> Stage:
+    def prepare(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> PassFeeds:
         """What stays the same from step to step. Raises ValueError for a batch the graphs cannot take."""
         if reference_kv is None and self.config.reference_attention != "joint" and batch.reference_segments.total:
             reference_kv = self.encode_references(batch)
         return self._feeder.stage(batch, reference_kv)
 
-    def velocity(self, stage: Stage, target: Tensor, sigma: Tensor) -> Tensor:
+    def velocity(self, stage: PassFeeds, target: Tensor, sigma: Tensor) -> Tensor:
         """One step: target `(sum L, C)` at sigma `(N,)` to velocity `(sum L, output channels)`."""
         parts = [self.runner.run(stage.kind, feeds)["velocity"] for feeds in stage.steps(target, sigma)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
-from engine_build.dressing import reference_tokens
 from engine_build.errors import RequestError
+from engine_build.request.plan import reference_tokens
+from engine_build.request.warm_sizes import WarmSize
 from engine_build.tensorrt.operators import query_tile
 from engine_build.tensorrt.ports import Port
 
@@ -31,7 +31,7 @@ class Span:
         return Span(self.least + other.least, self.usual + other.usual, self.most + other.most)
 
 
-def spans(bucket: Bucket, config: CheckpointConfig, side: int, dtype: torch.dtype) -> dict[str, Span]:
+def spans(bucket: WarmSize, config: CheckpointConfig, side: int, dtype: torch.dtype) -> dict[str, Span]:
     """Every named axis of the graphs for one bucket; `side` is the pixels of a token's edge.
 
     Raises RequestError for a size that is not in whole tokens.

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from engine_build.errors import EngineError
-from engine_build.model import MMDiT
+from engine_build.model.mmdit import MMDiT
 from kernels.fp8 import E4M3_MAX, KEPT, SMALLEST
 
 _PREFIX = "model."

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from engine_build.errors import BackendError, RequestError
+from engine_build.model.weights import DTYPES
 from engine_build.tensorrt.library import driver_version, gpu_arch, tensorrt
 from engine_build.tensorrt.manifest import Manifest, digest_checkpoint
 from engine_build.tensorrt.profiles import Shape, fits
-from engine_build.weights import DTYPES
 
 CAPTURES = 16
 _MOVING = frozenset({"target", "sigma"})  # other tensors, or the same ones with other values, at every step

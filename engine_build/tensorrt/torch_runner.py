@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine_build.autoencoder import Autoencoder
 from engine_build.config import CheckpointConfig
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.model.weights import load_model
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.part_graphs import TextGraph, VaeDecoderGraph, VaeEncoderGraph
 from engine_build.tensorrt.ports import Attention
-from engine_build.text_encoder import TextEncoder
-from engine_build.weights import load_model
 
 
 class TorchRunner:

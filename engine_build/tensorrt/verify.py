@@ -15,16 +15,16 @@ from torch import Tensor
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.loading import fingerprint
-from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
+from engine_build.model.packing import PackedBatch, Reference, Sequence, grid_ids, pack
+from engine_build.model.weights import locate
+from engine_build.runtime.loading import fingerprint
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
+from engine_build.runtime.torch_engine import load as load_torch
 from engine_build.tensorrt.backend import engine_over
 from engine_build.tensorrt.export import export_checkpoint
 from engine_build.tensorrt.lint import check, supported
 from engine_build.tensorrt.onnx_runner import OnnxRunner
 from engine_build.tensorrt.ports import Attention
-from engine_build.torch_engine import EngineOptions, TorchEngine
-from engine_build.torch_engine import load as load_torch
-from engine_build.weights import locate
 
 PLUGIN: Attention = "plugin"
 STANDARD: Attention = "standard"

@@ -1,7 +1,7 @@
 """`changeroom train STAGE --config FILE`: read the file, run the stage, leave a checkpoint folder.
 
 `nano` runs its parts in order, each resumable: tokenizer, autoencoder, the flow-matching stages, export. The
-other stages of the recipe are those of stages.py; each is a table of the file.
+other stages of the recipe are those of registry.py; each is a table of the file.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from transformers import PreTrainedTokenizerFast
 
 from engine_build.config import PRESETS, ModelConfig
 from engine_build.errors import RequestError
-from engine_build.loading import pick_device
-from engine_build.training import flow, stages, tokenizer, vae
-from engine_build.training.evidence import EvidenceConfig
-from engine_build.training.evidence import run as run_evidence
-from engine_build.training.export import export
-from engine_build.training.grids import Grids
-from engine_build.training.latents import Encoder
-from engine_build.training.learner import StageConfig
-from engine_build.training.parts import Workshop, autoencoder_in
-from engine_build.training.sharding import Place, processes
-from engine_build.training.sizes import check_heights, check_squares
-from engine_build.weights import locate
+from engine_build.model.weights import locate
+from engine_build.runtime.loading import pick_device
+from engine_build.training.data.sizes import check_heights, check_squares
+from engine_build.training.evidence.run import EvidenceConfig
+from engine_build.training.evidence.run import run as run_evidence
+from engine_build.training.loop import tokenizer
+from engine_build.training.loop.export import export
+from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.sharding import Place, processes
+from engine_build.training.loop.start_from import Workshop, autoencoder_in
+from engine_build.training.nano import flow, vae
+from engine_build.training.nano.grids import Grids
+from engine_build.training.nano.latents import Encoder
+from engine_build.training.stages import registry
 
 T = TypeVar("T")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "nano.toml"
 RUN_KEYS = {"out", "threads", "device", "tensorboard", "autoencoder_from", "tokenizer_edits"}
 TABLES = {"vae", "flow", "model", "checkpoint", "evidence"}
-NAMES = ("nano", *stages.STAGES, "evidence")
+NAMES = ("nano", *registry.STAGES, "evidence")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class TrainConfig:
 
     def stage(self, name: str) -> StageConfig:
         """The table of a stage, or its defaults."""
-        return (self.tables or {}).get(name) or stages.STAGES[name].config()
+        return (self.tables or {}).get(name) or registry.STAGES[name].config()
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -79,7 +81,7 @@ class TrainConfig:
             raise RequestError(f"{path} does not exist; start from {DEFAULT_CONFIG}") from error
         except tomllib.TOMLDecodeError as error:
             raise RequestError(f"{path} is not valid TOML: {error}") from error
-        _known(path, "", raw, RUN_KEYS | TABLES | set(stages.STAGES))
+        _known(path, "", raw, RUN_KEYS | TABLES | set(registry.STAGES))
         _known(path, "[model] ", raw.get("model", {}), {f.name for f in fields(ModelConfig)})
         _known(path, "[checkpoint] ", raw.get("checkpoint", {}), {"default_steps"})
         listed = {name: raw.get(name, {}) for name in ("vae", "flow")}
@@ -97,7 +99,7 @@ class TrainConfig:
             tokenizer_edits=int(raw.get("tokenizer_edits", 0)),
             tables={
                 name: _table(stage.config, f"[{name}] ", raw[name], path)
-                for name, stage in stages.STAGES.items()
+                for name, stage in registry.STAGES.items()
                 if name in raw
             },
             evidence=_table(EvidenceConfig, "[evidence] ", raw.get("evidence", {}), path),
@@ -178,8 +180,8 @@ def run_stage(
     name: str | None = None,
     table: StageConfig | None = None,
 ) -> Path:
-    """One stage of stages.py, under another `name` and with another `table` if given; returns what it leaves."""
-    job = stages.Job(
+    """One stage of registry.py, under another `name` and with another `table` if given; returns what it leaves."""
+    job = registry.Job(
         stage=name or stage,
         config=table or config.stage(stage),
         shop=config.workshop(pick_device(config.device)),
@@ -188,7 +190,7 @@ def run_stage(
         tensorboard=config.tensorboard,
         stop_after=stop_after,
     )
-    return stages.STAGES[stage].go(job)
+    return registry.STAGES[stage].go(job)
 
 
 def main(stage: str, config: Path | None, resume: bool) -> Path:

@@ -1,4 +1,4 @@
-"""`changeroom loadtest capacity`: the options; `loadtests.capacity` does the work."""
+"""`changeroom loadtest capacity`: the options; `loadtests.capacity.plan` does the work."""
 
 from __future__ import annotations
 
@@ -120,12 +120,12 @@ def capacity(
       changeroom loadtest capacity --metrics http://w1:9101/metrics --metrics http://w2:9101/metrics --rate 20 \\
         --duration 10m --p95 3s --scale 30000000
     """
-    from loadtests.capacity import Goal
-    from loadtests.capacity_run import Given, main
-    from loadtests.fleet import Fleet
-    from loadtests.service_times import CalibrationError
-    from loadtests.traffic import Traffic, asked
-    from loadtests.verdict import seconds, share
+    from loadtests.capacity.fleet import Fleet
+    from loadtests.capacity.plan import Goal
+    from loadtests.capacity.run import Given, main
+    from loadtests.capacity.service_times import CalibrationError
+    from loadtests.replay.verdict import seconds, share
+    from loadtests.traffic.traffic import Traffic, asked
 
     if sum((times is not None, bool(metrics), recorded)) != 1:
         raise typer.BadParameter("give one of --times, --metrics and --recorded", param_hint="--times")

@@ -64,10 +64,10 @@ def build(
     tensorrt()
     _require_onnx()
     from engine_build.config import CheckpointConfig
+    from engine_build.model.weights import locate
     from engine_build.tensorrt.compile import BuildOptions
     from engine_build.tensorrt.compile import build as build_engines
     from engine_build.tensorrt.profiles import Bucket
-    from engine_build.weights import locate
 
     folder = locate(model)
     width, height = CheckpointConfig.load(folder).default_size

@@ -39,7 +39,7 @@ def new(
     """
     from pydantic import ValidationError
 
-    from service.gateway.keys import KeyEntry, KeyFile, new_key
+    from service.gateway.work.api_keys import KeyEntry, KeyFile, new_key
 
     try:
         known = KeyFile.model_validate_json(file.read_bytes()) if file.exists() else KeyFile()

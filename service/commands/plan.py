@@ -18,7 +18,7 @@ def plan(
 
     Example: changeroom weights plan tstars-5b --dtype fp8 --cache 32
     """
-    from engine_build.memory_plan import fit
+    from engine_build.memory.plan import fit
     from engine_build.options import EngineOptions
 
     free = int(memory * 2**30)

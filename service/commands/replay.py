@@ -1,4 +1,4 @@
-"""`changeroom loadtest replay`: the options; `loadtests.replay` does the work."""
+"""`changeroom loadtest replay`: the options; `loadtests.replay.run` does the work."""
 
 from __future__ import annotations
 
@@ -194,11 +194,11 @@ def replay(
 
       changeroom loadtest replay --trace day.csv --busiest --speed 10 --duration 90s --json run.json
     """
-    from loadtests.client import Manners
-    from loadtests.photos import wardrobe
-    from loadtests.replay import Files, Target, main
-    from loadtests.traffic import Traffic, asked
-    from loadtests.verdict import Objectives, seconds, share
+    from loadtests.replay.client import Manners
+    from loadtests.replay.run import Files, Target, main
+    from loadtests.replay.verdict import Objectives, seconds, share
+    from loadtests.traffic.photos import wardrobe
+    from loadtests.traffic.traffic import Traffic, asked
 
     def time(option: str, text: str | None) -> float | None:
         return None if text is None else read(option, seconds, text)

@@ -94,7 +94,7 @@ def tryon(
 def _engine(
     model: str, backend: str, device: str, dtype: str, loras: list[tuple[Path, float]], overflow: str
 ) -> Engine:
-    from engine_build.engine import load_engine
+    from engine_build.backends import load_engine
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
@@ -151,7 +151,7 @@ def _size(size: str | None) -> tuple[int, int] | None:
 def _photo(path: Path, category: str | None = None, layer: str | None = None) -> ImageInput:
     from engine_build.engine import ImageInput
     from service.errors import ServiceError
-    from service.images import decode_photo, open_photo
+    from service.pictures.images import decode_photo, open_photo
 
     data = path.read_bytes()
     try:
@@ -163,7 +163,7 @@ def _photo(path: Path, category: str | None = None, layer: str | None = None) ->
 
 
 def _save(outcome: Outcome, output: Path) -> None:
-    from service.images import encode_result
+    from service.pictures.images import encode_result
 
     if outcome.image is None:
         raise CommandFailed(str(outcome.error or "the try-on was canceled"))

@@ -15,26 +15,28 @@ from fastapi import FastAPI
 
 from service import telemetry
 from service.errors import ServiceError, StoreUnavailable
-from service.gateway import compat_fashn, compat_openai, openapi, ops, problems, routes
-from service.gateway.callbacks import Callbacks
-from service.gateway.connections import guarded_protocol
-from service.gateway.exchange import Exchange
-from service.gateway.fleet import Fleet
-from service.gateway.garments import Garments
-from service.gateway.keys import KeyRing
-from service.gateway.limits import BodyLimit
-from service.gateway.rewriter import Rewriter
-from service.gateway.state import Gateway
-from service.gateway.tryons import TryOns
-from service.gateway.turn_away import TurnAway
+from service.gateway.http import problems
+from service.gateway.http.connections import guarded_protocol
+from service.gateway.http.exchange import Exchange
+from service.gateway.http.limits import BodyLimit
+from service.gateway.routes import fashn, native, openai, ops
+from service.gateway.routes.state import Gateway
+from service.gateway.routes.turn_away import TurnAway
+from service.gateway.shapes import openapi
+from service.gateway.work.api_keys import KeyRing
+from service.gateway.work.callbacks import Callbacks
+from service.gateway.work.fleet import Fleet
+from service.gateway.work.garments import Garments
+from service.gateway.work.rewriter import Rewriter
+from service.gateway.work.tryons import TryOns
 from service.heap import keep_freed
-from service.image_bounds import ImageLimits
-from service.image_pool import ImagePool
+from service.jobs.blobs import BlobStore
 from service.jobs.catalogue import Catalogue
 from service.jobs.queue import JobQueue
-from service.jobs.storage import BlobStore
 from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
+from service.pictures.bounds import ImageLimits
+from service.pictures.pool import ImagePool
 from service.ports import free_port
 from service.settings import Settings, without_password
 
@@ -106,11 +108,11 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     ops.mount_studio(app)
-    routers = (routes.router, compat_openai.router, compat_fashn.router, ops.router)
+    routers = (native.router, openai.router, fashn.router, ops.router)
     problems.install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:
         app.include_router(router)
-    openapi.install(app, compat_fashn.FashnRequest)
+    openapi.install(app, fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(TurnAway)
     app.add_middleware(Exchange)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.schemas import GarmentRecord
 from service.jobs.store import Store
 
@@ -35,4 +35,4 @@ class Catalogue:
 
 def _key(tenant: str, sku: str) -> str:
     digest = hashlib.sha256(f"{tenant}\x00{sku}".encode()).hexdigest()
-    return keys.GARMENT + digest
+    return store_keys.GARMENT + digest

@@ -19,11 +19,8 @@ from typing import Literal, cast
 from redis.asyncio import Redis
 
 from service.errors import NotFound
-from service.jobs import keys
-from service.jobs.admission import Admission
-from service.jobs.events import FOLLOW_S, EventLog
-from service.jobs.news import WorkerNews
-from service.jobs.records import record_from_hash
+from service.jobs import store_keys
+from service.jobs.owner import FOLLOW_S, EventLog, record_from_hash
 from service.jobs.schemas import (
     TERMINAL,
     Backlog,
@@ -37,7 +34,9 @@ from service.jobs.schemas import (
     WorkerInfo,
 )
 from service.jobs.store import Store, open_client
-from service.jobs.totals import TotalsCopy
+from service.jobs.submission import Admission
+from service.jobs.upkeep import TotalsCopy
+from service.jobs.workers import WorkerNews
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -86,7 +85,7 @@ class JobQueue(Admission):
         """Whether a job of this id was here and has ended, been erased or run out (the difference of
         410 and 404).
         """
-        return bool(await self.store.call(lambda: self.store.client.exists(keys.GONE + job_id)))
+        return bool(await self.store.call(lambda: self.store.client.exists(store_keys.GONE + job_id)))
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Ask for a job to stop: a queued one is canceled at once, a running one at its next step.
@@ -219,7 +218,7 @@ class JobQueue(Admission):
 
     async def totals(self) -> dict[str, int]:
         """Counters of every terminal transition since the store began, by `name|label|label`."""
-        counted = await self.store.call(lambda: self.store.client.hgetall(keys.TOTALS))
+        counted = await self.store.call(lambda: self.store.client.hgetall(store_keys.TOTALS))
         return {name: int(value) for name, value in counted.items()}
 
     async def observe(self, metrics: Metrics) -> None:
@@ -277,10 +276,10 @@ class JobQueue(Admission):
         """The webhook of a job is done with, or is tried again after `retry_in_s`."""
         client = self.store.client
         if retry_in_s is None:
-            await self.store.call(lambda: client.zrem(keys.WEBHOOKS, job_id))
+            await self.store.call(lambda: client.zrem(store_keys.WEBHOOKS, job_id))
         else:
             due = int((time.time() + retry_in_s) * 1000)
-            await self.store.call(lambda: client.zadd(keys.WEBHOOKS, {job_id: due}, xx=True))
+            await self.store.call(lambda: client.zadd(store_keys.WEBHOOKS, {job_id: due}, xx=True))
 
     def news(self) -> WorkerNews:
         """What a worker must hear at once, from now on; it goes on where it was when the store was away."""
@@ -288,5 +287,5 @@ class JobQueue(Admission):
 
 
 async def _wake_up(wait_s: float, client: Redis) -> None:
-    await client.blpop([keys.WAKE], timeout=wait_s)
+    await client.blpop([store_keys.WAKE], timeout=wait_s)
 

@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.errors import StoreUnavailable
-from service.jobs.keys import lua_table
+from service.jobs.store_keys import lua_table
 
 _REFUSALS = (
     "OOM",
@@ -43,7 +43,7 @@ CONNECTIONS = 32
 @cache
 def script_text(name: str) -> str:
     """The full text of an atomic step: key table, shared moves, then `<name>.lua`."""
-    folder = files("service.jobs")
+    folder = files("service.jobs") / "scripts"
     return lua_table() + (folder / "queue.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 

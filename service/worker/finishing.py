@@ -11,13 +11,13 @@ from typing import TypeVar
 from engine_build.engine import Outcome
 from engine_build.errors import MemoryShortage, RequestError
 from service.errors import StoreUnavailable
-from service.images import CONTENT_TYPES
 from service.jobs.queue import Finish, JobQueue
 from service.jobs.schemas import Claim, JobError, JobResult
 from service.metrics import Metrics
+from service.pictures.images import CONTENT_TYPES
 from service.telemetry import span
 from service.worker.leases import Leases, Stop
-from service.worker.photos import Photos
+from service.worker.pictures import Photos
 from service.worker.progress import Progress
 
 log = logging.getLogger(__name__)

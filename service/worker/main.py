@@ -24,22 +24,23 @@ from dataclasses import asdict
 
 from prometheus_client import start_http_server
 
-from engine_build.engine import Engine, EngineInfo, load_engine
+from engine_build.backends import load_engine
+from engine_build.engine import Engine, EngineInfo
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
+from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import WorkerInfo
-from service.jobs.storage import BlobStore
 from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
 from service.settings import Settings, let_threads_sleep, without_password
 from service.telemetry import configure_tracing
 from service.worker.activity import activity
+from service.worker.cancellations import Hearing
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
-from service.worker.hearing import Hearing
 from service.worker.leases import Leases
 from service.worker.null_engine import NullEngine, is_null
-from service.worker.photos import Photos
+from service.worker.pictures import Photos
 from service.worker.progress import Progress
 from service.worker.runner import Runner
 from service.worker.webhooks import WebhookDelivery, WebhookSender

@@ -6,15 +6,20 @@ the person's own picture after STEPS pretended steps of SECONDS each; FAULTS are
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
 from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
+from engine_build.errors import EngineError
 from service.errors import InvalidRequest
-from service.worker.null_faults import Faults
 
 NAME = "null"
 JOB_TOKENS = 8192
@@ -105,3 +110,52 @@ class NullEngine:
             return Outcome(request.id, "failed", error=MemoryError("out of memory"))
         picture, stages = self._picture(request), {"denoise": seconds}
         return Outcome(request.id, "succeeded", image=picture, stages=stages, nfe=self.steps)
+
+
+FAULTS = ("error", "oom", "lost", "hang", "freeze", "kill")
+AT_STEP = 2
+FOREVER_S = 2**30
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The fault of each seed.
+
+    `error` raises on the whole batch; `oom` fails one request for lack of memory unless it runs alone; `lost`
+    raises EngineError as a lost device does; `hang` never returns; `freeze` never returns and holds the
+    interpreter, as a stuck extension does; `kill` ends the process with SIGKILL.
+    """
+
+    by_seed: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Faults:
+        """Read `NAME@SEED,NAME@SEED`. Raises InvalidRequest for a name or a seed that is none."""
+        by_seed: dict[int, str] = {}
+        for item in text.split(","):
+            name, _, seed = item.partition("@")
+            if name not in FAULTS or not seed.isdecimal():
+                raise InvalidRequest(f"fault {item!r} is not NAME@SEED with one of {', '.join(FAULTS)}")
+            by_seed[int(seed)] = name
+        return cls(by_seed)
+
+    def strike(self, batch: Sequence[TryOnRequest], step: int) -> None:
+        """Break at the second step, if a request of the batch asks for it."""
+        if step != AT_STEP:
+            return
+        for request in batch:
+            match self.by_seed.get(request.seed):
+                case "error":
+                    raise RuntimeError("a kernel failed")
+                case "lost":
+                    raise EngineError("the device is lost, the engine must be loaded again")
+                case "hang":
+                    threading.Event().wait()
+                case "freeze":
+                    ctypes.PyDLL(None).sleep(FOREVER_S)
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    def starved(self, request: TryOnRequest, batch_size: int) -> bool:
+        """Whether memory does not suffice for this request in a batch of this size."""
+        return batch_size > 1 and self.by_seed.get(request.seed) == "oom"

@@ -13,7 +13,7 @@ from engine_build.engine import StepEvent
 from service.errors import ServiceError
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim
-from service.worker.photos import Photos
+from service.worker.pictures import Photos
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from service.worker.batching import Prepared, group
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
 from service.worker.leases import Leases, Stop
-from service.worker.photos import Photos
-from service.worker.preparing import Fetched, Preparing
+from service.worker.pictures import Fetched, Photos, Preparing
 from service.worker.progress import Progress
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.local_service import free_port
+from loadtests.bench.local_service import free_port
 from service.jobs.embedded import EmbeddedServer, start_server
 
 MIB = 1 << 20

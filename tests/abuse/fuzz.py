@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.errors import ServiceError
-from service.image_pool import ImagePool
+from service.pictures.pool import ImagePool
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pictures", "requests", "queue")

@@ -13,7 +13,7 @@ import pytest
 from besieged import MIB, Besieged, closed
 from hostile_pictures import encoded, plain
 
-from service.gateway.peers import Peers
+from service.gateway.http.peers import Peers
 from service.settings import Settings, SettingsError
 
 CAP = 8

@@ -12,7 +12,7 @@ import pytest
 from gateway_live import Live
 
 import service
-from service.gateway.refusals import SAMPLES, responses
+from service.gateway.shapes.error_samples import SAMPLES, responses
 
 ROOT = Path(service.__file__).parent
 RAISED_IN = ("gateway", "images.py", "image_bounds.py", "image_pool.py", "jobs/refusals.py", "egress.py")

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from loadtests.local_service import free_port
+from loadtests.bench.local_service import free_port
 from service.jobs.embedded import start_server
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import JobError

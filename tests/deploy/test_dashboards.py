@@ -31,7 +31,7 @@ from deploy.grafana.panels import COLUMNS, DATASOURCE, Panel, Place, layout
 from deploy.grafana.prometheus import Prometheus, PrometheusError, Query, Span
 from deploy.grafana.sheet import BROWSERS, WIDTH, page, photograph
 from deploy.grafana.sheet import main as sheet_command
-from loadtests.local_service import free_port
+from loadtests.bench.local_service import free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())

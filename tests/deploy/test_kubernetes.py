@@ -13,7 +13,7 @@ import yaml
 from kustomization import Manifest, containers, merge, resolve
 from metric_names import unknown_metrics
 
-from service.gateway import ops
+from service.gateway.routes import ops
 from service.settings import Settings, load_settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -11,7 +11,7 @@ from metric_names import unknown_metrics
 
 from service import metrics
 from service.errors import QueueFull
-from service.gateway.problems import OWN_REFUSALS
+from service.gateway.http.problems import OWN_REFUSALS
 from service.metrics import LATENCY_BUCKETS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

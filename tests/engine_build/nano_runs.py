@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from engine_build.config import PRESETS
-from engine_build.training import tokenizer
-from engine_build.training.export import export
-from engine_build.training.flow import FlowConfig, NanoModel
-from engine_build.training.vae import VaeConfig, build
+from engine_build.training.loop import tokenizer
+from engine_build.training.loop.export import export
+from engine_build.training.nano.flow import FlowConfig, NanoModel
+from engine_build.training.nano.vae import VaeConfig, build
 
 VAE = VaeConfig(channels=(8, 8, 8), steps=4, batch=2, crop=16, heights=(32,), save_every=2)
 FLOW = FlowConfig(steps=4, height=32, shot=16, scenes=2, draws=2, mix=(1.0,), decay_steps=2, save_every=2)

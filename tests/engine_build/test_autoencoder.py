@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tiny import tiny_pipeline
 
-from engine_build import autoencoder
-from engine_build.autoencoder import Autoencoder, NormSilu, fuse_norms
+from engine_build.model import autoencoder
+from engine_build.model.autoencoder import Autoencoder, NormSilu, fuse_norms
 from kernels import select
 
 

@@ -11,7 +11,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from engine_build.autoencoder import NormSilu
 from engine_build.bench import floors, subjects
 from engine_build.bench.goals import goals_of
 from engine_build.bench.plan import Plan
@@ -19,8 +18,9 @@ from engine_build.bench.report import table
 from engine_build.bench.rows import AttentionRow, Results, Row, percentiles
 from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.errors import RequestError
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, pack
+from engine_build.model.autoencoder import NormSilu
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Reference, Sequence, pack
 from kernels import select
 from service.cli import app
 

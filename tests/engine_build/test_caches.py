@@ -16,9 +16,9 @@ from tiny import TEXT_LAYERS, tiny_pipeline
 from engine_build.config import CheckpointConfig
 from engine_build.engine import ImageInput, Outcome, TryOnRequest
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.ledger import Ledger
-from engine_build.reference_cache import ByteCache
-from engine_build.torch_engine import EngineOptions, TorchEngine, load
+from engine_build.runtime.caches import ByteCache
+from engine_build.runtime.running_request import RequestMeter
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine, load
 
 NO_CACHES = EngineOptions(text_cache_bytes=0, latent_cache_bytes=0, reference_cache_bytes=0, previews=False)
 
@@ -109,25 +109,25 @@ def test_the_bound_holds_and_the_last_value_is_the_one_found(bound: int, moves) 
 
 
 def test_a_ledger_counts_misses_hits_and_evictions() -> None:
-    ledger, cache = Ledger(), ByteCache[str](3, len)
+    meter, cache = RequestMeter(), ByteCache[str](3, len)
     asked: list[list[int]] = []
 
     def fetch(keys: str) -> list[str]:
-        return ledger.fetch("text", cache, keys, lambda at: asked.append(at) or [keys[i] * 2 for i in at])
+        return meter.fetch("text", cache, keys, lambda at: asked.append(at) or [keys[i] * 2 for i in at])
 
     assert [fetch("a"), fetch("aa"), fetch("b"), fetch("a")] == [["aa"], ["aa", "aa"], ["bb"], ["aa"]]
-    assert ledger.events == {("text", "miss"): 3, ("text", "hit"): 2, ("text", "eviction"): 2}
+    assert meter.events == {("text", "miss"): 3, ("text", "hit"): 2, ("text", "eviction"): 2}
     assert asked == [[0], [0], [0]]
 
 
 def test_what_is_missing_is_made_once_and_together() -> None:
-    ledger, cache = Ledger(), ByteCache[str](99, len)
+    meter, cache = RequestMeter(), ByteCache[str](99, len)
     cache.put("b", "kept")
     asked: list[list[int]] = []
-    made = ledger.fetch("text", cache, "abcac", lambda at: asked.append(at) or ["abcac"[i] for i in at])
+    made = meter.fetch("text", cache, "abcac", lambda at: asked.append(at) or ["abcac"[i] for i in at])
     assert made == ["a", "kept", "c", "a", "c"]
     assert asked == [[0, 2]]
-    assert ledger.events == {("text", "miss"): 2, ("text", "hit"): 3}
+    assert meter.events == {("text", "miss"): 2, ("text", "hit"): 3}
 
 
 def test_same_picture_with_and_without_caches(folder: Path) -> None:

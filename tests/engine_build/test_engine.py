@@ -12,13 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import TEXT_LAYERS, write_checkpoint
 
-from engine_build.buckets import Bucket
+from engine_build.backends import load_engine
 from engine_build.config import CheckpointConfig
-from engine_build.dressing import plan
-from engine_build.engine import ImageInput, Outcome, StepEvent, TryOnRequest, load_engine
+from engine_build.engine import ImageInput, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import BackendError, CheckpointError, EngineError, RequestError
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.torch_engine import EngineOptions, TorchEngine, load
+from engine_build.request.plan import plan
+from engine_build.request.warm_sizes import WarmSize
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine, load
 
 NANO_LIKE = CheckpointConfig(
     "isolated",
@@ -204,10 +205,10 @@ def test_a_failing_forward_is_retried_alone(engine: TorchEngine, monkeypatch: py
     """One request that no forward survives: its neighbours finish, unchanged."""
     advance = engine.pipeline.advance
 
-    def fragile(drafts):
-        if any(len(draft.x) == 96 * 40 // 64 for draft in drafts):
+    def fragile(states):
+        if any(len(state.x) == 96 * 40 // 64 for state in states):
             raise RuntimeError("no forward with this size")
-        return advance(drafts)
+        return advance(states)
 
     expected = {o.request_id: o for o in engine.run(MIXED)}
     monkeypatch.setattr(engine.pipeline, "advance", fragile)
@@ -221,17 +222,17 @@ def test_a_failing_forward_is_retried_alone(engine: TorchEngine, monkeypatch: py
 def test_a_lack_of_memory_is_not_the_end_of_the_engine(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     advance = engine.pipeline.advance
 
-    def crowded(drafts):
-        if len(drafts) > 1:
+    def crowded(states):
+        if len(states) > 1:
             raise torch.OutOfMemoryError("too many at once")
-        return advance(drafts)
+        return advance(states)
 
     monkeypatch.setattr(engine.pipeline, "advance", crowded)
     assert {o.status for o in engine.run(MIXED)} == {"succeeded"}
 
 
 def test_a_lost_device_is_the_end_of_the_engine(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(drafts):
+    def lost(states):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(engine.pipeline, "advance", lost)
@@ -284,9 +285,9 @@ def test_cost_bounds_what_a_request_brings(engines: dict[str, TorchEngine], mode
         dressing = plan(asked, engine.config, 8, "sheets")
         pictures = (dressing.person, *dressing.passes[0].garments)
         made = engine.pipeline.condition(dressing.passes[0].instruction, pictures)
-        draft = engine.pipeline.draft(made, dressing.size, 1)
+        state = engine.pipeline.begin(made, dressing.size, 1)
         bound = engine.cost(48, 64, garments)
-        assert 0.6 * bound <= draft.tokens <= 1.1 * bound
+        assert 0.6 * bound <= state.tokens <= 1.1 * bound
 
 
 def test_describe_tells_what_is_accepted(engines: dict[str, TorchEngine]) -> None:
@@ -345,7 +346,7 @@ def test_warm_up_leaves_nothing_behind(engine: TorchEngine) -> None:
 
 
 def test_warm_up_makes_the_declared_buckets_ready(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    warm = Bucket.parse_all("64x48:2*2,96x40:1")
+    warm = WarmSize.parse_all("64x48:2*2,96x40:1")
     engine = load(folders["isolated"], options=EngineOptions(warm=warm, previews=False))
     seen: list[list[tuple[int, int, int]]] = []
     run = engine.run
@@ -358,7 +359,7 @@ def test_warm_up_makes_the_declared_buckets_ready(folders: dict[str, Path], monk
     monkeypatch.setattr(engine, "run", watched)
     engine.warm_up()
     assert seen == [[(64, 48, 2)] * 2, [(64, 48, 1)] * 2, [(64, 48, 2)], [(64, 48, 1)], [(96, 40, 1)]]
-    wrong = load(folders["isolated"], options=EngineOptions(warm=Bucket.parse_all("50x64")))
+    wrong = load(folders["isolated"], options=EngineOptions(warm=WarmSize.parse_all("50x64")))
     with pytest.raises(EngineError, match="multiples of 8"):
         wrong.warm_up()
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from engine_build.config import PRESETS
-from engine_build.dressing import plan
 from engine_build.engine import ImageInput, TryOnRequest
-from engine_build.torch_engine import TorchEngine, load
-from engine_build.training import tokenizer
-from engine_build.training.export import export
-from engine_build.training.flow import FlowConfig, NanoModel, packed, tokenize
-from engine_build.training.latents import Encoder, Latents
-from engine_build.training.phrases import instruction_of
-from engine_build.training.samples import picture
-from engine_build.training.vae import VaeConfig, build
-from engine_build.training.world import sample_scene
-from engine_build.training.world_render import render
+from engine_build.request.plan import plan
+from engine_build.runtime.torch_engine import TorchEngine, load
+from engine_build.training.loop import tokenizer
+from engine_build.training.loop.export import export
+from engine_build.training.nano.flow import FlowConfig, NanoModel, packed, tokenize
+from engine_build.training.nano.latents import Encoder, Latents
+from engine_build.training.nano.vae import VaeConfig, build
+from engine_build.training.world.instructions import instruction_of
+from engine_build.training.world.render import render
+from engine_build.training.world.sample_files import picture
+from engine_build.training.world.scenes import sample_scene
 
 FLOW = FlowConfig()
 
@@ -70,7 +70,7 @@ def test_one_step_is_the_trained_velocity(trained, count: int) -> None:
     batch = packed(text, x, torch.tensor([0.6]), latents, FLOW.height, FLOW.shot)
     velocity = model.dit(batch)
 
-    draft = engine.pipeline.draft(engine.pipeline.condition(told, fitted), (72, 96), 1)
-    draft.x, draft.sigmas, draft.levels = x[0].clone(), (0.6, 0.0), torch.tensor([0.6, 0.0])
-    engine.pipeline.advance([draft])
-    torch.testing.assert_close((x[0] - draft.x) / 0.6, velocity, rtol=1e-4, atol=1e-4)
+    state = engine.pipeline.begin(engine.pipeline.condition(told, fitted), (72, 96), 1)
+    state.x, state.sigmas, state.levels = x[0].clone(), (0.6, 0.0), torch.tensor([0.6, 0.0])
+    engine.pipeline.advance([state])
+    torch.testing.assert_close((x[0] - state.x) / 0.6, velocity, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What bfloat16 and FP8 cost in exactness, on the bundled nano, against the budgets of `engine_build.precision`."""
+"""What bfloat16 and FP8 cost in exactness, on the bundled nano, within `engine_build.bench.precision`'s budgets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine_build.bench.precision import BUDGETS, psnr, relative_l2
 from engine_build.engine import ImageInput, TryOnRequest
-from engine_build.graphs import Eager, Step
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.precision import BUDGETS, psnr, relative_l2
-from engine_build.stage import ReferenceKV
-from engine_build.torch_engine import EngineOptions, TorchEngine, load
-from engine_build.training.samples import picture
-from engine_build.training.world import HELD_OUT_SEED, sample_scene
-from engine_build.training.world_render import render
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.runtime.cuda_graphs import Eager, Step
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine, load
+from engine_build.training.world.render import render
+from engine_build.training.world.sample_files import picture
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 from kernels.fp8 import Fp8Linear
 
 

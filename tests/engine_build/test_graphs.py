@@ -15,10 +15,10 @@ import torch
 from test_model_packing import MIXES, build, request
 from torch import Tensor
 
-from engine_build.graphs import Bucket, Captured, Eager, GraphSteps, filled
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch, Sequence, pack
-from engine_build.stage import ReferenceKV
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch, Sequence, pack
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.runtime.cuda_graphs import Bucket, Captured, Eager, GraphSteps, filled
 
 MIX = MIXES["different"]
 OTHER = [

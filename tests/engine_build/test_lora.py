@@ -13,9 +13,9 @@ from torch import Tensor
 
 from engine_build.config import ModelConfig
 from engine_build.errors import CheckpointError
-from engine_build.lora import LoraSet, read_lora
-from engine_build.model import MMDiT
-from engine_build.packing import Sequence, grid_ids, pack, text_ids_of
+from engine_build.model.lora import LoraSet, read_lora
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Sequence, grid_ids, pack, text_ids_of
 
 TARGETS = ["to_q", "to_out.0", "add_k_proj", "to_qkv_mlp_proj", "linear_in", "x_embedder"]
 

@@ -10,11 +10,11 @@ import sys
 
 import torch
 
-from engine_build.machine import accelerator, host, versions
+from engine_build.bench.machine import accelerator, host, versions
 
 
 def test_the_host_is_told_without_torch() -> None:
-    code = "import json, sys; from engine_build.machine import host; print(json.dumps((host(), [*sys.modules])))"
+    code = "import json, sys; from engine_build.bench.machine import host; print(json.dumps((host(), [*sys.modules])))"
     told, loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert told == json.loads(json.dumps(host()))
     assert (told["python"], told["cores"]) == (platform.python_version(), os.cpu_count())

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from engine_build import torch_engine
-from engine_build.activations import peak
 from engine_build.config import PRESETS, parameter_count
 from engine_build.errors import CheckpointError, MemoryShortage, RequestError
-from engine_build.memory_plan import H200, fit, plan_checkpoint
+from engine_build.memory.activations import peak
+from engine_build.memory.plan import H200, fit, plan_checkpoint
 from engine_build.options import GPU_TOKEN_BUDGET, EngineOptions
+from engine_build.runtime import torch_engine
 from service.cli import app
 
 CATALOGUE = EngineOptions(reference_cache_bytes=32 << 30)

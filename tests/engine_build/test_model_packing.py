@@ -8,9 +8,9 @@ from tiny import tiny_transformer
 from torch import Tensor
 
 from engine_build.config import ModelConfig, ReferenceAttention
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, grid_ids, pack, pack_uniform
-from engine_build.stage import ReferenceKV
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack, pack_uniform
+from engine_build.model.reference_kv import ReferenceKV
 
 MODES = ("joint", "shared", "isolated")
 

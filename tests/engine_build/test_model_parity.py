@@ -14,10 +14,9 @@ from tiny import TRANSFORMER, tiny_transformer
 from torch import Tensor
 
 from engine_build.config import PRESETS, ModelConfig, ReferenceAttention, parameter_count
-from engine_build.embeddings import rope_table
 from engine_build.errors import CheckpointError
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, grid_ids, pack, text_ids_of
+from engine_build.model.mmdit import MMDiT, rope_table
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack, text_ids_of
 
 REFERENCE_GRIDS = ((3, 4), (5, 2))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine_build.loading import pick_dtype
-from engine_build.packing import Reference, Sequence, grid_ids, pack
-from engine_build.precision import NEIGHBOURS, relative_l2
-from engine_build.weights import NANO, load_model
+from engine_build.bench.precision import NEIGHBOURS, relative_l2
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.weights import NANO, load_model
+from engine_build.runtime.loading import pick_dtype
 from kernels import fp8, select
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

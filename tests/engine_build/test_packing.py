@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_build.packing import Reference, Sequence, grid_ids, pack, pack_uniform, text_ids_of
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack, pack_uniform, text_ids_of
 
 
 def sequence(

@@ -10,11 +10,11 @@ from PIL import Image
 from tiny import TEXT_LAYERS, tiny_pipeline
 
 from engine_build.config import CheckpointConfig, ReferenceAttention
-from engine_build.loading import load_pipeline, pick_kernels
-from engine_build.pipeline import Pipeline
-from engine_build.reference_cache import Caches
-from engine_build.references import fit_area
-from engine_build.text_encoder import TextEncoder
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.request.reference_pictures import fit_area
+from engine_build.runtime.caches import Caches
+from engine_build.runtime.loading import load_pipeline, pick_kernels
+from engine_build.runtime.pipeline import Pipeline
 
 TEXT_TOKENS = 96
 WORDS = "The person of image 1, wearing the coat of image 2 open."

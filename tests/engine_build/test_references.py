@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from engine_build.config import CheckpointConfig
-from engine_build.dressing import plan, reference_tokens
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
 from engine_build.instruction import CATEGORIES, GarmentPhrase, assignments, compose
-from engine_build.references import (
+from engine_build.request.plan import plan, reference_tokens
+from engine_build.request.reference_pictures import (
     Placed,
     arrange,
     contact_sheet,

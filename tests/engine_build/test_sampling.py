@@ -12,7 +12,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.utils.torch_utils import randn_tensor
 
 from engine_build.errors import CheckpointError, RequestError
-from engine_build.sampling import Schedule, empirical_mu, euler_step, noise, predict_x0
+from engine_build.runtime.sampling import Schedule, empirical_mu, euler_step, noise, predict_x0
 
 
 @pytest.mark.parametrize("tokens", [1, 108, 3072, 4300, 4301, 9216])

@@ -18,13 +18,13 @@ from tiny import write_checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine_build.dressing import plan
 from engine_build.errors import MemoryShortage
-from engine_build.graphs import Eager, GraphSteps, Step
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.stage import ReferenceKV
-from engine_build.torch_engine import TorchEngine, load
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.request.plan import plan
+from engine_build.runtime.cuda_graphs import Eager, GraphSteps, Step
+from engine_build.runtime.torch_engine import TorchEngine, load
 
 WAITING = {
     "aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
@@ -56,7 +56,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(folder, device="cpu")
 
 
-def drafts(engine: TorchEngine, garments: tuple[int, ...] = (1, 3)):
+def states(engine: TorchEngine, garments: tuple[int, ...] = (1, 3)):
     pipeline, made = engine.pipeline, []
     for i, count in enumerate(garments):
         asked = request(str(i), count, seed=i)
@@ -64,12 +64,12 @@ def drafts(engine: TorchEngine, garments: tuple[int, ...] = (1, 3)):
         dressing = plan(asked, engine.config, 8, "sheets")
         turn = dressing.passes[0]
         conditioning = pipeline.condition(turn.instruction, (dressing.person, *turn.garments))
-        made.append(pipeline.draft(conditioning, dressing.size, 3, seed=len(pictures)))
+        made.append(pipeline.begin(conditioning, dressing.size, 3, seed=len(pictures)))
     return made
 
 
 def test_the_step_loop_never_waits(engine: TorchEngine) -> None:
-    made = drafts(engine)
+    made = states(engine)
     engine.pipeline.advance(made)
     with Waits() as waits, torch.inference_mode():
         engine.pipeline.advance(made)
@@ -84,7 +84,7 @@ def test_a_step_by_graph_never_waits(engine: TorchEngine, monkeypatch: pytest.Mo
     recorder = Recorder()
     graphs = GraphSteps(engine.pipeline.model, recorder, max_bytes=1 << 30, prefix_tokens=1024)
     monkeypatch.setattr(engine.pipeline, "stepper", graphs)
-    made = drafts(engine)
+    made = states(engine)
     engine.pipeline.advance(made)
     with Waits() as waits, torch.inference_mode():
         engine.pipeline.advance(made)
@@ -106,8 +106,8 @@ def test_the_counter_counts() -> None:
 
 def test_modulation_once_a_step_and_the_end_for_the_target_only(engine: TorchEngine) -> None:
     model = engine.pipeline.model
-    made = drafts(engine)
-    tokens = sum(len(draft.x) for draft in made)
+    made = states(engine)
+    tokens = sum(len(state.x) for state in made)
     rows: dict[str, list[int]] = {}
 
     def watch(name: str):
@@ -135,7 +135,7 @@ def test_modulation_once_a_step_and_the_end_for_the_target_only(engine: TorchEng
     n = len(made)
     for name in list(watched)[:4]:
         assert rows[name] == [n] * 3, name
-    assert rows["context_embedder"] == [sum(len(draft.conditioning.text) for draft in made)]
+    assert rows["context_embedder"] == [sum(len(state.conditioning.text) for state in made)]
     assert rows["last to_out"] == rows["proj_out"] == [tokens] * 3
 
 
@@ -207,11 +207,11 @@ def test_memory_that_is_missing_while_encoding_or_decoding(
 ) -> None:
     decode, tries = engine.pipeline.decode, []
 
-    def short(draft):
-        tries.append(draft)
+    def short(state):
+        tries.append(state)
         if len(tries) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decode(draft)
+        return decode(state)
 
     monkeypatch.setattr(engine.pipeline, "decode", short)
     assert [o.status for o in engine.run([request("a"), request("b")])] == ["succeeded"] * 2

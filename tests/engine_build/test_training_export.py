@@ -20,12 +20,12 @@ from transformers import AutoTokenizer, Qwen3Model
 
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.torch_engine import EngineOptions, load
-from engine_build.training.flow import FlowConfig, NanoModel
-from engine_build.training.grids import Grids
-from engine_build.training.latents import Encoder
-from engine_build.training.phrases import instruction_of
-from engine_build.training.samples import picture
+from engine_build.runtime.torch_engine import EngineOptions, load
+from engine_build.training.nano.flow import FlowConfig, NanoModel
+from engine_build.training.nano.grids import Grids
+from engine_build.training.nano.latents import Encoder
+from engine_build.training.world.instructions import instruction_of
+from engine_build.training.world.sample_files import picture
 
 CONFIG = FlowConfig(height=96, shot=64)
 TOLD = compose([GarmentPhrase("coats", "open"), GarmentPhrase("hats")])

@@ -12,11 +12,12 @@ import torch
 from nano_runs import FLOW, SHAPE, VAE
 from torch import nn
 
-from engine_build.training import flow, tokenizer, vae
-from engine_build.training.latents import Encoder
-from engine_build.training.muon import Muon, orthogonalise
-from engine_build.training.run import Ema, Run, psnr, warm_then_decay
-from engine_build.training.sharding import Place
+from engine_build.training.loop import tokenizer
+from engine_build.training.loop.muon import Muon, orthogonalise
+from engine_build.training.loop.run import Ema, Run, psnr, warm_then_decay
+from engine_build.training.loop.sharding import Place
+from engine_build.training.nano import flow, vae
+from engine_build.training.nano.latents import Encoder
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -11,20 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine_build.training import classifier
-from engine_build.training.alternatives import (
-    CANDIDATES,
-    Alternatives,
-    Truth,
-    admissible,
-    allowed,
-    alternatives,
-    draw,
-    rewear,
-)
-from engine_build.training.classifier import Classifier
-from engine_build.training.evaluate import by_category, by_count, held_out, judged, summary
-from engine_build.training.scores import (
+from engine_build.training.measure import classifier
+from engine_build.training.measure.classifier import Classifier
+from engine_build.training.measure.evaluate import by_category, by_count, held_out, judged, summary
+from engine_build.training.measure.scores import (
     Sample,
     borders,
     edge_agreement,
@@ -36,10 +26,20 @@ from engine_build.training.scores import (
     scale,
     score,
 )
-from engine_build.training.world import HELD_OUT_SEED, sample_garment, sample_scene
-from engine_build.training.world_casting import hanging_sides
-from engine_build.training.world_render import head_region, render, unchanged_background
-from engine_build.training.world_specs import COLOURS, Scene
+from engine_build.training.world.casting import hanging_sides
+from engine_build.training.world.render import head_region, render, unchanged_background
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_garment, sample_scene
+from engine_build.training.world.specs import COLOURS, Scene
+from engine_build.training.world.wrong_outfits import (
+    CANDIDATES,
+    Alternatives,
+    Truth,
+    admissible,
+    allowed,
+    alternatives,
+    draw,
+    rewear,
+)
 
 SCENES = [sample_scene(HELD_OUT_SEED + i, count) for i, count in enumerate((1, 2, 3, 4, 6))]
 ALLOWED = admissible(SCENES, 96)

@@ -15,7 +15,7 @@ from tiny import write_checkpoint
 
 from engine_build.config import CheckpointConfig
 from engine_build.errors import CheckpointError
-from engine_build.weights import check, load_model, locate
+from engine_build.model.weights import check, load_model, locate
 
 FILE = "diffusion_pytorch_model.safetensors"
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from engine_build.training.world import HELD_OUT_SEED, MAX_GARMENTS, sample_categories, sample_scene
-from engine_build.training.world_specs import CATEGORIES, LOGOS, PALETTE, PATTERNS, Scene
+from engine_build.training.world.scenes import HELD_OUT_SEED, MAX_GARMENTS, sample_categories, sample_scene
+from engine_build.training.world.specs import CATEGORIES, LOGOS, PALETTE, PATTERNS, Scene
 
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 600)
 

@@ -22,10 +22,10 @@ from fault_proxy import Proxy
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from loadtests.local_service import free_port
-from service.jobs import keys
+from loadtests.bench.local_service import free_port
+from service.jobs import store_keys
 from service.jobs.embedded import EmbeddedServer, start_server
-from service.supervisor import Child
+from service.local.supervisor import Child
 
 PATIENCE_S = 60.0
 START_S = 300.0
@@ -230,7 +230,7 @@ class Fleet:
 
         def announced() -> bool:
             with suppress(redis.RedisError), self.redis() as client:
-                return any(f"-{self.parts[name].pid}-" in worker for worker in client.zrange(keys.WORKERS, 0, -1))
+                return any(f"-{self.parts[name].pid}-" in worker for worker in client.zrange(store_keys.WORKERS, 0, -1))
             return False
 
         until(announced, f"{name} is ready", START_S, every=0.05)
@@ -238,7 +238,7 @@ class Fleet:
     def job(self, job_id: str) -> dict[str, str]:
         """The job's hash as it stands in the store."""
         with self.redis() as client:
-            found: dict[str, str] = client.hgetall(keys.JOB + job_id)
+            found: dict[str, str] = client.hgetall(store_keys.JOB + job_id)
         return found
 
     def reach(self, job_id: str, step: int) -> None:
@@ -253,8 +253,8 @@ class Fleet:
     def jobs_of(self, status: str) -> list[str]:
         """Ids in the store with this status."""
         with self.redis() as client:
-            found = list(client.scan_iter(keys.JOB + "*", count=1000))
-            return [key.removeprefix(keys.JOB) for key in found if client.hget(key, "status") == status]
+            found = list(client.scan_iter(store_keys.JOB + "*", count=1000))
+            return [key.removeprefix(store_keys.JOB) for key in found if client.hget(key, "status") == status]
 
     def blobs(self, kind: str) -> list[Path]:
         """The picture files of one kind, oldest first."""

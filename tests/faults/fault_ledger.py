@@ -19,8 +19,8 @@ from fault_clients import TERMINAL, Customers, Order, events
 from fault_fleet import Fleet, until
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine_build.machine import host
-from service.jobs import keys
+from engine_build.bench.machine import host
+from service.jobs import store_keys
 from service.metrics import DEAD_LETTER, LEASE_LOST, REQUESTS_RUNNING, REQUESTS_TOTAL, REQUESTS_WAITING
 
 LEDGER_VARIABLE = "CHANGEROOM_FAULTS_LEDGER"
@@ -160,7 +160,13 @@ class Case:
         """Nothing reserved, queued, running, leased or with a deadline."""
         with self.fleet.redis() as client:
             return not any(
-                client.zcard(name) for name in (keys.IN_FLIGHT, keys.LEASES, keys.DEADLINES, keys.RESERVATIONS)
+                client.zcard(name)
+                for name in (
+                    store_keys.IN_FLIGHT,
+                    store_keys.LEASES,
+                    store_keys.DEADLINES,
+                    store_keys.RESERVATIONS,
+                )
             )
 
     def _of_webhooks(self) -> list[str]:

@@ -9,14 +9,14 @@ import pytest
 from fault_fleet import PATIENCE_S, until
 from fault_ledger import Case
 
-from service.jobs import keys
+from service.jobs import store_keys
 
 Begin = Callable[..., Case]
 
 
 def jobs(case: Case) -> int:
     with case.fleet.redis() as client:
-        return sum(1 for _ in client.scan_iter(keys.JOB + "*", count=1000))
+        return sum(1 for _ in client.scan_iter(store_keys.JOB + "*", count=1000))
 
 
 def prime(case: Case) -> None:

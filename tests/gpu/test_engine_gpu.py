@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 pytest.importorskip("triton")
+from engine_build.bench.precision import BUDGETS, psnr
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import MemoryShortage
-from engine_build.graphs import GraphSteps
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.precision import BUDGETS, psnr
-from engine_build.torch_engine import EngineOptions, TorchEngine, load
-from engine_build.transfer import Landing, upload
+from engine_build.model.host_device import Landing, upload
+from engine_build.runtime.cuda_graphs import GraphSteps
+from engine_build.runtime.torch_engine import EngineOptions, TorchEngine, load
 from kernels import Segments, select
 from kernels.backend import TMA_CAPABILITY
 
@@ -44,16 +44,16 @@ def test_the_driver_sees_no_wait_in_a_step(graphs: bool) -> None:
     pipeline = nano(graphs=graphs).pipeline
     asked = request("a", 2)
     made = pipeline.condition(asked.instruction, (asked.person, *asked.garments))
-    drafts = [pipeline.draft(made, (72, 96), 4, seed=i) for i in range(2)]
-    pipeline.advance(drafts)
+    states = [pipeline.begin(made, (72, 96), 4, seed=i) for i in range(2)]
+    pipeline.advance(states)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            pipeline.advance(drafts)
+            pipeline.advance(states)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(draft.done for draft in drafts)
+    assert all(state.done for state in states)
 
 
 def test_copies_go_by_pinned_memory_and_wait_for_nothing() -> None:

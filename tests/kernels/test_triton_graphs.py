@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from kernels import Segments, attention, fp8, launch, select
 
 pytestmark = [

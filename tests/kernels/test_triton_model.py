@@ -11,8 +11,8 @@ from PIL import Image
 
 pytest.importorskip("triton")
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from kernels import fp8, launch, select
 from kernels.backend import TMA_CAPABILITY
 
@@ -71,7 +71,7 @@ def test_the_model_is_the_same_on_triton_kernels(mode: str, name: str) -> None:
 def test_the_autoencoder_is_the_same_on_triton_kernels() -> None:
     """Its fast path: channels-last, every norm and the activation behind it one kernel."""
     diffusers = pytest.importorskip("diffusers")
-    from engine_build.autoencoder import Autoencoder
+    from engine_build.model.autoencoder import Autoencoder
 
     torch.manual_seed(0)
     plain = diffusers.AutoencoderKLFlux2(

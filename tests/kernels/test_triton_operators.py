@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
-from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from kernels import (
     BackendUnavailable,
     Segments,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.arrivals import (
+from loadtests.traffic.arrivals import (
     Arrival,
     Asked,
     Mix,
@@ -23,7 +23,7 @@ from loadtests.arrivals import (
     steady,
     window,
 )
-from loadtests.trace_files import Recorded
+from loadtests.traffic.trace_files import Recorded
 
 seeds = st.integers(0, 2**32 - 1)
 

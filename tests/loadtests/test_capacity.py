@@ -9,11 +9,11 @@ import pytest
 from prometheus_client import generate_latest
 from typer.testing import CliRunner
 
-from loadtests.arrivals import Asked, Mix, generated, steady
-from loadtests.capacity import Goal, NotEnough, plan
-from loadtests.fleet import Fleet
-from loadtests.scale import Day, scale
-from loadtests.service_times import CalibrationError, Scrape, ServiceTimes, from_metrics, from_rows
+from loadtests.capacity.fleet import Fleet
+from loadtests.capacity.plan import Goal, NotEnough, plan
+from loadtests.capacity.scale import Day, scale
+from loadtests.capacity.service_times import CalibrationError, Scrape, ServiceTimes, from_metrics, from_rows
+from loadtests.traffic.arrivals import Asked, Mix, generated, steady
 from service.cli import app
 from service.metrics import Metrics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtests.gpu_check import Done, check, main, run_bench, run_tests
+from loadtests.bench.gpu_check import Done, check, main, run_bench, run_tests
 
 SOME = """
 import pytest
@@ -52,7 +52,7 @@ def test_a_row_that_failed_fails_its_bench(tmp_path: Path, monkeypatch: pytest.M
         Path(words[words.index("--json") + 1]).write_text(json.dumps(found))
         return Done(0, 1.0, "said")
 
-    monkeypatch.setattr("loadtests.gpu_check.changeroom", bench)
+    monkeypatch.setattr("loadtests.bench.gpu_check.changeroom", bench)
     entry = run_bench("nano", tmp_path, 1, "auto")
     assert entry["status"] == "failed: 1 rows failed, 2 were measured"
     assert entry["rows"] == {"ok": 2, "skipped": 1, "failed": 1}
@@ -89,7 +89,7 @@ def test_one_file_keeps_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("loadtests.gpu_check.run_tensorrt", broken)
+    monkeypatch.setattr("loadtests.bench.gpu_check.run_tensorrt", broken)
     again, good = check(("tensorrt",), 0.02, tmp_path, "cpu", said.append)
     second = json.loads(again.read_text())
     assert again == file and not good

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from loadtests.client import RUDE_PAUSE_S
-from loadtests.fairness import jain, max_min
-from loadtests.outcomes import Outcome
-from loadtests.overload import served_in
-from loadtests.wire import WireTransport
+from loadtests.bench.overload import served_in
+from loadtests.capacity.fairness import jain, max_min
+from loadtests.replay.client import RUDE_PAUSE_S
+from loadtests.replay.outcomes import Outcome
+from loadtests.replay.wire import WireTransport
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.processor_time import OTHER, by_part
+from loadtests.bench.processor_time import OTHER, by_part
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\ninput()"
 PARENT = """
@@ -21,7 +21,7 @@ parts = [subprocess.Popen(words + mark.split(), stdin=0, stdout=1) for mark in s
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processor time is read from /proc")
 def test_processes_below_are_counted_by_what_they_run() -> None:
-    marks = ("service.image_pool", "service.image_pool", "service.cli worker")
+    marks = ("service.pictures.pool", "service.pictures.pool", "service.cli worker")
     words = [sys.executable, "-c", PARENT, BURN, *marks]
     parent = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout is not None

@@ -18,15 +18,15 @@ import pytest
 from gateway_live import Live
 from typer.testing import CliRunner
 
-from loadtests.arrivals import Arrival, Asked, Mix, generated, steady
-from loadtests.client import Manners
-from loadtests.outcomes import Outcome
-from loadtests.photos import CONTENT_TYPE, bundled
-from loadtests.probe import Reading, counted, read
-from loadtests.replay import Target, offer
-from loadtests.runner import Ledger
-from loadtests.summary import summarise
-from loadtests.verdict import Objectives, judge
+from loadtests.replay.client import Manners
+from loadtests.replay.outcomes import Outcome
+from loadtests.replay.probe import Reading, counted, read
+from loadtests.replay.run import Target, offer
+from loadtests.replay.runner import Ledger
+from loadtests.replay.summary import summarise
+from loadtests.replay.verdict import Objectives, judge
+from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
+from loadtests.traffic.photos import CONTENT_TYPE, bundled
 from service.cli import app
 
 PATIENCE_S = 90.0

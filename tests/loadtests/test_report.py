@@ -14,12 +14,12 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from loadtests.outcomes import Outcome
-from loadtests.probe import Reading
-from loadtests.report import page
-from loadtests.runner import Ledger
-from loadtests.summary import summarise
-from loadtests.verdict import Objectives, judge
+from loadtests.replay.outcomes import Outcome
+from loadtests.replay.probe import Reading
+from loadtests.replay.report import page
+from loadtests.replay.runner import Ledger
+from loadtests.replay.summary import summarise
+from loadtests.replay.verdict import Objectives, judge
 
 PLOTS = ("arrivals", "latency", "queue", "faults", "garments", "lateness")
 ENDS = ("succeeded",) * 14 + ("failed", "expired", "rejected", "refused", "unreachable", "gave up")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loadtests.arrivals import Arrival, Asked, Mix, generated, steady
-from loadtests.fleet import CONCURRENCY, EXPIRED, FAILED, FULL, RATE, STATUS, SUCCEEDED, Fleet
-from loadtests.queueing import Station, erlang_c, smallest
-from loadtests.service_times import ServiceTimes
-from loadtests.simulation import simulate
+from loadtests.capacity.fleet import CONCURRENCY, EXPIRED, FAILED, FULL, RATE, STATUS, SUCCEEDED, Fleet
+from loadtests.capacity.queueing import Station, erlang_c, smallest
+from loadtests.capacity.service_times import ServiceTimes
+from loadtests.capacity.simulation import simulate
+from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
 
 ONE = Asked(garments=Mix((1,), (1.0,)))
 ALONE = {"max_jobs": 1, "max_in_flight": 0, "deadline_s": 1e9}

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.outcomes import Outcome
 from loadtests.plots import nice_ticks, time_ticks
-from loadtests.runner import Ledger
-from loadtests.summary import FEWEST_BINS, MOST_BINS, bin_width, spread, summarise
-from loadtests.verdict import Objectives, judge, seconds, share, share_text, time_text
+from loadtests.replay.outcomes import Outcome
+from loadtests.replay.runner import Ledger
+from loadtests.replay.summary import FEWEST_BINS, MOST_BINS, bin_width, spread, summarise
+from loadtests.replay.verdict import Objectives, judge, seconds, share, share_text, time_text
 
 
 def outcome(index: int, end: str, due_at: float, latency: float = 1.0, **more: object) -> Outcome:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.arrivals import from_trace
-from loadtests.trace_files import Recorded, TraceError, read_trace
+from loadtests.traffic.arrivals import from_trace
+from loadtests.traffic.trace_files import Recorded, TraceError, read_trace
 
 GENAI_HEADER = (
     "gmt_create,predict_type,predict_status,exec_time_seconds,groupId,prompt_length,negative_prompt_length,"

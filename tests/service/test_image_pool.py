@@ -17,7 +17,7 @@ import pytest_asyncio
 from pictures import encoded, picture, png
 
 from service.errors import InvalidImage, QueueFull, ServiceError, UnsupportedMediaType
-from service.image_pool import ImagePool
+from service.pictures.pool import ImagePool
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 pillow_heif.register_heif_opener(thumbnails=False)
@@ -179,7 +179,7 @@ def _ended(process: int) -> bool:
 ROOT = Path(__file__).parents[2]
 GATEWAY = """
 import asyncio
-from service.image_pool import ImagePool
+from service.pictures.pool import ImagePool
 
 async def main():
     async with ImagePool(workers=1) as pool:

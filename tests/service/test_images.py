@@ -13,8 +13,8 @@ from pictures import encoded, jpeg_sized, picture, png
 from PIL import Image, ImageCms
 
 from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
-from service.image_bounds import ImageLimits
-from service.images import decode_photo, open_photo
+from service.pictures.bounds import ImageLimits
+from service.pictures.images import decode_photo, open_photo
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 SECRET = b"GPS-SECRET-52.5N"

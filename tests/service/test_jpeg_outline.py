@@ -9,11 +9,11 @@ import pytest
 from pictures import encoded, picture
 from PIL import Image
 
-from service import jpeg
 from service.errors import InvalidImage, ServiceError
-from service.image_bounds import ImageLimits
-from service.image_pool import ImagePool
-from service.images import Photo, decode_photo, open_photo, passes
+from service.pictures import jpeg
+from service.pictures.bounds import ImageLimits
+from service.pictures.images import Photo, decode_photo, open_photo, passes
+from service.pictures.pool import ImagePool
 
 LIMITS = ImageLimits()
 PLAIN: list[dict[str, object]] = [

@@ -5,7 +5,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.gateway.keys import KeyFile, digest
+from service.gateway.work.api_keys import KeyFile, digest
 
 run = CliRunner().invoke
 

@@ -18,11 +18,11 @@ import redis
 from PIL import Image
 
 from service.commands.failures import CommandFailed
-from service.first_try_on import dress_sample
 from service.jobs.embedded import socket_path_for
-from service.local import own_address, up
+from service.local.first_try_on import dress_sample
+from service.local.supervisor import Child, ChildFailed
+from service.local.up import own_address, up
 from service.settings import load_settings
-from service.supervisor import Child, ChildFailed
 
 SECOND_START_S = 15.0
 IDLE_S = 15.0

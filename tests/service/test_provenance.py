@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from service.images import encode_result, open_photo, preview_jpeg
-from service.provenance import XMP_PACKET, digital_source_type
+from service.pictures.images import encode_result, open_photo, preview_jpeg
+from service.pictures.provenance import XMP_PACKET, digital_source_type
 
 SECRET = "GPS-SECRET-52.5N"
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from engine_build.instruction import CATEGORIES, LAYER_WORDS, NOUNS, PREFIX, TAIL, GarmentPhrase, assignments
-from service.gateway.rewriter import FAILURES_BEFORE_PAUSE, Instruction, Rewriter
+from service.gateway.work.rewriter import FAILURES_BEFORE_PAUSE, Instruction, Rewriter
 from service.settings import Settings, SettingsError
 
 OUTFIT = [GarmentPhrase("coats"), GarmentPhrase("tops"), GarmentPhrase("pants", "over the shoes")]

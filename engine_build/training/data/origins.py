@@ -16,13 +16,13 @@ from engine_build.training.data.candidate_entry import Dropped, Prepared, Rules,
 from engine_build.training.data.entry import Entry, Picture, Reference
 from engine_build.training.data.layouts import Candidate, candidates, recognise
 from engine_build.training.data.pictures import encoded
+from engine_build.training.data.sample import Sample, Source
 from engine_build.training.data.twins import look
-from engine_build.training.editing import Edits
-from engine_build.training.sample import Sample, Source
-from engine_build.training.samples import REGIONS, picture
-from engine_build.training.tryons import ATTEMPTS, TryOns
-from engine_build.training.world import HELD_OUT_SEED
-from engine_build.training.world_render import render
+from engine_build.training.data.world_edits import Edits
+from engine_build.training.data.world_tryons import ATTEMPTS, TryOns
+from engine_build.training.world.render import render
+from engine_build.training.world.sample_files import REGIONS, picture
+from engine_build.training.world.scenes import HELD_OUT_SEED
 
 WORLDS = ("try-ons", "edits")
 _DRAWN = 16

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from engine_build.references import fit_cover, target_size
+from engine_build.request.reference_pictures import fit_cover, target_size
 from engine_build.training.data.entry import Entry, ShardError
 from engine_build.training.data.pictures import BrokenPicture, opened, read_map, tensor_of
 from engine_build.training.data.reading import Shards
-from engine_build.training.sample import PERSON, Sample
+from engine_build.training.data.sample import PERSON, Sample
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from engine_build.config import PRESETS, ReferenceAttention
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch, Reference, Sequence, grid_ids, pack
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch, Reference, Sequence, grid_ids, pack
 
 SHAPE = replace(PRESETS["nano"], num_layers=1, num_single_layers=1, num_attention_heads=2, joint_attention_dim=24)
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.errors import BackendError
+from engine_build.model.weights import NANO
+from engine_build.request.warm_sizes import WarmSize
 from engine_build.tensorrt.compile import BuildOptions, _build_plan
 from engine_build.tensorrt.export import Exported
 from engine_build.tensorrt.ports import Port
 from engine_build.tensorrt.profiles import profile, spans
-from engine_build.weights import NANO
 
 CACHE = b"tactics and their times"
 
@@ -77,7 +77,7 @@ class TensorRT:
 def build(folder: Path, trt: TensorRT, **options: Any) -> bytes:
     ports = (Port("target", "float32", ("L", 64)), Port("pixels", "model", ("B", 3, "Y", "X")))
     graph = Exported("cached", folder / "cached.onnx", ports, ())
-    buckets = [Bucket(72, 96, 2, 1), Bucket(48, 64, 6, 3)]
+    buckets = [WarmSize(72, 96, 2, 1), WarmSize(48, 64, 6, 3)]
     sizes = [spans(bucket, CheckpointConfig.load(NANO), 8, torch.bfloat16) for bucket in buckets]
     chosen = BuildOptions(attention="standard", **options)
     return _build_plan(trt, graph, [profile(ports, one) for one in sizes], chosen, folder / "timing.cache")  # type: ignore[arg-type]

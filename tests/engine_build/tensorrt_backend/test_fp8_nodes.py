@@ -10,8 +10,9 @@ import torch
 from graph_parity import onnx_initialisers, tiny_batch, tiny_model
 
 from engine_build.errors import BackendError, EngineError
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.model.weights import NANO, load_model
 from engine_build.tensorrt.calibrate import calibrate
 from engine_build.tensorrt.compile import BuildOptions
 from engine_build.tensorrt.export import export_dit
@@ -21,7 +22,6 @@ from engine_build.tensorrt.lint import check
 from engine_build.tensorrt.model import GraphMMDiT
 from engine_build.tensorrt.onnx_runner import OnnxRunner
 from engine_build.tensorrt.quantise import activation_peaks, kept, quantise_file
-from engine_build.weights import NANO, load_model
 
 BATCH = ((7, (3, 4), ((2, 3), (4, 4))), (12, (5, 2), ((3, 3),)))
 VELOCITY_BUDGET = 0.1  # relative L2; 3 mantissa bits in both factors of every product

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engine_build.engine import load_engine
+from engine_build.backends import load_engine
 from engine_build.errors import BackendError
+from engine_build.model.weights import NANO
 from engine_build.tensorrt.manifest import EngineFile, Manifest, digest_checkpoint, digest_file
-from engine_build.weights import NANO
 from service.cli import app
 
 HERE = {"checkpoint": "a" * 64, "tensorrt": "11.4.0.106", "driver": 13000, "arch": 90}

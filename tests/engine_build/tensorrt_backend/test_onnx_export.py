@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from engine_build.config import ReferenceAttention, read_json
 from engine_build.errors import EngineError
-from engine_build.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.weights import NANO, load_model
 from engine_build.tensorrt.export import export_dit, export_graph
 from engine_build.tensorrt.feeds import Feeder
 from engine_build.tensorrt.lint import check
@@ -24,7 +25,6 @@ from engine_build.tensorrt.model import GraphMMDiT
 from engine_build.tensorrt.onnx_runner import OnnxRunner
 from engine_build.tensorrt.ports import Attention, Kind, Port
 from engine_build.tensorrt.torch_runner import TorchRunner
-from engine_build.weights import NANO, load_model
 from service.cli import app
 
 ONE = (7, (3, 4), ((2, 3), (4, 4)))

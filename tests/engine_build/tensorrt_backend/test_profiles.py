@@ -8,19 +8,19 @@ from graph_parity import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_build.buckets import Bucket
 from engine_build.config import CheckpointConfig
 from engine_build.errors import RequestError
-from engine_build.packing import Reference, Sequence, grid_ids, pack
-from engine_build.stage import ReferenceKV
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.model.weights import NANO
+from engine_build.request.warm_sizes import WarmSize
 from engine_build.tensorrt.feeds import Feeder
 from engine_build.tensorrt.graphs import DitGraph
 from engine_build.tensorrt.ports import Kind
 from engine_build.tensorrt.profiles import fits, profile, spans
-from engine_build.weights import NANO
 
 CONFIG = CheckpointConfig.load(NANO)
-BUCKET = Bucket(72, 96, garments=6, requests=3)
+BUCKET = WarmSize(72, 96, garments=6, requests=3)
 SIDE = 8
 MODEL = tiny_model("isolated")
 
@@ -28,32 +28,32 @@ MODEL = tiny_model("isolated")
 @pytest.mark.parametrize(
     ("text", "bucket"),
     [
-        ("768x1024", Bucket(768, 1024, 6, 1)),
-        ("768x1024:2", Bucket(768, 1024, 2, 1)),
-        ("1024x1024:6*4", Bucket(1024, 1024, 6, 4)),
-        ("512x512*8", Bucket(512, 512, 6, 8)),
+        ("768x1024", WarmSize(768, 1024, 6, 1)),
+        ("768x1024:2", WarmSize(768, 1024, 2, 1)),
+        ("1024x1024:6*4", WarmSize(1024, 1024, 6, 4)),
+        ("512x512*8", WarmSize(512, 512, 6, 8)),
     ],
 )
-def test_buckets_are_written_as_read(text: str, bucket: Bucket) -> None:
-    assert Bucket.parse(text) == bucket
-    assert Bucket.parse(str(bucket)) == bucket
-    assert Bucket.parse_all(f"{text}, 64x64:2*2,") == (bucket, Bucket(64, 64, 2, 2))
+def test_buckets_are_written_as_read(text: str, bucket: WarmSize) -> None:
+    assert WarmSize.parse(text) == bucket
+    assert WarmSize.parse(str(bucket)) == bucket
+    assert WarmSize.parse_all(f"{text}, 64x64:2*2,") == (bucket, WarmSize(64, 64, 2, 2))
 
 
 def test_what_a_bucket_promises() -> None:
-    assert list(Bucket(64, 64, garments=2, requests=2).loads()) == [(2, 2), (1, 2), (2, 1), (1, 1)]
-    assert Bucket.parse_all("") == ()
+    assert list(WarmSize(64, 64, garments=2, requests=2).loads()) == [(2, 2), (1, 2), (2, 1), (1, 1)]
+    assert WarmSize.parse_all("") == ()
 
 
 @pytest.mark.parametrize("text", ["", "768", "768x", "768x1024:0", "768x1024:7", "768x1024*0", "ax b"])
 def test_other_words_are_not_buckets(text: str) -> None:
     with pytest.raises(RequestError):
-        Bucket.parse(text)
+        WarmSize.parse(text)
 
 
 def test_sizes_in_part_tokens_are_refused() -> None:
     with pytest.raises(RequestError, match="multiples of 8"):
-        spans(Bucket(70, 96), CONFIG, SIDE, torch.bfloat16)
+        spans(WarmSize(70, 96), CONFIG, SIDE, torch.bfloat16)
 
 
 def test_every_axis_has_its_span() -> None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from engine_build.training.comparisons import compare
-from engine_build.training.evidence import collected
+from engine_build.training.evidence.comparisons import compare
+from engine_build.training.evidence.run import collected
 
 
 def row(overall: float, rare: float | None = None) -> dict:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine_build.config import PRESETS, parameter_count
-from engine_build.training import stages, train
-from engine_build.training.latents import Encoder
-from engine_build.training.parts import autoencoder_in
-from engine_build.training.sizes import check_heights, check_squares
+from engine_build.model.weights import locate
+from engine_build.training import train
+from engine_build.training.data.sizes import check_heights, check_squares
+from engine_build.training.loop.start_from import autoencoder_in
+from engine_build.training.nano.latents import Encoder
+from engine_build.training.stages import registry
 from engine_build.training.train import TrainConfig
-from engine_build.weights import locate
 
 CONFIGS = sorted(train.DEFAULT_CONFIG.parent.glob("*.toml"))
 TOKEN_SIDES = {
@@ -41,7 +42,7 @@ def _token_side(text: str) -> int:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_bundled_configuration_reads_and_fits_together(path: Path) -> None:
     config, raw = TrainConfig.load(path), tomllib.loads(path.read_text())
-    given = [name for name in stages.STAGES if name in raw]
+    given = [name for name in registry.STAGES if name in raw]
     side = _token_side(path.read_text())
     check_heights("flow", (one.height for one in config.flows), side if "flow" in raw else 1)
     for name in given:

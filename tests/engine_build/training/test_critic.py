@@ -13,15 +13,15 @@ from recipe import write_config
 from torch import Tensor
 
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.training.critic import Critic, Head, critic_loss, look, push, student_loss
-from engine_build.training.dmd import DmdConfig
-from engine_build.training.learner import Learner, optimizers
-from engine_build.training.parts import Backbone
-from engine_build.training.run import Run
-from engine_build.training.sample import Tokens
-from engine_build.training.tokens import noised, pack_samples
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.training.data.packed_batch import noised, pack_samples
+from engine_build.training.data.sample import Tokens
+from engine_build.training.loop.learner import Learner, optimizers
+from engine_build.training.loop.run import Run
+from engine_build.training.loop.start_from import Backbone
+from engine_build.training.stages.critic import Critic, Head, critic_loss, look, push, student_loss
+from engine_build.training.stages.dmd import DmdConfig
 from engine_build.training.train import TrainConfig, run_stage
 from kernels import Segments
 

@@ -15,22 +15,22 @@ from real_pairs import garment, person
 from recipe import COMMON, write_config
 
 from engine_build.errors import RequestError
+from engine_build.model.weights import locate
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.entry import Entry, Reference, ShardError
 from engine_build.training.data.inspection import inspect
 from engine_build.training.data.origins import World
 from engine_build.training.data.pictures import encoded
 from engine_build.training.data.reading import Shards
+from engine_build.training.data.sample import encode
 from engine_build.training.data.shards import ShardFile, index_path, read_entry, shard_name, spans_of
 from engine_build.training.data.source import ShardSource
-from engine_build.training.editing import Edits
-from engine_build.training.latents import Encoder
-from engine_build.training.parts import autoencoder_in
-from engine_build.training.sample import encode
-from engine_build.training.stream import TokenStream
+from engine_build.training.data.stream import TokenStream
+from engine_build.training.data.world_edits import Edits
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.loop.start_from import autoencoder_in
+from engine_build.training.nano.latents import Encoder
 from engine_build.training.train import TrainConfig, run_stage
-from engine_build.training.tryons import TryOns
-from engine_build.weights import locate
 
 
 def entry(number: int, key: str = "") -> Entry:

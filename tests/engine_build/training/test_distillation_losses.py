@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_build.training.cfg_distill import guided, imitation_loss, strength
-from engine_build.training.dmd import matching_direction, matching_levels, matching_loss, renoised
-from engine_build.training.nft import (
+from engine_build.training.data.packed_batch import sample_means
+from engine_build.training.data.sample import Tokens
+from engine_build.training.stages.cfg_distill import guided, imitation_loss, strength
+from engine_build.training.stages.dmd import matching_direction, matching_levels, matching_loss, renoised
+from engine_build.training.stages.nft import (
     advantages,
     anchor_loss,
     follow,
@@ -20,8 +22,6 @@ from engine_build.training.nft import (
     optimality,
     policy_loss,
 )
-from engine_build.training.sample import Tokens
-from engine_build.training.tokens import sample_means
 from kernels import Segments
 
 LENGTHS = (5, 3, 4)

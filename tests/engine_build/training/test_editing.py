@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine_build.training.editing import TASKS, Edits, edit_of, move
-from engine_build.training.sample import PERSON
-from engine_build.training.tryons import TryOns
-from engine_build.training.world import HELD_OUT_SEED, sample_scene
-from engine_build.training.world_render import render
-from engine_build.training.world_specs import BACKGROUND, CATEGORIES, REGION_OF
+from engine_build.training.data.sample import PERSON
+from engine_build.training.data.world_edits import TASKS, Edits, edit_of, move
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.world.render import render
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.training.world.specs import BACKGROUND, CATEGORIES, REGION_OF
 
 COUNT = 2 * len(TASKS)
 

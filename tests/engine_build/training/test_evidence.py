@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from recipe import write_config
 
-from engine_build.training.evidence import FIGURES, EvidenceConfig, run
+from engine_build.training.evidence.run import FIGURES, EvidenceConfig, run
 from engine_build.training.train import TrainConfig, run_stage
 
 

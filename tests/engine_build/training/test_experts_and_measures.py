@@ -13,16 +13,19 @@ from real_pairs import person, write_dresscode
 
 from engine_build.config import ModelConfig
 from engine_build.errors import RequestError
-from engine_build.lora import LoraSet, read_lora
-from engine_build.model import MMDiT
-from engine_build.training import adapters
+from engine_build.model.lora import LoraSet, read_lora
+from engine_build.model.mmdit import MMDiT
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.entry import ShardError
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
-from engine_build.training.experts import (
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.loop import adapters
+from engine_build.training.loop.learner import Learner, StageConfig
+from engine_build.training.measure.measures import Way, diversity, kid, standard_error
+from engine_build.training.stages.experts import (
     DOMAINS,
     GREY,
     ExpertConfig,
@@ -32,12 +35,9 @@ from engine_build.training.experts import (
     masked,
     repaint,
 )
-from engine_build.training.learner import Learner, StageConfig
-from engine_build.training.measures import Way, diversity, kid, standard_error
-from engine_build.training.tryons import TryOns
-from engine_build.training.watch import Watch
-from engine_build.training.world_render import garment_region, render
-from engine_build.training.world_specs import FACE, REGION_OF
+from engine_build.training.stages.reward_watch import Watch
+from engine_build.training.world.render import garment_region, render
+from engine_build.training.world.specs import FACE, REGION_OF
 
 SHAPE = ModelConfig(
     num_layers=1,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine_build.errors import RequestError
-from engine_build.training.merging import averages, merged
+from engine_build.training.stages.merging import averages, merged
 
 
 def test_a_share_of_the_way_to_the_mean() -> None:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from engine_build.config import ModelConfig
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.sampling import Schedule
-from engine_build.training.sample import Tokens
-from engine_build.training.sampler import draw
-from engine_build.training.tokens import (
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.runtime.sampling import Schedule
+from engine_build.training.data.packed_batch import (
     noised,
     pack_samples,
     padded,
@@ -23,6 +21,8 @@ from engine_build.training.tokens import (
     sample_means,
     token_weights,
 )
+from engine_build.training.data.sample import Tokens
+from engine_build.training.measure.sampler import draw
 
 SHAPE = ModelConfig(
     num_layers=1,

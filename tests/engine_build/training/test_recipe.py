@@ -11,26 +11,27 @@ import pytest
 import torch
 from recipe import write_config
 
+from engine_build.backends import load_engine
 from engine_build.config import CheckpointConfig
-from engine_build.engine import ImageInput, load_engine
+from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
-from engine_build.loading import load_model
-from engine_build.packing import PackedBatch
-from engine_build.training import stages
-from engine_build.training.evaluate import requests_of, tensor
-from engine_build.training.experts import DOMAINS, automask, masked, repaint
-from engine_build.training.learner import Learner
-from engine_build.training.matching import conditioned
-from engine_build.training.merging import MergeConfig
-from engine_build.training.parts import Parts
-from engine_build.training.run import Run
-from engine_build.training.sample import encode
-from engine_build.training.samples import picture
-from engine_build.training.tokens import noised
+from engine_build.model.packing import PackedBatch
+from engine_build.runtime.loading import load_model
+from engine_build.training.data.packed_batch import noised
+from engine_build.training.data.sample import encode
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.loop.learner import Learner
+from engine_build.training.loop.run import Run
+from engine_build.training.loop.start_from import Parts
+from engine_build.training.measure.evaluate import requests_of, tensor
+from engine_build.training.stages import registry
+from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
+from engine_build.training.stages.matching import conditioned
+from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.train import TrainConfig, main, run_stage
-from engine_build.training.tryons import TryOns
-from engine_build.training.world import HELD_OUT_SEED, sample_scene
-from engine_build.training.world_render import render
+from engine_build.training.world.render import render
+from engine_build.training.world.sample_files import picture
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 
 CHAIN = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill", "dmd")
 
@@ -134,13 +135,13 @@ def test_a_lora_stage_trains_its_paths_alone_and_leaves_the_network_it_trained(
     """Nothing but the paths moves, and the engine with the written file is the network as training left it."""
     trained: list[Parts] = []
 
-    def leave(job: stages.Job, parts: Parts, learner: Learner) -> Path:
+    def leave(job: registry.Job, parts: Parts, learner: Learner) -> Path:
         learner.module.load_state_dict(learner.ema.values)
         trained.append(parts)
         return left(job, parts, learner)
 
-    left = stages._leave
-    monkeypatch.setattr(stages, "_leave", leave)
+    left = registry._leave
+    monkeypatch.setattr(registry, "_leave", leave)
     name = f"{stage}-lora"
     table = replace(recipe.stage(stage), lora_rank=2, optimizer="adamw", learning_rate=1e-2, start_from="isolate")
     path = run_stage(recipe, stage, resume=False, name=name, table=table)

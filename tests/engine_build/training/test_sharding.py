@@ -19,8 +19,8 @@ import pytest
 import torch
 from recipe import COMMON, write_config
 
-from engine_build.lora import read_lora
-from engine_build.training.run import Run
+from engine_build.model.lora import read_lora
+from engine_build.training.loop.run import Run
 from engine_build.training.train import TrainConfig, run_stage
 
 HERE = Path(__file__).parent

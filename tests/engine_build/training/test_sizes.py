@@ -10,8 +10,8 @@ import pytest
 from recipe import write_config
 
 from engine_build.errors import RequestError
-from engine_build.training import stages
-from engine_build.training.sizes import check_heights, check_squares, width_of
+from engine_build.training.data.sizes import check_heights, check_squares, width_of
+from engine_build.training.stages import registry
 from engine_build.training.train import TrainConfig, main, run_stage
 
 
@@ -41,7 +41,7 @@ def test_what_is_named_fits_and_nothing_between_does(side: int) -> None:
             assert not between
 
 
-@pytest.mark.parametrize("stage", list(stages.STAGES))
+@pytest.mark.parametrize("stage", list(registry.STAGES))
 def test_every_stage_refuses_sizes_by_the_name_of_its_table(tmp_path: Path, stage: str) -> None:
     config = TrainConfig.load(write_config(tmp_path))
     table = replace(config.stage(stage), start_from="")

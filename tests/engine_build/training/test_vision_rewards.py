@@ -18,19 +18,19 @@ from recipe import write_config
 from vision_endpoint import Answer, said, serving
 
 from engine_build.errors import RequestError
+from engine_build.model.weights import locate
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.review import Endpoint, Reviewer
-from engine_build.training.latents import Encoder
-from engine_build.training.nft import advantages, completed, geometric, optimality
-from engine_build.training.parts import autoencoder_in
-from engine_build.training.run import Run
-from engine_build.training.sample import Tokens, encode
+from engine_build.training.data.sample import Tokens, encode
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.loop.run import Run
+from engine_build.training.loop.start_from import autoencoder_in
+from engine_build.training.nano.latents import Encoder
+from engine_build.training.stages.nft import advantages, completed, geometric, optimality
+from engine_build.training.stages.vision_rewards import VisionRewards
 from engine_build.training.train import TrainConfig, run_stage
-from engine_build.training.tryons import TryOns
-from engine_build.training.vision_rewards import VisionRewards
-from engine_build.weights import locate
 
 
 @pytest.fixture(scope="module")

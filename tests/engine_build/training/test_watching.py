@@ -12,19 +12,19 @@ import torch
 from recipe import write_config
 from torch import Tensor, nn
 
-from engine_build.packing import PackedBatch
-from engine_build.training import adapters
-from engine_build.training.learner import Learner, fit
-from engine_build.training.matching import Matching, held_out_by_category
-from engine_build.training.nft import Nft, NftConfig
-from engine_build.training.parts import Parts
-from engine_build.training.run import Run
-from engine_build.training.sample import Tokens
-from engine_build.training.stage_tables import TryOnConfig
+from engine_build.model.packing import PackedBatch
+from engine_build.training.data.sample import Tokens
+from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.loop import adapters
+from engine_build.training.loop.learner import Learner, fit
+from engine_build.training.loop.run import Run
+from engine_build.training.loop.start_from import Parts
+from engine_build.training.stages.matching import Matching, held_out_by_category
+from engine_build.training.stages.nft import Nft, NftConfig
+from engine_build.training.stages.tables import TryOnConfig
 from engine_build.training.train import TrainConfig
-from engine_build.training.tryons import TryOns
-from engine_build.training.world import HELD_OUT_SEED
-from engine_build.training.world_specs import CATEGORIES
+from engine_build.training.world.scenes import HELD_OUT_SEED
+from engine_build.training.world.specs import CATEGORIES
 
 SIZE = {"start_from": "", "height": 32, "shot": 16}
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from engine_build.training import run
-from engine_build.training.sharding import processes, whole
+from engine_build.training.loop import run
+from engine_build.training.loop.sharding import processes, whole
 from engine_build.training.train import TrainConfig, run_stage
 
 

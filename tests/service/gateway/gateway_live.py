@@ -20,10 +20,10 @@ from PIL import Image
 
 from service.errors import Gone, StoreUnavailable
 from service.gateway.app import server
-from service.images import encode_result, open_photo, preview_jpeg
+from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, JobError, JobResult, WorkerInfo
-from service.jobs.storage import BlobStore
+from service.pictures.images import encode_result, open_photo, preview_jpeg
 from service.settings import Settings
 
 INFO = WorkerInfo(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from gateway_live import Live, closed_after, picture
 
-from service.gateway import connections
+from service.gateway.http import connections
 
 CAP = 6
 FILES = [("person", ("p.jpg", picture(), "image/jpeg")), ("garment", ("g.jpg", picture(), "image/jpeg"))]

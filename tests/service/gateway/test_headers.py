@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
-from service.gateway import headers
+from service.gateway.http import headers
 
 
 @pytest.mark.parametrize(

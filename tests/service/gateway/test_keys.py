@@ -13,7 +13,7 @@ import pytest
 from gateway_live import Live, picture
 
 from service.gateway.app import create_app
-from service.gateway.keys import KeyFile, digest, new_key
+from service.gateway.work.api_keys import KeyFile, digest, new_key
 from service.settings import Settings, SettingsError
 
 FILES = [

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gateway_live import Live, picture, settings_in
 
-from service.gateway.limits import BUDGET_BODIES
+from service.gateway.http.limits import BUDGET_BODIES
 from service.jobs.embedded import EmbeddedServer, start_server
 
 FILES = [("person", ("p.jpg", picture(), "image/jpeg")), ("garment", ("g.jpg", picture(64, 64), "image/jpeg"))]

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 from gateway_live import Live, picture
 
-from service.jobs import admission
+from service.jobs import submission
 
 FILES = [("person", ("p.jpg", picture(), "image/jpeg")), ("garment", ("g.jpg", picture(), "image/jpeg"))]
 UNREADABLE = {"content": b"{", "headers": {"Content-Type": "application/json"}}
 
 
 def test_who_was_just_refused_is_not_read_again(launch: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "FULL_FOR_S", 60.0)
+    monkeypatch.setattr(submission, "FULL_FOR_S", 60.0)
     tight = launch(max_in_flight=1)
     tight.hold()
     try:

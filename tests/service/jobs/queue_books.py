@@ -11,11 +11,11 @@ from queue_hand import RESULT
 from queue_model import RUNS, Model
 from redis.asyncio import Redis
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL
 
-CLOCK = keys.PREFIX + "test_clock"
+CLOCK = store_keys.PREFIX + "test_clock"
 PRIORITIES = ("high", "normal", "low")
 TENANTS = ("free", "narrow", "daily")
 
@@ -25,21 +25,21 @@ async def compare(client: Redis, model: Model) -> None:
     pipe = client.pipeline(transaction=False)
     ids = list(model.jobs)
     for job_id in ids:
-        pipe.hmget(keys.JOB + job_id, "status", "fence", "attempts", "cancel", "solo", "entry")
-    for zset in (keys.LEASES, keys.DEADLINES, keys.IN_FLIGHT, keys.RESERVATIONS):
+        pipe.hmget(store_keys.JOB + job_id, "status", "fence", "attempts", "cancel", "solo", "entry")
+    for zset in (store_keys.LEASES, store_keys.DEADLINES, store_keys.IN_FLIGHT, store_keys.RESERVATIONS):
         pipe.zrange(zset, 0, -1, withscores=True)
     for priority in PRIORITIES:
-        pipe.zrange(keys.WAITING + priority, 0, -1)
+        pipe.zrange(store_keys.WAITING + priority, 0, -1)
     for priority in PRIORITIES:
-        pipe.xrange(keys.STREAM + priority)
+        pipe.xrange(store_keys.STREAM + priority)
     for tenant in TENANTS:
-        pipe.smembers(keys.TENANT + tenant)
+        pipe.smembers(store_keys.TENANT + tenant)
     for priority, tenant in itertools.product(PRIORITIES, TENANTS):
-        pipe.smembers(f"{keys.TURNS}{priority}:{tenant}")
-    pipe.hgetall(keys.TOTALS)
-    pipe.llen(keys.WAKE)
-    pipe.keys(keys.JOB + "*")
-    pipe.keys(keys.IDEMPOTENCY + "*")
+        pipe.smembers(f"{store_keys.TURNS}{priority}:{tenant}")
+    pipe.hgetall(store_keys.TOTALS)
+    pipe.llen(store_keys.WAKE)
+    pipe.keys(store_keys.JOB + "*")
+    pipe.keys(store_keys.IDEMPOTENCY + "*")
     answers = iter(await pipe.execute())
     entries = {}
     for job_id in ids:
@@ -72,17 +72,17 @@ async def compare(client: Redis, model: Model) -> None:
         assert next(answers) == expected
     assert {name: int(count) for name, count in next(answers).items()} == dict(model.totals)
     assert next(answers) or not model.those("queued"), "work waits and nobody would be woken"
-    assert {key.removeprefix(keys.JOB) for key in next(answers)} == set(ids)
+    assert {key.removeprefix(store_keys.JOB) for key in next(answers)} == set(ids)
     assert len(next(answers)) == len(model.keys)
     await _compare_keys(client, model)
 
 
 async def _compare_keys(client: Redis, model: Model) -> None:
     for (tenant, key), (body, job_id) in model.keys.items():
-        name = f"{keys.IDEMPOTENCY}{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
+        name = f"{store_keys.IDEMPOTENCY}{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         assert await client.hgetall(name) == {"digest": body, "job": job_id}
     for (tenant, day), used in model.quota.items():
-        assert int(await client.get(f"{keys.QUOTA}{tenant}:{day}") or 0) == used
+        assert int(await client.get(f"{store_keys.QUOTA}{tenant}:{day}") or 0) == used
 
 
 async def drain(queue: JobQueue, model: Model, erased: Set[str]) -> None:
@@ -99,15 +99,22 @@ async def drain(queue: JobQueue, model: Model, erased: Set[str]) -> None:
     assert (backlog.waiting, backlog.running, backlog.in_flight) == (0, 0, 0)
     accepted = {job_id for job_id, job in model.jobs.items() if job.status != "reserved"}
     for job_id in accepted:
-        events = await client.xrange(keys.EVENTS + job_id)
+        events = await client.xrange(store_keys.EVENTS + job_id)
         kinds = [fields["type"] for _, fields in events]
         assert [kind for kind in kinds if kind in TERMINAL] == kinds[-1:], kinds
-        assert kinds[-1] == await client.hget(keys.JOB + job_id, "status")
+        assert kinds[-1] == await client.hget(store_keys.JOB + job_id, "status")
     for job_id in erased:
-        assert not await client.exists(keys.JOB + job_id, keys.EVENTS + job_id)
+        assert not await client.exists(store_keys.JOB + job_id, store_keys.EVENTS + job_id)
     totals = await queue.totals()
     ended = sum(count for name, count in totals.items() if name.startswith("requests|"))
     note(f"{ended} jobs ended")
     assert ended == len(accepted | erased)
-    for left in (keys.TENANT, keys.TURNS, keys.RESERVATIONS, keys.LEASES, keys.DEADLINES, keys.WAITING):
+    for left in (
+        store_keys.TENANT,
+        store_keys.TURNS,
+        store_keys.RESERVATIONS,
+        store_keys.LEASES,
+        store_keys.DEADLINES,
+        store_keys.WAITING,
+    ):
         assert not await client.keys(left + "*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, GarmentRef, JobResult, JobSpec, Limits, Reserved
 
@@ -64,4 +64,4 @@ class Hand:
 
     async def lose_lease(self, job_id: str) -> None:
         """Make a lease run out now, as if its worker had been silent for its whole length."""
-        await self.queue.store.client.zadd(keys.LEASES, {job_id: 1})
+        await self.queue.store.client.zadd(store_keys.LEASES, {job_id: 1})

@@ -12,10 +12,10 @@ import pytest
 from queue_hand import Hand
 
 from service.errors import StoreUnavailable
-from service.jobs import giving_back
+from service.jobs import submission
 from service.jobs.embedded import EmbeddedServer
-from service.jobs.giving_back import GivingBack
 from service.jobs.queue import JobQueue
+from service.jobs.submission import GivingBack
 from service.settings import load_settings
 
 
@@ -41,7 +41,7 @@ async def test_an_unanswered_reservation_takes_no_room(
     own_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store makes the reservation after its client has given up waiting."""
-    monkeypatch.setattr(giving_back, "RETRY_S", 4.0)
+    monkeypatch.setattr(submission, "RETRY_S", 4.0)
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
     GivingBack(queue, stopping)

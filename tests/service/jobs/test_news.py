@@ -9,7 +9,7 @@ import pytest
 from queue_hand import Hand
 
 from service.errors import StoreUnavailable
-from service.jobs import keys, news
+from service.jobs import store_keys, workers
 from service.jobs.catalogue import Catalogue
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Erased, GarmentRecord, GarmentRef
@@ -26,12 +26,12 @@ async def worn(hand: Hand, **said: Any) -> str:
     return await hand.post(person=blob("input", PERSON), garments=garments, **said)
 
 
-async def heard(reading: news.WorkerNews) -> Any:
+async def heard(reading: workers.WorkerNews) -> Any:
     async with asyncio.timeout(20):
         return await anext(reading.follow())
 
 
-async def following(queue: JobQueue) -> news.WorkerNews:
+async def following(queue: JobQueue) -> workers.WorkerNews:
     """A reading that has begun."""
     reading = queue.news()
     begun = asyncio.create_task(anext(reading.follow()))
@@ -81,15 +81,15 @@ async def test_who_was_away_longer_than_news_are_kept_forgets_everything(
     queue: JobQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = await following(queue)
-    monkeypatch.setattr(news, "KEPT_S", 0.0)
+    monkeypatch.setattr(workers, "KEPT_S", 0.0)
     await asyncio.sleep(0.01)
     assert await heard(reading) == Erased(content=None, words=True)
 
 
 async def test_the_store_keeps_the_news_for_minutes_only(queue: JobQueue, hand: Hand) -> None:
     client = queue.store.client
-    await client.xadd(keys.ERASED, {"job": "old", "content": PERSON, "words": "0"}, id="1-0")
+    await client.xadd(store_keys.ERASED, {"job": "old", "content": PERSON, "words": "0"}, id="1-0")
     job_id = await worn(hand)
     await queue.erase(job_id)
-    assert [fields["job"] for _, fields in await client.xrange(keys.ERASED)] == [job_id]
-    assert 0 < await client.pttl(keys.ERASED) <= 600_000
+    assert [fields["job"] for _, fields in await client.xrange(store_keys.ERASED)] == [job_id]
+    assert 0 < await client.pttl(store_keys.ERASED) <= 600_000

@@ -8,7 +8,7 @@ import pytest
 from queue_hand import RESULT, UNLIMITED, Hand, make_spec
 
 from service.errors import Conflict, IdempotencyMismatch, QueueFull, TooManyRequests
-from service.jobs import admission, keys
+from service.jobs import store_keys, submission
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Existing, Limits, Reserved
 from service.settings import load_settings
@@ -38,7 +38,7 @@ async def test_fifty_parallel_posts_with_one_key_make_one_job(queue: JobQueue, h
     ids = await asyncio.gather(*(post() for _ in range(50)))
     assert len(set(ids)) == 1
     assert (await queue.backlog()).in_flight == 1
-    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+    assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
 
 
 async def test_the_same_key_with_another_body_is_refused_even_after_the_end(queue: JobQueue, hand: Hand) -> None:
@@ -62,7 +62,7 @@ async def test_keys_of_different_tenants_do_not_meet(hand: Hand) -> None:
 async def test_a_twin_still_being_read_is_a_retryable_conflict(
     queue: JobQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "PENDING_WAIT_S", 0.1)
+    monkeypatch.setattr(submission, "PENDING_WAIT_S", 0.1)
     await hand.reserve(key="k")
     with pytest.raises(Conflict) as caught:
         await hand.reserve(key="k")
@@ -79,7 +79,7 @@ async def test_a_released_key_lets_its_waiting_twin_in(queue: JobQueue, hand: Ha
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back(queue: JobQueue, hand: Hand) -> None:
-    await queue.store.client.hset(keys.SERVICE, "seconds", "0.5")
+    await queue.store.client.hset(store_keys.SERVICE, "seconds", "0.5")
     for _ in range(200):
         await hand.post()
     with pytest.raises(QueueFull) as caught:
@@ -90,7 +90,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(queue: JobQueue, ha
 
 
 async def test_retry_after_follows_backlog_and_service_rate(queue: JobQueue, hand: Hand) -> None:
-    await queue.store.client.hset(keys.SERVICE, "seconds", "0.1")
+    await queue.store.client.hset(store_keys.SERVICE, "seconds", "0.1")
     for _ in range(200):
         await hand.post()
     with pytest.raises(QueueFull) as caught:
@@ -153,7 +153,7 @@ async def test_submitting_twice_is_one_job(queue: JobQueue, hand: Hand) -> None:
     spec = make_spec(reservation)
     await queue.submit(reservation, spec)
     await queue.submit(reservation, spec)
-    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+    assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
     assert (await queue.backlog()).waiting == 1
 
 
@@ -192,8 +192,8 @@ async def learned(queue: JobQueue, hand: Hand, seconds: float) -> None:
     """The store believes that one job takes so long; one worker is announced."""
     await hand.post()
     await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
-    await queue.store.client.hset(keys.SERVICE, "seconds", seconds)
-    await queue.store.client.zadd(keys.WORKERS, {"w1": 9e15})
+    await queue.store.client.hset(store_keys.SERVICE, "seconds", seconds)
+    await queue.store.client.zadd(store_keys.WORKERS, {"w1": 9e15})
 
 
 async def accepted_until_full(hand: Hand, tenant: str) -> int:
@@ -247,7 +247,7 @@ async def test_slow_engines_keep_a_few_jobs_waiting_and_zero_is_no_limit(store_u
 async def test_who_was_just_refused_is_turned_away_before_the_body_unless_the_key_has_a_job(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "FULL_FOR_S", 60.0)
+    monkeypatch.setattr(submission, "FULL_FOR_S", 60.0)
     queue = await JobQueue.connect(load_settings(redis_url=store_url, max_in_flight=1, store_timeout_s=5))
     hand = Hand(queue)
     await queue.turn_away(tenant="shop", idempotency_key=None)

@@ -8,7 +8,7 @@ import time
 
 from queue_hand import RESULT, Hand
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, WorkerInfo
 
@@ -19,8 +19,8 @@ def ids(claims: list[Claim]) -> list[str]:
 
 async def age(queue: JobQueue, job_id: str, priority: str, seconds: float) -> None:
     """Make a waiting job look as if it had come earlier."""
-    await queue.store.client.zincrby(keys.WAITING + priority, -seconds * 1000, job_id)
-    await queue.store.client.hincrby(keys.JOB + job_id, "queued", int(-seconds * 1000))
+    await queue.store.client.zincrby(store_keys.WAITING + priority, -seconds * 1000, job_id)
+    await queue.store.client.hincrby(store_keys.JOB + job_id, "queued", int(-seconds * 1000))
 
 
 async def test_claims_group_up_to_the_token_budget(hand: Hand) -> None:
@@ -84,7 +84,7 @@ async def test_tenants_take_turns(queue: JobQueue, hand: Hand) -> None:
 
 
 async def test_jobs_of_one_tenant_stay_in_their_order(queue: JobQueue, hand: Hand) -> None:
-    await queue.store.client.hset(keys.SERVICE, "seconds", 5)
+    await queue.store.client.hset(store_keys.SERVICE, "seconds", 5)
     posted = [await hand.post() for _ in range(6)]
     served = [(await hand.claim_one()) for _ in range(4)]
     for claim in served:
@@ -148,7 +148,7 @@ async def test_every_idle_worker_finds_its_job(hand: Hand) -> None:
 async def test_work_left_behind_wakes_the_next_worker(queue: JobQueue, hand: Hand) -> None:
     for _ in range(2):
         await hand.post()
-    await queue.store.client.delete(keys.WAKE)
+    await queue.store.client.delete(store_keys.WAKE)
     assert len(await hand.claim("w1")) == 1
     started = time.monotonic()
     assert len(await hand.claim("w2", block_s=5)) == 1
@@ -201,7 +201,7 @@ async def test_workers_are_known_while_they_announce_themselves(queue: JobQueue)
     await asyncio.sleep(0.15)
     assert await queue.workers() == [info]
     await queue.sweep()
-    assert await queue.store.client.hlen(keys.WORKER_INFO) == 1
+    assert await queue.store.client.hlen(store_keys.WORKER_INFO) == 1
     await queue.withdraw("w1")
     assert await queue.workers() == []
 

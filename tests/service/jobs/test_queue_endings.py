@@ -8,10 +8,10 @@ import pytest
 from queue_hand import RESULT, Hand, make_spec
 
 from service.errors import NotFound
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Canceled
-from service.jobs.totals import TotalsCopy
+from service.jobs.upkeep import TotalsCopy
 from service.metrics import Metrics
 
 
@@ -52,8 +52,8 @@ async def test_a_running_job_ends_soon_after_its_deadline_without_its_worker(que
     job_id = await hand.post(deadline_s=0.1)
     claim = await hand.claim_one()
     await asyncio.sleep(0.2)
-    await queue.store.client.zadd(keys.LEASES, {job_id: 2**45})
-    await queue.store.client.hincrby(keys.JOB + job_id, "deadline", -3000)
+    await queue.store.client.zadd(store_keys.LEASES, {job_id: 2**45})
+    await queue.store.client.hincrby(store_keys.JOB + job_id, "deadline", -3000)
     assert (await queue.sweep()).expired == (job_id,)
     assert not await queue.finish(claim, status="succeeded", result=RESULT)
     assert await hand.status(job_id) == "expired"
@@ -168,8 +168,8 @@ async def test_erasing_leaves_nothing_of_a_job(queue: JobQueue, hand: Hand) -> N
     assert await queue.existed(reservation.id)
     client = queue.store.client
     left = {key async for key in client.scan_iter(f"*{reservation.id}*")}
-    assert left == {keys.GONE + reservation.id}
-    assert not [key async for key in client.scan_iter(keys.IDEMPOTENCY + "*")]
+    assert left == {store_keys.GONE + reservation.id}
+    assert not [key async for key in client.scan_iter(store_keys.IDEMPOTENCY + "*")]
     assert await queue.heartbeat("w1", [claim]) == {reservation.id: "lost"}
     assert not await queue.finish(claim, status="succeeded", result=RESULT)
     assert await queue.get(reservation.id) is None

@@ -9,7 +9,7 @@ import time
 import pytest
 from queue_hand import RESULT, Hand
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Event
 
@@ -128,7 +128,7 @@ async def test_the_ending_is_told_long_after_the_events_are_gone(queue: JobQueue
     job_id = await hand.post()
     await run_to_the_end(queue, hand)
     ending = (await collect(queue, job_id))[-1]
-    await queue.store.client.delete(keys.EVENTS + job_id)
+    await queue.store.client.delete(store_keys.EVENTS + job_id)
     (event,) = await collect(queue, job_id)
     assert (event.type, event.data) == (ending.type, ending.data)
     assert abs(sort_key(event.id)[0] - sort_key(ending.id)[0]) < 1000

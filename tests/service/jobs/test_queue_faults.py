@@ -13,7 +13,7 @@ import pytest
 from queue_hand import RESULT, UNLIMITED, Hand, make_spec
 
 from service.errors import StoreUnavailable
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Existing, JobResult
@@ -112,8 +112,8 @@ async def test_reservations_outlive_a_long_silence_of_everyone(queue: JobQueue, 
     """What a dead gateway reserved is given back by the next sweep, however late that comes."""
     reservation = await hand.reserve(key="k")
     client = queue.store.client
-    assert await client.ttl(keys.JOB + reservation.id) == -1
-    await client.zadd(keys.RESERVATIONS, {reservation.id: 1})
+    assert await client.ttl(store_keys.JOB + reservation.id) == -1
+    await client.zadd(store_keys.RESERVATIONS, {reservation.id: 1})
     await queue.sweep()
     assert (await queue.backlog()).in_flight == 0
     left = {key async for key in client.scan_iter()}
@@ -123,13 +123,13 @@ async def test_reservations_outlive_a_long_silence_of_everyone(queue: JobQueue, 
 async def test_a_record_deleted_by_hand_does_not_stop_the_sweep(queue: JobQueue, hand: Hand) -> None:
     deleted, other = await hand.post(), await hand.post()
     await hand.claim(max_jobs=2)
-    await queue.store.client.delete(keys.JOB + deleted)
+    await queue.store.client.delete(store_keys.JOB + deleted)
     for job_id in (deleted, other):
         await hand.lose_lease(job_id)
     assert (await queue.sweep()).requeued == (other,)
-    await queue.store.client.zadd(keys.DEADLINES, {"ghost": 1})
+    await queue.store.client.zadd(store_keys.DEADLINES, {"ghost": 1})
     await queue.sweep()
-    assert await queue.store.client.zscore(keys.DEADLINES, "ghost") is None
+    assert await queue.store.client.zscore(store_keys.DEADLINES, "ghost") is None
     assert (await queue.backlog()).in_flight == 1
 
 
@@ -163,7 +163,7 @@ async def test_a_write_that_stalled_is_written_once(queue: JobQueue, hand: Hand,
     await queue.submit(reservation, spec)
     again = await queue.reserve(tenant="shop", idempotency_key="k", body_digest="body", limits=UNLIMITED)
     assert again == Existing(job_id=reservation.id)
-    assert await queue.store.client.xlen(keys.STREAM + "normal") == 1
+    assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
     assert len(await hand.claim(max_jobs=8)) == 1
 
 
@@ -183,11 +183,11 @@ async def test_an_emptied_store_works_again_at_once(queue: JobQueue, hand: Hand)
 async def test_a_lost_stream_or_group_loses_no_job(queue: JobQueue, hand: Hand, loss: str) -> None:
     posted = [await hand.post() for _ in range(3)]
     running = await hand.claim_one()
-    stream, client = keys.STREAM + "normal", queue.store.client
+    stream, client = store_keys.STREAM + "normal", queue.store.client
     if loss == "stream":
         await client.delete(stream)
     else:
-        await client.xgroup_destroy(stream, keys.GROUP)
+        await client.xgroup_destroy(stream, store_keys.GROUP)
     claimed = [await hand.claim_one() for _ in range(2)]
     assert [claim.spec.id for claim in (running, *claimed)] == posted
     for claim in (running, *claimed):
@@ -204,7 +204,7 @@ async def test_a_full_store_keeps_the_job_until_the_result_is_written(queue: Job
         await queue.finish(claim, status="succeeded", result=JobResult(**RESULT.model_dump()))
     with pytest.raises(StoreUnavailable):
         await hand.reserve()
-    assert (await client.xpending(keys.STREAM + "normal", keys.GROUP))["pending"] == 1
+    assert (await client.xpending(store_keys.STREAM + "normal", store_keys.GROUP))["pending"] == 1
     assert await hand.status(job_id) == "processing"
     await client.config_set("maxmemory", "0")
     assert await queue.finish(claim, status="succeeded", result=RESULT)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from queue_hand import RESULT, Hand
 
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import JobError
 
@@ -75,9 +75,9 @@ async def test_stealing_the_stream_entry_changes_nothing(queue: JobQueue, hand: 
     await hand.lose_lease(job_id)
     await queue.sweep()
     owner = await hand.claim_one("owner")
-    stream, client = keys.STREAM + "normal", queue.store.client
-    assert await client.xclaim(stream, keys.GROUP, "zombie", 0, [zombie.entry], justid=True)
-    assert await client.xack(stream, keys.GROUP, zombie.entry) == 1
+    stream, client = store_keys.STREAM + "normal", queue.store.client
+    assert await client.xclaim(stream, store_keys.GROUP, "zombie", 0, [zombie.entry], justid=True)
+    assert await client.xack(stream, store_keys.GROUP, zombie.entry) == 1
     assert await queue.heartbeat("owner", [owner]) == {job_id: "ok"}
     assert await queue.finish(owner, status="succeeded", result=RESULT)
 
@@ -85,7 +85,7 @@ async def test_stealing_the_stream_entry_changes_nothing(queue: JobQueue, hand: 
 async def test_a_deleted_consumer_loses_no_job(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     await hand.claim_one("gone")
-    assert await queue.store.client.xgroup_delconsumer(keys.STREAM + "normal", keys.GROUP, "gone") == 1
+    assert await queue.store.client.xgroup_delconsumer(store_keys.STREAM + "normal", store_keys.GROUP, "gone") == 1
     await hand.lose_lease(job_id)
     assert (await queue.sweep()).requeued == (job_id,)
     assert await queue.finish(await hand.claim_one("next"), status="succeeded", result=RESULT)
@@ -95,13 +95,13 @@ async def test_the_pending_list_is_exactly_what_runs(queue: JobQueue, hand: Hand
     for _ in range(4):
         await hand.post()
     running = [*await hand.claim("w1", max_jobs=2), await hand.claim_one("w2")]
-    stream, client = keys.STREAM + "normal", queue.store.client
-    pending = await client.xpending(stream, keys.GROUP)
+    stream, client = store_keys.STREAM + "normal", queue.store.client
+    pending = await client.xpending(stream, store_keys.GROUP)
     assert pending["pending"] == 3
     assert {(who["name"], who["pending"]) for who in pending["consumers"]} == {("w1", 2), ("w2", 1)}
     for claim in running:
         await queue.finish(claim, status="succeeded", result=RESULT)
-    assert (await client.xpending(stream, keys.GROUP))["pending"] == 0
+    assert (await client.xpending(stream, store_keys.GROUP))["pending"] == 0
     assert await client.xlen(stream) == 1
 
 
@@ -116,7 +116,7 @@ async def test_three_lost_workers_make_a_dead_letter_with_its_reason(queue: JobQ
     record = await queue.get(job_id)
     assert record is not None and record.error is not None
     assert (record.status, record.error.code, record.attempts) == ("failed", "worker-lost", 3)
-    (_, letter), *others = await queue.store.client.xrange(keys.DEAD)
+    (_, letter), *others = await queue.store.client.xrange(store_keys.DEAD)
     assert not others
     assert (letter["job"], letter["reason"]) == (job_id, "worker-lost")
     assert (await queue.totals())["dead_letter|worker-lost"] == 1
@@ -174,9 +174,9 @@ async def test_records_run_out_after_their_time(queue: JobQueue, hand: Hand) -> 
     job_id = await hand.post()
     await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
     client, ttl_s = queue.store.client, queue.settings.result_ttl_s
-    assert ttl_s - 5 < await client.ttl(keys.JOB + job_id) <= ttl_s
-    assert 590 < await client.ttl(keys.EVENTS + job_id) <= 600
-    await client.delete(keys.JOB + job_id)
+    assert ttl_s - 5 < await client.ttl(store_keys.JOB + job_id) <= ttl_s
+    assert 590 < await client.ttl(store_keys.EVENTS + job_id) <= 600
+    await client.delete(store_keys.JOB + job_id)
     assert await queue.get(job_id) is None
     assert await queue.existed(job_id)
     assert not await queue.existed("never")
@@ -188,5 +188,5 @@ async def test_nothing_is_left_of_finished_jobs_but_records(queue: JobQueue, han
     for claim in await hand.claim(max_jobs=8):
         await queue.finish(claim, status="succeeded", result=RESULT)
     left = {key async for key in queue.store.client.scan_iter()}
-    kinds = {key.removeprefix(keys.PREFIX).split(":")[0] for key in left}
+    kinds = {key.removeprefix(store_keys.PREFIX).split(":")[0] for key in left}
     assert kinds == {"job", "events", "gone", "stream", "fence", "service", "totals"}

@@ -33,7 +33,7 @@ from queue_hand import RESULT, make_spec
 from queue_model import Model, Rules
 
 from service.errors import Conflict, NotFound, ServiceError
-from service.jobs import admission, keys, store
+from service.jobs import store, store_keys, submission
 from service.jobs.queue import DEADLINE_GRACE_S, JobQueue
 from service.jobs.schemas import Claim, Existing, JobError, Limits, Reserved
 from service.settings import load_settings
@@ -76,8 +76,8 @@ class Bench:
 @pytest.fixture
 def bench(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(store, "script_text", on_test_clock)
-    monkeypatch.setattr(admission, "PENDING_WAIT_S", 0.0)
-    monkeypatch.setattr(admission, "secrets", SimpleNamespace(token_hex=lambda _: next(made.names)))
+    monkeypatch.setattr(submission, "PENDING_WAIT_S", 0.0)
+    monkeypatch.setattr(submission, "secrets", SimpleNamespace(token_hex=lambda _: next(made.names)))
     loop = asyncio.new_event_loop()
     chosen = load_settings(
         redis_url=store_url,
@@ -193,7 +193,7 @@ class QueueMachine(RuleBasedStateMachine):
         taken = self.bench.run(self.queue.claim(worker, max_jobs=max_jobs, token_budget=budget, block_s=0))
         self.model.claim([(claim.spec.id, claim.fence, claim.attempt) for claim in taken], max_jobs, budget)
         for job_id in overdue:
-            if self.bench.run(self.client.hget(keys.JOB + job_id, "status")) != "queued":
+            if self.bench.run(self.client.hget(store_keys.JOB + job_id, "status")) != "queued":
                 self.model.end(job_id, "expired")
         return multiple(*taken)
 

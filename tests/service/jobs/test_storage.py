@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import Gone, StoreUnavailable
+from service.jobs.blobs import BlobStore, blobs_of, content_hash, kind_of
 from service.jobs.schemas import GarmentRef, JobRecord, JobResult, JobSpec
-from service.jobs.storage import BlobStore, blobs_of, content_hash, kind_of
 from service.settings import Settings, load_settings
 
 PICTURE = b"\x89PNG" + bytes(range(256)) * 40
@@ -158,7 +158,7 @@ def test_a_process_that_used_blobs_exits_cleanly(tmp_path: Path) -> None:
     """obstore's own awaitables abort some processes at exit; ours must not, in any of ten."""
     program = (
         "import asyncio, sys\n"
-        "from service.jobs.storage import BlobStore\n"
+        "from service.jobs.blobs import BlobStore\n"
         "from service.settings import load_settings\n"
         "async def main():\n"
         "    blobs = BlobStore.open(load_settings(data_dir=sys.argv[1]))\n"

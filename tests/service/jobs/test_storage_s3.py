@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from service.errors import Gone, StoreUnavailable
-from service.jobs.storage import BlobStore
+from service.jobs.blobs import BlobStore
 from service.settings import load_settings
 
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"}

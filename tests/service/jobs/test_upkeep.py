@@ -9,10 +9,10 @@ from pathlib import Path
 
 from queue_hand import Hand
 
-from service.jobs import keys
+from service.jobs import store_keys
+from service.jobs.blobs import BlobStore
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
-from service.jobs.storage import BlobStore
 from service.jobs.upkeep import keep_house
 from service.settings import load_settings
 
@@ -74,7 +74,7 @@ async def test_every_waiting_loop_together_idles_under_one_percent(queue: JobQue
         while True:
             await queue.claim("idle", max_jobs=4, token_budget=1000, block_s=30)
 
-    await queue.store.client.zadd(keys.LEASES, {job_id: 2**45})
+    await queue.store.client.zadd(store_keys.LEASES, {job_id: 2**45})
     tasks = [asyncio.create_task(work) for work in (follow(), hear(), wait_for_work(), keep_house(queue, blobs))]
     await asyncio.sleep(1)
     before = time.process_time()

@@ -21,7 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from stand_in import StandIn
 from studio_page import StudioPage
 
-from loadtests.local_service import free_port
+from loadtests.bench.local_service import free_port
 from service.jobs.embedded import start_server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

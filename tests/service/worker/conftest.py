@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from step_engine import PERSON
 
+from service.jobs.blobs import BlobStore
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRef, JobSpec, Limits, Reserved
-from service.jobs.storage import BlobStore
 from service.settings import Settings, load_settings
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine_build.buckets import Bucket
-from engine_build.torch_engine import TorchEngine
+from engine_build.request.warm_sizes import WarmSize
+from engine_build.runtime.torch_engine import TorchEngine
 from service.settings import load_settings
 from service.worker.main import load
 
@@ -18,6 +18,6 @@ def test_budgets_of_the_settings_reach_the_engine(tmp_path: Path) -> None:
     engine = load(settings)
     assert isinstance(engine, TorchEngine)
     assert engine.describe().token_budget == 700
-    assert engine.options.warm == (Bucket(72, 96, garments=2, requests=3),)
+    assert engine.options.warm == (WarmSize(72, 96, garments=2, requests=3),)
     assert (engine.options.graphs, engine.options.graph_bytes) == (False, 0)
     assert engine.pipeline.caches.reference_kv.max_bytes == 1 << 20

@@ -8,11 +8,11 @@ from typing import Any
 from PIL import Image
 from step_engine import StepEngine, ended, eventually, until, working
 
-from engine_build.engine import load_engine
+from engine_build.backends import load_engine
+from service.jobs.blobs import blobs_of, content_hash
 from service.jobs.schemas import GarmentRef
-from service.jobs.storage import blobs_of, content_hash
 from service.settings import Settings
-from service.worker import hearing
+from service.worker import cancellations
 
 
 def remembered(engine: Any) -> str:
@@ -56,7 +56,7 @@ async def test_a_running_job_is_forgotten_again_when_it_has_stopped(settings, qu
 
 
 async def test_what_is_older_than_its_pictures_may_be_is_forgotten(settings, queue, monkeypatch):
-    monkeypatch.setattr(hearing, "TIDY_EVERY_S", 0.05)
+    monkeypatch.setattr(cancellations, "TIDY_EVERY_S", 0.05)
     engine = StepEngine()
     async with working(settings.model_copy(update={"input_ttl_s": 77}), engine):
         await eventually(lambda: ((), False, 77) in engine.forgotten, 20)

@@ -16,7 +16,7 @@ from step_engine import StepEngine, ended, working
 
 from service.egress import ForbiddenTarget, VettedBackend, check_url, is_public
 from service.errors import InvalidRequest
-from service.jobs import keys
+from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRef, JobError, JobRecord, JobResult, JobSpec
 from service.worker import webhooks
@@ -111,7 +111,7 @@ async def delivering(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 async def nothing_due(queue: JobQueue) -> None:
     async with asyncio.timeout(10):
-        while await queue.store.client.zcard(keys.WEBHOOKS):  # noqa: ASYNC110 (the list lives in the store)
+        while await queue.store.client.zcard(store_keys.WEBHOOKS):  # noqa: ASYNC110 (the list lives in the store)
             await asyncio.sleep(0.02)
 
 
@@ -146,7 +146,7 @@ async def test_an_erased_job_tells_nobody(queue, submit, monkeypatch):
 
 async def test_a_job_without_a_webhook_leaves_nothing_due(queue, submit):
     await queue.cancel(await submit())
-    assert await queue.store.client.zcard(keys.WEBHOOKS) == 0
+    assert await queue.store.client.zcard(store_keys.WEBHOOKS) == 0
 
 
 async def test_a_worker_that_dies_while_delivering_leaves_it_to_the_next(queue, submit):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from step_engine import ended, working
 
-from engine_build.graphs import Eager, Step
-from engine_build.model import MMDiT
-from engine_build.packing import PackedBatch
-from engine_build.stage import ReferenceKV
-from engine_build.torch_engine import EngineOptions, load
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
+from engine_build.model.reference_kv import ReferenceKV
+from engine_build.runtime.cuda_graphs import Eager, Step
+from engine_build.runtime.torch_engine import EngineOptions, load
 
 
 class Narrow:

@@ -1,0 +1,171 @@
+"""The parts a stage works with: network, words, autoencoder, schedule; where they come from, where they go.
+
+They come from another stage of the run, from a state file, or from a checkpoint folder (nano or FLUX.2-klein);
+with none of these a network of the configured shape begins from scratch. They leave as a checkpoint folder or,
+where a LoRA was trained, as a LoRA file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from engine_build.config import CheckpointConfig, ModelConfig, ReferenceAttention
+from engine_build.errors import RequestError
+from engine_build.model.autoencoder import Autoencoder
+from engine_build.model.mmdit import MMDiT
+from engine_build.model.text_encoder import TextEncoder
+from engine_build.model.weights import load_model, locate
+from engine_build.runtime.sampling import Schedule
+from engine_build.training.loop import adapters
+from engine_build.training.loop.export import export
+from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.text_tokens import FrozenWords, NanoWords, Words
+from engine_build.training.nano.flow import FlowConfig, NanoModel
+from engine_build.training.nano.latents import Encoder
+
+
+class Backbone(nn.Module):
+    """An MMDiT whose text encoder is no part of the training."""
+
+    def __init__(self, dit: MMDiT) -> None:
+        super().__init__()
+        self.dit = dit
+
+
+class Mode:
+    """The reference attention a network is trained with, kept in its state: whoever starts from it goes on with it."""
+
+    def __init__(self, dit: MMDiT) -> None:
+        self.mode = dit.config.reference_attention
+
+    def state_dict(self) -> dict[str, str]:
+        return {"reference_attention": self.mode}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["reference_attention"] != self.mode:
+            raise RequestError(
+                f"this run was trained with {state['reference_attention']} references and cannot go on with {self.mode}"
+            )
+
+
+@dataclass
+class Parts:
+    """Everything a step needs. `network` holds `dit`, and `text` where the text encoder may learn."""
+
+    network: nn.Module
+    words: Words
+    encoder: Encoder
+    schedule: Schedule
+    write: Callable[[Path], object]
+
+    @property
+    def dit(self) -> MMDiT:
+        return self.network.dit  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        return self.dit.device
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a run keeps its things and what its own networks look like.
+
+    `autoencoder` and `tokenizer` serve networks of this run; a checkpoint folder brings its own.
+    """
+
+    out: Path
+    shape: ModelConfig
+    device: torch.device
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    autoencoder: Callable[[], AutoencoderKLFlux2]
+    default_steps: int = 4
+
+    def parts(self, config: StageConfig, reference_attention: ReferenceAttention | None = None) -> Parts:
+        """The parts a stage starts from. Raises RequestError or CheckpointError when they are not there."""
+        start = config.start_from
+        folder = Path(start).expanduser()
+        state = self.out / f"{start}.pt" if start and (self.out / f"{start}.pt").exists() else folder
+        saved = _read_state(state, start) if start and state.suffix == ".pt" else {}
+        if saved and not any(key.startswith("text.") for key in saved["ema"]["values"]):
+            state, saved = state.with_suffix("") / "checkpoint", {}  # began from a checkpoint, left one with its words
+        if start and state.suffix != ".pt":
+            parts = self._of_checkpoint(locate(str(state) if state.is_dir() else start), config, reference_attention)
+        else:
+            parts = self._of_run(saved, config, reference_attention)
+        adapters.merge_files(parts.dit, [Path(one) for one in config.loras])
+        return parts
+
+    def _of_run(self, saved: dict[str, Any], config: StageConfig, mode: ReferenceAttention | None) -> Parts:
+        tokenizer, vae = self.tokenizer(), self.autoencoder()
+        torch.manual_seed(config.seed)
+        trained = saved.get("network", {}).get("reference_attention", self.shape.reference_attention)
+        model = NanoModel(replace(self.shape, reference_attention=mode or trained), len(tokenizer))
+        if saved:
+            model.load_state_dict(saved["ema"]["values"])
+        model.to(self.device)
+        written = FlowConfig(height=config.height, shot=config.shot, shift=config.shift)
+        return Parts(
+            network=model,
+            words=NanoWords(model, tokenizer),
+            encoder=Encoder(vae.to(self.device)),
+            schedule=Schedule(config.shift, use_dynamic_shifting=False),
+            write=lambda folder: export(folder, model, vae, tokenizer, written, self.default_steps),
+        )
+
+    def _of_checkpoint(self, folder: Path, config: StageConfig, mode: ReferenceAttention | None) -> Parts:
+        checkpoint = CheckpointConfig.load(folder)
+        dit = load_model(folder, device=self.device, reference_attention=mode)
+        autoencoder = Autoencoder.load(folder, device=self.device, dtype=torch.float32)
+        if config.train_text:
+            raise RequestError(f"the text encoder of {folder} stays frozen: train_text is for networks of this run")
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        text = TextEncoder.load(folder, checkpoint, device=self.device, dtype=dtype)
+        return Parts(
+            network=Backbone(dit),
+            words=FrozenWords(text),
+            encoder=Encoder(autoencoder.vae),
+            schedule=Schedule.load(folder),
+            write=lambda target: _write_over(folder, target, dit),
+        )
+
+
+def _read_state(path: Path, name: str) -> dict[str, Any]:
+    if not path.exists():
+        raise RequestError(f"start_from {name!r}: there is no {path}; train that stage first")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not any(key.startswith("dit.") for key in state["ema"]["values"]):
+        raise RequestError(f"{path} holds a LoRA: start from what it was trained on and name it in loras")
+    return state
+
+
+def autoencoder_in(folder: Path) -> AutoencoderKLFlux2:
+    """The autoencoder of a checkpoint folder. Raises CheckpointError."""
+    return Autoencoder.load(folder, device=torch.device("cpu"), dtype=torch.float32).vae
+
+
+def _write_over(base: Path, folder: Path, dit: MMDiT) -> None:
+    """A copy of the folder `base` with another transformer, in one float32 file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
+    shutil.copy(base / "model_index.json", folder)
+    mode = dit.config.reference_attention
+    replace(CheckpointConfig.load(base), reference_attention=mode).save(folder)
+    home = folder / "transformer"
+    home.mkdir(exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in dit.state_dict().items()}
+    save_file(tensors, home / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    text = json.dumps(dit.config.to_diffusers(), indent=2)
+    (home / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,240 @@
+"""Pictures of scenes: photo, product shots, target and exact region maps, a batch at a time.
+
+Photo and target share one backdrop, body and head; only what is worn differs, so pixels that no worn or
+requested garment touches are equal in both. Every row of a batch depends on its own scene alone.
+
+Each operation is small: render in processes of one thread (``torch.set_num_threads(1)``), not in one of many.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine_build.training.world.backdrop import backdrops
+from engine_build.training.world.body import (
+    Skeleton,
+    back_hair_distance,
+    hand_distance,
+    head_layer,
+    skeletons,
+    skin_distance,
+    surface,
+)
+from engine_build.training.world.cloth import cloth
+from engine_build.training.world.garments import anchor, arm_distance, cut, fields, sleeve_ease
+from engine_build.training.world.shapes import columns, cover, ellipse, paint
+from engine_build.training.world.shots import TRAINING_SHOT, product_shots
+from engine_build.training.world.specs import BACKGROUND, FACE, HAIR, REGION_OF, SKIN, Scene, Worn
+
+ASPECT = 0.75
+TRAINING_HEIGHT = 96
+
+
+@dataclass(slots=True)
+class Rendered:
+    """A batch of B samples.
+
+    ``person`` and ``target`` (B, 3, H, W) and ``garments`` (B, K, 3, S, S) are float32 RGB in [0, 1]; rows of
+    ``garments`` past ``counts`` (B,) are zero. Region maps are (B, H, W) uint8 labels of ``world_specs``.
+    """
+
+    person: Tensor
+    garments: Tensor
+    counts: Tensor
+    target: Tensor
+    person_regions: Tensor
+    target_regions: Tensor
+
+
+def render(
+    scenes: list[Scene],
+    height: int = TRAINING_HEIGHT,
+    shot_size: int = TRAINING_SHOT,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """Draw photo, product shots, target and region maps; pictures are ``height`` x 3/4 ``height`` pixels.
+
+    Everything is computed, and stays, on ``device``. Raises ``ValueError`` for no scenes or an odd height.
+    """
+    if torch.device(device).type == "cpu":
+        return _render(scenes, height, shot_size)
+    with torch.device(device):
+        return _render(scenes, height, shot_size)
+
+
+def _render(scenes: list[Scene], height: int, shot_size: int) -> Rendered:
+    if not scenes:
+        raise ValueError("render needs at least one scene")
+    if height % 4:
+        raise ValueError(f"height {height} is not a multiple of 4, so a 3:4 picture has no whole width")
+    people = _people(scenes, height)
+    counts = torch.tensor([len(s.garments) for s in scenes])
+    garments = torch.zeros(len(scenes), int(counts.max()), 3, shot_size, shot_size)
+    flat = [(i, j) for i, s in enumerate(scenes) for j in range(len(s.garments))]
+    shots = product_shots(
+        [scenes[i].garments[j] for i, j in flat], [scenes[i].shots[j] for i, j in flat], shot_size
+    )
+    rows, slots = zip(*flat, strict=True)
+    garments[torch.tensor(rows), torch.tensor(slots)] = shots
+    (person, person_regions), (target, target_regions) = people
+    return Rendered(person, garments, counts, target, person_regions, target_regions)
+
+
+def head_region(regions: Tensor) -> Tensor:
+    """Face and visible hair of a region map, as a bool mask of its shape."""
+    return (regions == FACE) | (regions == HAIR)
+
+
+def garment_region(regions: Tensor, category: str) -> Tensor:
+    """Pixels that show the garment of ``category``, as a bool mask of the map's shape."""
+    return regions == REGION_OF[category]
+
+
+def unchanged_background(person_regions: Tensor, target_regions: Tensor) -> Tensor:
+    """Pixels that are background in both maps, as a bool mask."""
+    return (person_regions == BACKGROUND) & (target_regions == BACKGROUND)
+
+
+class _Stage:
+    """The two canvases of a batch (photos first, then targets) with their labels, painted back to front."""
+
+    def __init__(self, base: Tensor, height: int, x: Tensor, y: Tensor) -> None:
+        self.canvas = torch.cat([base, base])
+        self.labels = torch.zeros(self.canvas.shape[0], *base.shape[2:], dtype=torch.uint8)
+        self.scale = float(height)
+        self.x, self.y = x, y
+
+    def window(self, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> tuple[slice, slice]:
+        """Rows and columns that hold every pixel from ``top`` to ``bottom`` and ``left`` to ``right``."""
+        h, w = self.labels.shape[1:]
+        r0 = max(0, int(float(top.min()) * self.scale) - 1)
+        r1 = min(h, int(float(bottom.max()) * self.scale) + 2)
+        c0 = max(0, int(float(left.min()) * self.scale) - 1)
+        c1 = min(w, int(float(right.max()) * self.scale) + 2)
+        return slice(r0, max(r1, r0 + 1)), slice(c0, max(c1, c0 + 1))
+
+    def lay(
+        self, index: Tensor, rows: slice, cols: slice, coverage: Tensor, colour: Tensor, label: int
+    ) -> None:
+        """Paint one layer on pictures ``index`` (M,) and label the pixels it mostly covers."""
+        part = self.canvas[index, :, rows, cols]
+        paint(part, coverage, colour)
+        self.canvas[index, :, rows, cols] = part
+        names = self.labels[index, rows, cols]
+        self.labels[index, rows, cols] = names.masked_fill_(coverage > 0.5, label)
+
+    def both(self, rows: slice, cols: slice, coverage: Tensor, colour: Tensor, label: int) -> None:
+        """Paint one layer, given for B scenes, on photo and target alike."""
+        half = coverage.shape[0]
+        for start in (0, half):
+            part = self.canvas[start : start + half, :, rows, cols]
+            paint(part, coverage, colour)
+            self.labels[start : start + half, rows, cols].masked_fill_(coverage > 0.5, label)
+
+
+def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    width = int(height * ASPECT)
+    y = ((torch.arange(height) + 0.5) / height).view(1, height, 1)
+    x = ((torch.arange(width) + 0.5) / height).view(1, 1, width)
+    base = backdrops([s.backdrop for s in scenes], height, width, x, y)
+    body = skeletons([s.person for s in scenes])
+    p = body.p
+    shadow = ellipse(x, y, p.cx + 0.012, p.foot + 0.006, 0.17, 0.020)
+    base.mul_((1.0 - 0.32 * (0.5 - shadow / 0.016).clamp(0.0, 1.0)).unsqueeze(1))
+    stage = _Stage(base, height, x, y)
+    count = len(scenes)
+    outfits = [s.worn for s in scenes] + [s.target for s in scenes]
+    layers: dict[str, tuple[list[int], list[Worn], list[tuple[float, float]]]] = {}
+    for i, outfit in enumerate(outfits):
+        for worn in outfit:
+            rows, items, sleeves = layers.setdefault(_layer(worn), ([], [], []))
+            rows.append(i)
+            items.append(worn)
+            sleeves.append(max(map(sleeve_ease, outfit)))
+
+    def dress(name: str) -> None:
+        if name in layers:
+            _lay_worn(stage, body, count, *layers[name])
+
+    skin = torch.cat([p.skin_r, p.skin_g, p.skin_b], 1)[:, :, None]
+    hair = torch.cat([p.hair_r, p.hair_g, p.hair_b], 1)[:, :, None]
+    rows, cols = stage.window(
+        body.head_y - 2.2 * p.head, body.head_y + 2.5 * p.head, p.cx - 1.8 * p.head, p.cx + 1.8 * p.head
+    )
+    d = back_hair_distance(body, x[..., cols], y[:, rows])
+    stage.both(rows, cols, cover(d, height), hair * (0.86 * surface(d, y[:, rows], 0.05)).unsqueeze(1), HAIR)
+    rows, cols = _body_window(stage, body)
+    d = skin_distance(body, x[..., cols], y[:, rows])
+    stage.both(rows, cols, cover(d, height), skin * surface(d, y[:, rows]).unsqueeze(1), SKIN)
+    for name in ("shoes", "tops tucked", "pants", "skirts", "tops", "dresses"):
+        dress(name)
+    rows, cols = _body_window(stage, body)
+    d = hand_distance(body, x[..., cols], y[:, rows])
+    dress("coats")
+    stage.both(rows, cols, cover(d, height), skin * surface(d, y[:, rows], 0.02).unsqueeze(1), SKIN)
+    rows, cols = stage.window(
+        body.head_y - 1.5 * p.head, body.head_y + 1.5 * p.head, p.cx - 1.4 * p.head, p.cx + 1.4 * p.head
+    )
+    colour, coverage, front = head_layer(body, x[..., cols], y[:, rows], float(height))
+    stage.both(rows, cols, coverage, colour, FACE)
+    for start in (0, count):
+        stage.labels[start : start + count, rows, cols].masked_fill_(front > 0.5, HAIR)
+    dress("hats")
+    dress("bags")
+    canvas, labels = stage.canvas.clamp_(0.0, 1.0), stage.labels
+    return (canvas[:count], labels[:count]), (canvas[count:], labels[count:])
+
+
+def _layer(worn: Worn) -> str:
+    category = worn.spec.category
+    return "tops tucked" if category == "tops" and worn.tucked else category
+
+
+def _body_window(stage: _Stage, body: Skeleton) -> tuple[slice, slice]:
+    p = body.p
+    reach = torch.stack([torch.maximum(a[3], a[5]) for a in body.arms]).amax(0) + 0.05
+    lift = torch.stack([torch.minimum(a[4], a[6]) for a in body.arms]).amin(0) - 0.06
+    return stage.window(torch.minimum(lift, body.neck_y - 0.06), p.foot + 0.02, p.cx - reach, p.cx + reach)
+
+
+def _worn_window(stage: _Stage, body: Skeleton, category: str) -> tuple[slice, slice]:
+    p = body.p
+    if category == "shoes":
+        return stage.window(body.ankle_y - 0.10, p.foot + 0.02, p.cx - 0.16, p.cx + 0.16)
+    if category == "hats":
+        return stage.window(body.head_y - 2.2 * p.head, body.head_y, p.cx - 2.0 * p.head, p.cx + 2.0 * p.head)
+    if category in ("pants", "skirts"):
+        return stage.window(body.waist_y - 0.02, p.foot, p.cx - 0.24, p.cx + 0.24)
+    if category == "bags":
+        return stage.window(body.shoulder_y - 0.03, body.hip_y + 0.13, p.cx - 0.26, p.cx + 0.26)
+    rows, cols = _body_window(stage, body)
+    low = body.hip_y + 0.08 if category == "tops" else body.knee_y + 0.12
+    return slice(rows.start, stage.window(low, low, p.cx, p.cx)[0].stop), cols
+
+
+def _lay_worn(
+    stage: _Stage,
+    body: Skeleton,
+    count: int,
+    pictures: list[int],
+    items: list[Worn],
+    sleeves: list[tuple[float, float]],
+) -> None:
+    """Paint one garment per picture; ``sleeves`` are those of the arm that a bag may hang behind."""
+    category = items[0].spec.category
+    index = torch.tensor(pictures)
+    s = body.pick(index % count)
+    rows, cols = _worn_window(stage, s, category)
+    x, y = stage.x[..., cols], stage.y[:, rows]
+    g = fields(items)
+    shape = cut(category, s, g, x, y, stage.scale)
+    ax, ay = anchor(category, s, g)
+    light = surface(shape.distance, y)
+    coverage = cover(shape.distance, stage.scale)
+    if category == "bags":
+        sleeve = columns(sleeves, ("reach", "ease"))
+        arm = cover(arm_distance(s, x, y, sleeve.reach, sleeve.ease), stage.scale)
+        coverage = coverage * (1.0 - arm * (g.front == 0))
+    colour = cloth([w.spec for w in items], shape, x - ax, y - ay, light, stage.scale)
+    stage.lay(index, rows, cols, coverage, colour, REGION_OF[category])

@@ -1,0 +1,47 @@
+"""Processor seconds by part of a running service: what a machine's other work cannot inflate as it does wall time.
+
+Linux only: read from `/proc/<pid>/stat` (proc(5)) of every process below the one that was started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+PARTS = (
+    ("service.pictures.pool", "decoders"),
+    ("service.cli gateway", "gateway"),
+    ("service.cli worker", "worker"),
+    ("valkey", "store"),
+)
+OTHER = "supervisor"
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def by_part(root: int) -> Counter[str]:
+    """Processor seconds, user and system, since each living process at or below `root` began, summed by part."""
+    children: dict[int, list[int]] = defaultdict(list)
+    spent: dict[int, float] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children[int(fields[1])].append(int(folder.name))
+        spent[int(folder.name)] = (int(fields[11]) + int(fields[12])) / _TICKS
+    found: Counter[str] = Counter()
+    below = [root]
+    while below:
+        pid = below.pop()
+        below += children[pid]
+        found[_part(pid)] += spent.get(pid, 0.0)
+    return found
+
+
+def _part(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return OTHER
+    return next((part for mark, part in PARTS if mark in words), OTHER)

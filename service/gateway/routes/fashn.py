@@ -1,0 +1,142 @@
+"""FASHN's shape: `POST /v1/run` with model_name tryon-v1.6 and `GET /v1/status/{id}`.
+
+Categories: tops stay tops, one-pieces become dresses and bottoms become pants, which most of them are;
+the native API can say skirts. Pictures come as data: URLs or base64; this service does not fetch addresses.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from service.errors import UnsupportedMediaType
+from service.gateway.http import problems
+from service.gateway.http.bodies import decode_image_text, empty_image, media_type, read_json
+from service.gateway.http.limits import release_upload
+from service.gateway.routes.state import Parts, Who, asked_of
+from service.gateway.shapes import compat_views, error_samples, openapi, views
+from service.gateway.shapes.request import Draft, GarmentDraft, Options, validate
+from service.jobs.schemas import JobRecord
+
+router = APIRouter(prefix="/v1", tags=["compatible"])
+
+CATEGORIES = {"auto": "auto", "tops": "tops", "bottoms": "pants", "one-pieces": "dresses"}
+STATUSES = {
+    "queued": "in_queue",
+    "processing": "processing",
+    "succeeded": "completed",
+    "failed": "failed",
+    "canceled": "canceled",
+    "expired": "time_out",
+}
+RETURN_BASE64 = "fashn_return_base64"
+
+
+class FashnInputs(BaseModel):
+    """Inputs of tryon-v1.6; mode, moderation_level, garment_photo_type, segmentation_free change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model_image: str = Field(min_length=1, json_schema_extra={"format": "image"})
+    garment_image: str = Field(min_length=1, json_schema_extra={"format": "image"})
+    category: Literal["auto", "tops", "bottoms", "one-pieces"] = "auto"
+    garment_photo_type: Literal["auto", "flat-lay", "model"] = "auto"
+    mode: Literal["performance", "balanced", "quality"] = "balanced"
+    moderation_level: Literal["conservative", "permissive", "none"] = "permissive"
+    num_samples: Literal[1] = 1
+    output_format: Literal["png", "jpeg"] = "png"
+    return_base64: bool = False
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    segmentation_free: bool = True
+
+
+class FashnRequest(BaseModel):
+    """The body of POST /v1/run."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model_name: Literal["tryon-v1.6"]
+    inputs: FashnInputs
+    webhook_url: str | None = Field(None, max_length=2048)
+
+
+@router.post(
+    "/run",
+    summary="FASHN: run a prediction",
+    response_model=compat_views.FashnRun,
+    responses=error_samples.responses(
+        *error_samples.ASKED,
+        *error_samples.BODY,
+        *("unknown-field", "invalid-field"),
+        *error_samples.ENCODED,
+        *error_samples.PICTURE,
+        *error_samples.ADMISSION,
+        *error_samples.WEBHOOK,
+    ),
+    openapi_extra=openapi.FASHN_BODY,
+)
+async def run_prediction(request: Request, parts: Parts, caller: Who) -> Response:
+    """One person, one garment; the id is a try-on's id, readable in both shapes."""
+    asked = asked_of(request, parts, caller)
+    if media_type(request) != "application/json":
+        raise UnsupportedMediaType("Send application/json.", code="unsupported-content-type")
+    body = validate(FashnRequest, await read_json(request))
+    inputs = body.inputs
+    pictures = {}
+    for name in ("model_image", "garment_image"):
+        pictures[name] = decode_image_text(getattr(inputs, name), name, parts.settings)
+        if not pictures[name]:
+            raise empty_image(name)
+    draft = Draft(
+        person=pictures["model_image"],
+        garments=(GarmentDraft(pictures["garment_image"], category=CATEGORIES[inputs.category]),),
+        options=validate(
+            Options,
+            {
+                "seed": inputs.seed,
+                "output_format": inputs.output_format,
+                "metadata": {RETURN_BASE64: "true"} if inputs.return_base64 else {},
+                "webhook_url": body.webhook_url,
+            },
+        ),
+    )
+    submitted = await parts.tryons.submit(draft, asked)
+    release_upload(request)
+    return JSONResponse(compat_views.FashnRun(id=submitted.job_id).model_dump())
+
+
+@router.get(
+    "/status/{id}",
+    summary="FASHN: status of a prediction",
+    response_model=compat_views.FashnStatus,
+    responses=error_samples.responses(*error_samples.ASKED, *error_samples.JOB, "result-expired"),
+)
+async def prediction_status(
+    id: Annotated[str, Path(min_length=1, max_length=64, examples=[views.EXAMPLE_ID])],
+    request: Request,
+    parts: Parts,
+    caller: Who,
+) -> Response:
+    """starting, in_queue, processing, completed, failed, canceled or time_out."""
+    record = await parts.tryons.get(caller, id)
+    answer = compat_views.FashnStatus(id=id, status=STATUSES[record.status])
+    if record.status == "succeeded":
+        answer.output = [await _output(request, parts, record)]
+    elif record.error is not None:
+        name = problems.fashn_error_name(500, record.error.code)
+        answer.error = compat_views.FashnError(
+            name="PipelineError" if name == "InternalServerError" else name, message=record.error.message
+        )
+    return JSONResponse(answer.model_dump(), headers={"x-fashn-credits-used": "0"})
+
+
+async def _output(request: Request, parts: Parts, record: JobRecord) -> str:
+    if record.spec.metadata.get(RETURN_BASE64) == "true":
+        data, kind = await parts.tryons.picture(record)
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    address, _ = parts.tryons.image_address(record)
+    return str(request.base_url).rstrip("/") + (address or "")

@@ -1,0 +1,297 @@
+"""The use case: from a draft to a job, and what may be asked of a job afterwards.
+
+Admission comes first (one store call), then decoding and writing the instruction side by side, then the
+blobs, then one store call that turns the reservation into a job. Whatever fails in between releases the
+reservation, so that nothing is counted that does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from engine_build.instruction import GarmentPhrase
+from service.errors import (
+    Conflict,
+    Gone,
+    InvalidImage,
+    NotFound,
+    PayloadTooLarge,
+    ServiceError,
+    Unauthorized,
+    UnprocessableRequest,
+    UnsupportedMediaType,
+)
+from service.gateway.http.exchange import timed
+from service.gateway.shapes import views
+from service.gateway.shapes.request import Draft
+from service.gateway.work.api_keys import Caller
+from service.gateway.work.callbacks import Callbacks
+from service.gateway.work.fleet import Fleet
+from service.gateway.work.garments import Garments
+from service.gateway.work.rewriter import Instruction, Rewriter
+from service.jobs.blobs import BlobStore, blobs_of
+from service.jobs.queue import JobQueue
+from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
+from service.jobs.submission import GivingBack
+from service.pictures.pool import ImagePool
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the headers of a request say; `timings` takes the seconds of each stage."""
+
+    caller: Caller
+    idempotency_key: str | None
+    deadline_s: float
+    request_id: str
+    traceparent: str | None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job of a request; `replayed` when it was there already under the same Idempotency-Key."""
+
+    job_id: str
+    replayed: bool
+
+
+class TryOns:
+    """Everything a caller can do with try-ons. Set `stopping` at a shutdown: nobody is kept waiting then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: JobQueue,
+        blobs: BlobStore,
+        *,
+        pool: ImagePool,
+        rewriter: Rewriter,
+        garments: Garments,
+        fleet: Fleet,
+        callbacks: Callbacks,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._blobs = blobs
+        self._pool = pool
+        self._rewriter = rewriter
+        self._garments = garments
+        self._fleet = fleet
+        self._callbacks = callbacks
+        self.stopping = asyncio.Event()
+        self._giving_back = GivingBack(queue, self.stopping)
+
+    async def submit(self, draft: Draft, asked: Asked) -> Submitted:
+        """Turn a draft into a job, or find the one it already is.
+
+        Raises QueueFull, TooManyRequests, IdempotencyMismatch, StoreUnavailable, UnprocessableRequest and the
+        errors of pictures.
+        """
+        options = draft.options
+        size = options.pixels()
+        with timed(asked.timings, "check"):
+            await self._fleet.check(size, options.steps)
+            digest = await asyncio.to_thread(draft.digest) if asked.idempotency_key else ""
+        if options.priority == "high" and not asked.caller.high_priority:
+            raise UnprocessableRequest(
+                "priority: this key may not use high; send normal or low, or ask for a key that may.",
+                code="priority-not-allowed",
+                pointer="priority",
+            )
+        self._callbacks.check(options.webhook_url)
+        with timed(asked.timings, "reserve"):
+            reserved = await self._queue.reserve(
+                tenant=asked.caller.tenant,
+                idempotency_key=asked.idempotency_key,
+                body_digest=digest,
+                limits=asked.caller.limits,
+            )
+        if isinstance(reserved, Existing):
+            return Submitted(reserved.job_id, replayed=True)
+        created = time.time()
+        try:
+            with timed(asked.timings, "prepare"):
+                person, garments, instruction = await self._prepare(draft, asked)
+            spec = JobSpec(
+                id=reserved.id,
+                tenant=asked.caller.tenant,
+                person=person,
+                garments=garments,
+                prompt=options.prompt,
+                instruction=instruction.text,
+                instruction_by=instruction.by,
+                instruction_fallback=instruction.fallback_reason,
+                size=size,
+                seed=secrets.randbelow(2**32) if options.seed is None else options.seed,
+                steps=options.steps,
+                output_format=options.output_format,
+                quality=options.quality,
+                priority=options.priority,
+                metadata=options.metadata,
+                webhook_url=options.webhook_url,
+                created_at=created,
+                deadline_at=created + asked.deadline_s,
+                tokens=await self._fleet.tokens(size, len(garments)),
+                request_id=asked.request_id,
+                traceparent=asked.traceparent,
+            )
+            with timed(asked.timings, "submit"):
+                await self._queue.submit(reserved, spec)
+        except BaseException:
+            await asyncio.shield(self._giving_back.release(reserved))
+            raise
+        return Submitted(reserved.id, replayed=False)
+
+    async def _prepare(self, draft: Draft, asked: Asked) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
+        """Decode and store every picture while the instruction is written."""
+        records = await asyncio.gather(
+            *(
+                self._garments.wanted(asked.caller.tenant, garment.sku, f"garments.{index}")
+                for index, garment in enumerate(draft.garments)
+                if garment.sku is not None
+            )
+        )
+        known = dict(zip([g.sku for g in draft.garments if g.sku is not None], records, strict=True))
+        phrases = []
+        for garment in draft.garments:
+            record = known.get(garment.sku) if garment.sku is not None else None
+            category, layer = garment.category, garment.layer
+            if record is not None:
+                category = record.category if category == "auto" else category
+                layer = layer or record.layer
+            phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
+
+        async def stored(data: bytes, pointer: str) -> str:
+            with timed(asked.timings, f"decode-{pointer}"), about(pointer):
+                photo = await self._pool.decode(data, pointer=pointer)
+            with timed(asked.timings, f"store-{pointer}"):
+                return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                person = group.create_task(stored(draft.person, "person"))
+                uploads = {
+                    index: group.create_task(stored(garment.data, f"garments.{index}"))
+                    for index, garment in enumerate(draft.garments)
+                    if garment.data is not None
+                }
+                written = group.create_task(self._rewriter.write(phrases, draft.options.prompt))
+                group.create_task(self._callbacks.resolve(draft.options.webhook_url))
+        except* ServiceError as errors:
+            raise first_of(errors) from errors
+        refs = []
+        for index, (garment, phrase) in enumerate(zip(draft.garments, phrases, strict=True)):
+            blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
+            refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
+        return person.result(), tuple(refs), written.result()
+
+    async def get(self, caller: Caller, job_id: str) -> JobRecord:
+        """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
+        record = await self._queue.get(job_id)
+        if record is None and await self._queue.existed(job_id):
+            raise Gone("This try-on has expired or was erased.", code="try-on-erased")
+        if record is None or record.spec.tenant != caller.tenant:
+            raise unknown_job()
+        return record
+
+    async def wait(self, caller: Caller, job_id: str, seconds: float) -> JobRecord:
+        """The record once it is terminal, or as it is after `seconds` or at a shutdown; leaving leaves it alone."""
+        record = await self.get(caller, job_id)
+        if record.status in TERMINAL or seconds <= 0:
+            return record
+        ended, stopping = asyncio.create_task(self._queue.ended(job_id)), asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait((ended, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            last = ended.result() if ended.done() and ended.exception() is None else None
+        finally:
+            ended.cancel()
+            stopping.cancel()
+            await asyncio.gather(ended, stopping, return_exceptions=True)
+        return last or await self.get(caller, job_id)
+
+    async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
+        """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""
+        await self.get(caller, job_id)
+        return await self._queue.cancel(job_id)
+
+    async def erase(self, caller: Caller, job_id: str) -> None:
+        """Cancel a job where it still runs and erase its record, inputs and result. Raises NotFound."""
+        await self.get(caller, job_id)
+        record = await self._queue.erase(job_id)
+        if record is None:
+            raise unknown_job()
+        await self._blobs.delete(*blobs_of(record))
+
+    def image_address(self, record: JobRecord) -> tuple[str | None, float | None]:
+        """The signed address of a finished picture and when it ends, or (None, None)."""
+        if record.result is None or record.finished_at is None:
+            return None, None
+        expires = int(record.finished_at) + self._settings.result_ttl_s
+        token = self._blobs.sign(record.spec.id, expires)
+        return f"/v1/try-ons/{record.spec.id}/image?token={token}", float(expires)
+
+    def view(self, record: JobRecord) -> views.TryOnView:
+        """The record as a caller sees it."""
+        url, expires = self.image_address(record)
+        return views.try_on(record, image_url=url, expires_at=expires)
+
+    async def signed_record(self, job_id: str, token: str) -> JobRecord:
+        """The record behind a signed address. Raises Unauthorized for a wrong token, Gone after its end."""
+        if not self._blobs.verify(job_id, token):
+            ended = token.partition(".")[0]
+            if ended.isascii() and ended.isdigit() and int(ended[:12]) <= time.time():
+                raise gone()
+            raise Unauthorized(
+                "The token of this address does not fit; read the try-on again for a fresh address.",
+                code="invalid-token",
+            )
+        record = await self._queue.get(job_id)
+        if record is None:
+            raise gone()
+        return record
+
+    async def picture(self, record: JobRecord) -> tuple[bytes, str]:
+        """The finished picture and its content type. Raises Conflict before it exists, Gone after its end."""
+        if record.status not in TERMINAL:
+            raise Conflict(
+                "The picture is not finished; wait for the status succeeded.",
+                code="not-finished",
+                retry_after=1,
+            )
+        if record.result is None:
+            raise Conflict(f"The try-on ended as {record.status}; there is no picture.", code="no-picture")
+        try:
+            return await self._blobs.get(record.result.blob), record.result.content_type
+        except Gone:
+            raise gone() from None
+
+
+@contextmanager
+def about(pointer: str) -> Iterator[None]:
+    """Begin the sentence of a refused picture with which one it is: there are up to seven."""
+    try:
+        yield
+    except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
+        error.detail = f"{pointer}: {error.detail}"
+        raise
+
+
+def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
+    """The first error of a task group: a caller is told one thing at a time."""
+    first = errors.exceptions[0]
+    return first_of(first) if isinstance(first, ExceptionGroup) else first
+
+
+def unknown_job() -> NotFound:
+    return NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on")
+
+
+def gone() -> Gone:
+    return Gone("The picture has expired or was erased; make the try-on again.", code="result-expired")

@@ -1,0 +1,288 @@
+"""Pictures in and out: hostile uploads to upright, metadata-free sRGB, and results to marked files.
+
+`decode_photo` is meant to run in `service.pictures.pool`, where a picture that takes too long or too much memory
+ends a process and not the gateway. A photo that can stay as it is is decoded once, by the worker: `passes` tells
+from its outline. Formats are an allow-list by magic bytes; every bound is checked from the header before a pixel is
+decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from service.errors import InvalidImage, ServiceError
+from service.pictures import jpeg
+from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
+from service.pictures.provenance import XMP_PACKET
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+PASS_BYTES = 4 * MIB
+
+_LOSSLESS_PIXELS = 512 * 512
+_PROFILE_BYTES = 4 * MIB
+_NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC"}
+
+# Everything decoders were seen to raise on damaged files.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A normalised picture: 8-bit sRGB, upright, without metadata. `data` is JPEG or PNG."""
+
+    data: bytes
+    content_type: Literal["image/jpeg", "image/png"]
+    width: int
+    height: int
+
+
+def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
+    """Check and normalise one upload.
+
+    Raises UnsupportedMediaType (not on the allow-list), PayloadTooLarge (bytes or pixels over their limit)
+    and InvalidImage (empty, damaged, animated, too small, too long), each with a stable code.
+    """
+    limits = limits or ImageLimits()
+    kind = sniff(data, limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _normalised(data, kind, limits)
+    except MemoryError:
+        raise InvalidImage(
+            "This picture needs too much memory to open. Save it again as a plain JPEG and upload that.",
+            code="image-too-costly",
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_many_pixels("This picture", limits) from None
+    except _BROKEN as error:
+        raise InvalidImage(
+            f"This {_NAMES[kind]} is damaged or cut off and cannot be read to its end. "
+            "Export it again or take the photo anew, then upload the whole file.",
+            code="damaged-image",
+        ) from error
+
+
+def passes(outline: bytes, limits: ImageLimits) -> tuple[int, int] | None:
+    """(width, height) of a JPEG that needs nothing but its metadata removed, seen from its `jpeg.outline`.
+
+    None for one that has to be decoded, or that `decode_photo` will refuse and say why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(outline), formats=("JPEG",))
+            size = image.size
+            check_size(*size, limits)
+            if not _as_it_is(image, limits):
+                return None
+            _read_through(image)
+            return size
+    except (ServiceError, MemoryError, Image.DecompressionBombError, *_BROKEN):
+        return None
+
+
+def warm_up() -> None:
+    """Load every decoder, so that a process's first picture pays for nothing."""
+    Image.init()
+    _register_heif()
+    decode_photo(_jpeg(Image.new("RGB", (64, 64)), 90, "4:2:0"))
+
+
+def open_photo(data: bytes) -> Image.Image:
+    """The RGB pixels of a normalised picture (`Photo.data`). Raises InvalidImage for anything else."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        image.load()
+        if image.mode == "RGB":
+            image.info = {}
+        return _bare(image)
+    except _BROKEN as error:
+        raise InvalidImage("the stored picture cannot be read", code="damaged-image") from error
+
+
+def encode_result(image: Image.Image, format: str, quality: int = 90) -> bytes:
+    """A result as "jpeg", "png" or "webp" with the trainedAlgorithmicMedia mark and no other metadata.
+
+    `quality` is 1 to 100 and means nothing to PNG. Raises ValueError for another format or quality.
+    """
+    if format not in CONTENT_TYPES:
+        raise ValueError(f"unknown output format {format!r}: one of {', '.join(CONTENT_TYPES)}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality is 1 to 100, not {quality}")
+    bare = _bare(image)
+    out = io.BytesIO()
+    if format == "jpeg":
+        subsampling = "4:4:4" if quality >= 90 else "4:2:0"
+        bare.save(out, "JPEG", quality=quality, subsampling=subsampling, xmp=XMP_PACKET.encode())
+    elif format == "webp":
+        bare.save(out, "WEBP", quality=quality, method=2, xmp=XMP_PACKET.encode())
+    else:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP_PACKET)
+        bare.save(out, "PNG", compress_level=4, pnginfo=info)
+    return out.getvalue()
+
+
+def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) -> bytes:
+    """A small JPEG for progress events, at most `long_side` pixels long, without metadata."""
+    small = _bare(image).copy()
+    small.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
+    return _jpeg(small, quality, "4:2:0")
+
+
+def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
+    if kind == "HEIF":
+        _register_heif()
+    image = Image.open(io.BytesIO(data), formats=(kind,))
+    check_size(*image.size, limits)
+    if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
+        raise animated()
+    if kind == "JPEG" and _as_it_is(image, limits):
+        kept = jpeg.strip(data)
+        if kept is not None and len(kept) <= PASS_BYTES:
+            size = image.size
+            _read_through(image)
+            return Photo(kept, "image/jpeg", *size)
+    turned = _orientation(image) != 1
+    profile = _profile(image)
+    if max(image.size) > limits.long_side:
+        image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
+    image.load()
+    fits = max(image.size) <= limits.long_side
+    plain = _over_white(image)
+    if not fits:
+        plain = plain.resize(
+            _within(plain.size, limits.long_side), Image.Resampling.LANCZOS, reducing_gap=2.0
+        )
+    plain = _srgb(plain, profile)
+    if turned:
+        plain.info = image.info
+        plain = ImageOps.exif_transpose(plain)
+    plain = _bare(plain)
+    if kind != "JPEG" and plain.width * plain.height <= _LOSSLESS_PIXELS:
+        out = io.BytesIO()
+        plain.save(out, "PNG", compress_level=3)
+        return Photo(out.getvalue(), "image/png", *plain.size)
+    return Photo(_jpeg(plain, 95, "4:4:4"), "image/jpeg", *plain.size)
+
+
+def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:
+    """Whether a JPEG is upright, sRGB and small enough already."""
+    fits = image.mode == "RGB" and max(image.size) <= limits.long_side
+    return fits and _orientation(image) == 1 and _profile(image) is None
+
+
+@functools.cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _read_through(image: Image.Image) -> None:
+    """Decode a JPEG's every coefficient at an eighth of its size: finds all damage at half the cost."""
+    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+    image.load()
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 for none or for EXIF that cannot be read, which does not spoil a picture."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except _BROKEN:
+        image.info.pop("exif", None)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """The picture without transparency and with 8 bits a channel: mode L, RGB or CMYK."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        deep = image.convert("I") if image.mode != "I" else image
+        return deep.point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
+        return image
+    if image.mode == "LA":
+        grey, alpha = image.split()
+        return Image.composite(grey, Image.new("L", image.size, 255), alpha)
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    """The ICC profile, unless there is none, it is oversized, or it is sRGB already."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile or len(profile) > _PROFILE_BYTES:
+        return None
+    return None if b"sRGB" in profile[:1024] or b"s\x00R\x00G\x00B" in profile[:1024] else profile
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    transform = _transform(profile, image.mode) if profile else None
+    if transform is None:
+        return image.convert("RGB")
+    converted = ImageCms.applyTransform(image, transform)
+    return image.convert("RGB") if converted is None else converted
+
+
+@functools.lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None for a profile that is broken or belongs to another colour space: then it is left out."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, *_BROKEN):
+        return None
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """The picture in RGB without metadata for an encoder to carry over: itself, or a copy where it is not so."""
+    if image.mode == "RGB" and not image.info:
+        return image
+    bare = image.convert("RGB")
+    bare.info = {}
+    return bare
+
+
+def _within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    scale = long_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _at_least(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    scale = long_side / max(size)
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def _jpeg(image: Image.Image, quality: int, subsampling: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
+    return out.getvalue()
