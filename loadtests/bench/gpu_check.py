@@ -39,7 +39,7 @@ TESTS = (
     "tests/kernels/test_triton_numerics.py",
     "tests/kernels/test_triton_model.py",
     "tests/kernels/test_triton_operators.py",
-    "tests/engine_build/test_neighbours.py",
+    "tests/engine_build/runtime/test_neighbours.py",
 )
 SPARE_S = 600  # beyond a part's minutes: loading, compiling, the case that was under way
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "tensorrt")

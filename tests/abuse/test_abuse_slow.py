@@ -1,6 +1,6 @@
 """Clients that are slow on purpose, many of them, against the default bounds: the service ends it, not the client.
 
-What a single slow client meets, byte by byte, is in tests/service/gateway/test_slow_clients.py.
+What a single slow client meets, byte by byte, is in tests/service/gateway/http/test_slow_clients.py.
 """
 
 from __future__ import annotations

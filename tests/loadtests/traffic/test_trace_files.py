@@ -118,7 +118,7 @@ def test_an_archive_without_a_fitting_table(tmp_path: Path) -> None:
 
 
 def test_the_bundled_sample_is_a_trace() -> None:
-    sample = Path(__file__).parents[2] / "loadtests" / "traces" / "synthetic-sale-evening.csv"
+    sample = Path(__file__).parents[3] / "loadtests" / "traces" / "synthetic-sale-evening.csv"
     rows = read_trace(sample)
     assert len(rows) > 500
     assert all(row.garments is not None and 1 <= row.garments <= 6 for row in rows)

@@ -6,8 +6,8 @@ import io
 import random
 
 import pytest
-from pictures import encoded, picture
 from PIL import Image
+from sample_pictures import encoded, picture
 
 from service.errors import InvalidImage, ServiceError
 from service.pictures import jpeg

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pillow_heif
 import pytest
-from pictures import encoded, jpeg_sized, picture, png
 from PIL import Image, ImageCms
+from sample_pictures import encoded, jpeg_sized, picture, png
 
 from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
 from service.pictures.bounds import ImageLimits

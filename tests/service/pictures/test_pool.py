@@ -14,7 +14,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import pytest_asyncio
-from pictures import encoded, picture, png
+from sample_pictures import encoded, picture, png
 
 from service.errors import InvalidImage, QueueFull, ServiceError, UnsupportedMediaType
 from service.pictures.pool import ImagePool
@@ -176,7 +176,7 @@ def _ended(process: int) -> bool:
         return True
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GATEWAY = """
 import asyncio
 from service.pictures.pool import ImagePool
