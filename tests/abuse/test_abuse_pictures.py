@@ -1,6 +1,6 @@
 """Hostile pictures over HTTP, through every door a picture can come in by.
 
-Truncation at every byte and random damage of every format, decoder by decoder, are in tests/service/pictures/test_pool.py;
+Truncation at every byte and random damage of every format, decoder by decoder: tests/service/pictures/test_pool.py;
 here a sample of them passes through a whole service.
 """
 

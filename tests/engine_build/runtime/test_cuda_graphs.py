@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_model_packing import MIXES, build, request
+from packed_requests import MIXES, build, request
 from torch import Tensor
 
 from engine_build.model.mmdit import MMDiT

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_cuda_graphs import Recorder
 from test_engine import KLEIN_LIKE, MIXED, NANO_LIKE, apart, request
-from test_graphs import Recorder
 from tiny import write_checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
