@@ -205,18 +205,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def parameter_count(config: ModelConfig) -> int:
-    """Parameters of the MMDiT, by arithmetic."""
-    d, m, e = config.width, config.mlp_width, config.attention_head_dim
-    embedder = config.timestep_guidance_channels * d + d * d
-    ends = embedder * (2 if config.guidance_embeds else 1)
-    ends += d * (config.in_channels + config.joint_attention_dim + config.output_channels)
-    modulation = (6 + 6 + 3 + 2) * d * d
-    double = 8 * d * d + 4 * e + 6 * d * m
-    single = d * (3 * d + 2 * m) + (d + m) * d + 2 * e
-    return ends + modulation + config.num_layers * double + config.num_single_layers * single
-
-
 PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         num_layers=2,

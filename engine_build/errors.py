@@ -4,8 +4,7 @@ EngineError
 ├── CheckpointError   a checkpoint is missing, incomplete, or not what its configuration says
 ├── RequestError      what the caller asked for cannot be done
 ├── BackendError      the chosen backend cannot run here
-├── MemoryShortage    one request, or the whole plan, needs more memory than the device has
-└── CanceledError     the caller withdrew the request
+└── MemoryShortage    one request, or the whole plan, needs more memory than the device has
 """
 
 
@@ -27,7 +26,3 @@ class BackendError(EngineError):
 
 class MemoryShortage(EngineError):
     """More memory is needed than there is; a request that ends so has been tried alone."""
-
-
-class CanceledError(EngineError):
-    """A request that was canceled before it finished."""

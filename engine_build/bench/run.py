@@ -24,7 +24,7 @@ LEAST_RUNS = 3  # of a case that its share of the time would cut short
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-Save = Callable[[Results], None]
+Save = Callable[[Results], object]
 
 
 def run(plan: Plan, progress: Progress = _log.info, save: Save = lambda _: None) -> Results:

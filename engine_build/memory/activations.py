@@ -27,9 +27,9 @@ class Alive(TorchDispatchMode):
     """Follows operations on the meta device and remembers the most bytes alive at once, a module's own apart."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.now = 0
-        self.peak = 0
+        self.peak: int = 0
         self._seen = {x.untyped_storage()._cdata for x in (*module.parameters(), *module.buffers())}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -56,7 +56,8 @@ def peak(module: nn.Module, work: Callable[[], object]) -> int:
     """The most bytes on the meta device that `work` with a module has alive at once, besides the module's own."""
     with Alive(module) as alive, torch.no_grad():
         work()
-    return alive.peak
+    most: int = alive.peak
+    return most
 
 
 def forward_peak(model: MMDiT, config: CheckpointConfig, tokens: int) -> int:
@@ -67,14 +68,16 @@ def forward_peak(model: MMDiT, config: CheckpointConfig, tokens: int) -> int:
     target, text = rows * columns, config.max_text_tokens
     joint = c.reference_attention == "joint"
     each = text + target + (2 * target if joint else 0)
-    meta = {"device": "meta"}
-    references = (Reference(torch.empty(2 * target, c.in_channels, **meta), torch.zeros(2 * target, 4, **meta)),)
+    meta = torch.device("meta")
+    shown = Reference(
+        torch.empty(2 * target, c.in_channels, device=meta), torch.zeros(2 * target, 4, device=meta)
+    )
     sequence = Sequence(
-        text=torch.empty(text, c.joint_attention_dim, dtype=model.dtype, **meta),
-        target=torch.empty(target, c.in_channels, **meta),
+        text=torch.empty(text, c.joint_attention_dim, dtype=model.dtype, device=meta),
+        target=torch.empty(target, c.in_channels, device=meta),
         target_ids=grid_ids(rows, columns).to("meta"),
-        sigma=torch.empty((), **meta),
-        references=references if joint else (),
+        sigma=torch.empty((), device=meta),
+        references=(shown,) if joint else (),
     )
     batch = pack([sequence] * max(1, tokens // each))
     return peak(model, lambda: model(batch, _no_references(model, len(batch)) if not joint else None))

@@ -58,20 +58,10 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_checkpoint(
-    model: str | Path, *, dtype: str = "auto", backend: str = "triton", options: EngineOptions | None = None
-) -> Plan:
-    """The plan of a preset, a folder or a hub id on a GPU. dtype `auto` is bfloat16.
-
-    Raises CheckpointError for a checkpoint that cannot be read, RequestError for an unknown dtype.
-    """
+def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions) -> Plan:
+    """The plan of a checkpoint's parts on a GPU. dtype `auto` is bfloat16. Raises RequestError for an unknown dtype."""
     if dtype not in ("auto", "fp8", *DTYPES):
         raise RequestError(f"dtype {dtype!r} is not one of auto, fp8, {', '.join(DTYPES)}")
-    return make_plan(parts_of(model), dtype=dtype, backend=backend, options=options or EngineOptions())
-
-
-def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions) -> Plan:
-    """The plan of parts whose shapes are known."""
     number = DTYPES.get(dtype, torch.bfloat16)
     config = replace(parts.model, reference_attention=options.reference_attention or parts.model.reference_attention)
     fused = backend.startswith("triton")
@@ -113,7 +103,8 @@ def fit(
 ) -> tuple[EngineOptions, Plan]:
     """The options with which the plan fits `free` bytes: a token budget and graphs left open are made smaller.
 
-    Raises MemoryShortage, with the parts of the smallest plan, when it does not fit even then.
+    Raises CheckpointError for a checkpoint that cannot be read, RequestError for an unknown dtype, MemoryShortage,
+    with the parts of the smallest plan, when it does not fit even then.
     """
     parts = parts_of(model)
     budgets = [options.token_budget] if options.token_budget else BUDGETS

@@ -61,8 +61,8 @@ class Autoencoder:
         self._layout = torch.channels_last if fused else torch.contiguous_format
         if kernels is not None and fused:
             fuse_norms(self.vae.to(memory_format=self._layout), kernels)
-        self._mean = vae.bn.running_mean.float().view(1, -1, 1, 1)
-        self._std = variance.sqrt().view(1, -1, 1, 1)
+        self._mean: Tensor = vae.bn.running_mean.float().view(1, -1, 1, 1)
+        self._std: Tensor = variance.sqrt().view(1, -1, 1, 1)
 
     @classmethod
     def load(
@@ -101,7 +101,7 @@ class Autoencoder:
     def _encode(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
         x = upload(torch.from_numpy(pixels), self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = self.vae.encode(x.to(self.vae.dtype, memory_format=self._layout)).latent_dist.mode()
+        latents: Tensor = self.vae.encode(x.to(self.vae.dtype, memory_format=self._layout)).latent_dist.mode()
         return (_patchify(latents.contiguous()).float() - self._mean) / self._std
 
     @torch.inference_mode()
@@ -130,7 +130,8 @@ class Autoencoder:
         return self._decode(latents)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        x = self.vae.decode(latents.to(self.vae.dtype, memory_format=self._layout), return_dict=False)[0][0]
+        given = latents.to(self.vae.dtype, memory_format=self._layout)
+        x: Tensor = self.vae.decode(given, return_dict=False)[0][0]
         return ((x.float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
@@ -139,7 +140,7 @@ def fuse_norms(vae: nn.Module, kernels: Kernels) -> int:
     fused = 0
     for module in list(vae.modules()):
         if isinstance(module, ResnetBlock2D) and isinstance(module.nonlinearity, nn.SiLU):
-            names = ("norm1", "norm2")
+            names: tuple[str, ...] = ("norm1", "norm2")
             module.nonlinearity = nn.Identity()
         elif isinstance(getattr(module, "conv_norm_out", None), nn.GroupNorm) and isinstance(module.conv_act, nn.SiLU):
             names = ("conv_norm_out",)

@@ -52,9 +52,10 @@ class Stopwatch:
 
     def seconds(self) -> float:
         """To be asked only when the device has passed `stop`."""
-        if self._on_gpu:
-            return self._started.elapsed_time(self._stopped) / 1000
-        return self._stopped - self._started
+        took: float = (
+            self._started.elapsed_time(self._stopped) / 1000 if self._on_gpu else self._stopped - self._started
+        )
+        return took
 
     def _mark(self) -> Any:
         if not self._on_gpu:

@@ -19,8 +19,9 @@ A pass has two halves: `prepare` makes what stays the same from step to step, `v
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -131,20 +132,21 @@ class MMDiT(nn.Module):
         single_mod = self.single_stream_modulation(time)
         text = constants.text  # (Tt, D)
         image = constants.image.join(self.x_embedder(target.to(self.dtype)), constants.references)  # (Ti, D)
-        for i, block in enumerate(self.transformer_blocks):
-            text, image = block(text, image, text_mod, image_mod, constants, k, constants.attending(i))
+        for i, double in enumerate(self._double_blocks):
+            text, image = double(text, image, text_mod, image_mod, constants, k, constants.attending(i))
         x = constants.joint.join(text, image)  # (T, D)
-        *blocks, last = self.single_transformer_blocks
-        for i, block in enumerate(blocks, len(self.transformer_blocks)):
-            x = block(x, single_mod, constants.joint_rope, constants.joint.segments, k, constants.attending(i))
+        *singles, last = self._single_blocks
+        for i, single in enumerate(singles, len(self.transformer_blocks)):
+            x = single(x, single_mod, constants.joint_rope, constants.joint.segments, k, constants.attending(i))
         x = last.targets(x, single_mod, constants, k, constants.attending(c.layers - 1))  # (sum L, D)
         scale, shift = self.norm_out(time)
-        return self.proj_out(self.kernels.adaln(x, shift, scale, constants.image.first, c.eps))  # (sum L, C)
+        made: Tensor = self.proj_out(self.kernels.adaln(x, shift, scale, constants.image.first, c.eps))  # (sum L, C)
+        return made
 
     @property
     def _producers(self) -> Kernels:
         """The kernels of the blocks: those with FP8 outputs where the blocks' linears are FP8."""
-        converted = isinstance(self.single_transformer_blocks[0].attn.to_out, Fp8Linear)
+        converted = isinstance(self._single_blocks[0].attn.to_out, Fp8Linear)
         return self.kernels.quantising() if converted else self.kernels
 
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
@@ -175,13 +177,13 @@ class MMDiT(nn.Module):
         single_mod = self.single_stream_modulation(time)
         x = self.x_embedder(batch.references.to(self.dtype))  # (P, D)
         keys, values = [], []
-        for block in self.transformer_blocks:
-            x, key, value = block.references(x, image_mod, rope, everything, attended, k)  # (P, D), (P, H, E) twice
+        for double in self._double_blocks:
+            x, key, value = double.references(x, image_mod, rope, everything, attended, k)  # (P, D), (P, H, E) twice
             keys.append(key)
             values.append(value)
-        *blocks, last = self.single_transformer_blocks
-        for block in blocks:
-            x, key, value = block.references(x, single_mod, rope, everything, attended, k)
+        *singles, last = self._single_blocks
+        for single in singles:
+            x, key, value = single.references(x, single_mod, rope, everything, attended, k)
             keys.append(key)
             values.append(value)
         key, value = last.keys_values(x, single_mod, rope, everything, k)
@@ -202,6 +204,14 @@ class MMDiT(nn.Module):
             torch.cat((self.kernels.rope(k[..., :size], cos, sin), k[..., size:]), dim=-1) for k in kv.keys
         )
         return replace(kv, keys=keys, slots=slots)
+
+    @property
+    def _double_blocks(self) -> Sequence[DoubleBlock]:
+        return cast("Sequence[DoubleBlock]", self.transformer_blocks)
+
+    @property
+    def _single_blocks(self) -> Sequence[SingleBlock]:
+        return cast("Sequence[SingleBlock]", self.single_transformer_blocks)
 
     def _modulations(self) -> tuple[Modulation, ...]:
         return (
@@ -402,7 +412,10 @@ def _some(linear: nn.Module, x: Tensor, rows: slice) -> Tensor:
     """Some of a linear's outputs. A linear with adapters beside its weights computes all of them."""
     if isinstance(linear, Fp8Linear):
         return linear.rows(x, rows)
-    return F.linear(x, linear.weight[rows]) if type(linear) is nn.Linear else linear(x)[:, rows]
+    if type(linear) is nn.Linear:
+        return F.linear(x, linear.weight[rows])
+    whole: Tensor = linear(x)
+    return whole[:, rows]
 
 
 class FeedForward(nn.Module):
@@ -414,7 +427,8 @@ class FeedForward(nn.Module):
         self.linear_out = nn.Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x: Tensor, k: Kernels) -> Tensor:
-        return self.linear_out(k.swiglu(self.linear_in(x)))
+        made: Tensor = self.linear_out(k.swiglu(self.linear_in(x)))
+        return made
 
 
 class Modulation(nn.Module):
@@ -426,7 +440,8 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(width, parts * width, bias=False)
 
     def forward(self, time: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(time)).chunk(self.parts, dim=-1)
+        rows: Tensor = self.linear(F.silu(time))
+        return rows.chunk(self.parts, dim=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -446,7 +461,8 @@ class TimeEmbedding(nn.Module):
 
     def _embed(self, mlp: TimestepMLP, value: Tensor) -> Tensor:
         dtype = mlp.linear_1.weight.dtype
-        return mlp(sinusoid(value.to(dtype) * 1000, self.channels).to(dtype))
+        embedded: Tensor = mlp(sinusoid(value.to(dtype) * 1000, self.channels).to(dtype))
+        return embedded
 
 
 class TimestepMLP(nn.Module):
@@ -458,7 +474,8 @@ class TimestepMLP(nn.Module):
         self.linear_2 = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))
+        made: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return made
 
 
 def sinusoid(timestep: Tensor, channels: int) -> Tensor:

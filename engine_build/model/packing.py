@@ -1,14 +1,13 @@
 """Several requests of different sizes as one batch of flat tensors, without padding.
 
-A `Sequence` is one request; `pack` concatenates many; `pack_uniform` builds the same batch from
-already batched tensors, for training. The joint sequence of a request is text, target, references.
+A `Sequence` is one request; `pack` concatenates many. The joint sequence of a request is text, target, references.
 
 Letters: N requests, L target tokens, R references, Lr tokens of one, C channels, Dt text width.
 """
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -77,8 +76,9 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def at(self, target: Tensor, sigma: Tensor) -> Self:
         """The same batch with another target `(sum L, C)` and sigma `(N,)`: the next denoising step."""
@@ -129,47 +129,6 @@ def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> Pa
         ),
         guidance=torch.tensor(guided, dtype=torch.float32, device=first.device) if guided else None,
         draws=draws,
-    )
-
-
-def pack_uniform(
-    *,
-    text: Tensor,
-    target: Tensor,
-    target_ids: Tensor,
-    sigma: Tensor,
-    references: Tensor | None = None,
-    reference_ids: Tensor | None = None,
-) -> PackedBatch:
-    """A batch of equal shapes, without a loop over samples.
-
-    text `(M, Lt, Dt)`, target `(M, L, C)`, target_ids `(L, 4)`, sigma `(M,)`; references `(N, R, Lr, C)` with
-    reference_ids `(R, Lr, 4)`, where M is a multiple of N and target i belongs to request i // (M // N).
-    Raises ValueError when the shapes do not fit.
-    """
-    m, l_text, _ = text.shape
-    l_target = target.shape[1]
-    if target.shape[0] != m or sigma.shape != (m,) or target_ids.shape != (l_target, 4):
-        raise ValueError("text, target, target_ids and sigma do not describe the same batch")
-    if references is None or reference_ids is None:
-        references = target.new_empty(m, 0, 0, target.shape[2])
-        reference_ids = target_ids.new_empty(0, 0, 4)
-    n, r, l_reference, channels = references.shape
-    if n == 0 or m % n or reference_ids.shape != (r, l_reference, 4):
-        raise ValueError(f"references {tuple(references.shape)} and their ids do not fit {m} targets")
-    return PackedBatch(
-        text=text.flatten(0, 1),
-        text_ids=text_ids_of(text[0]).repeat(m, 1),
-        text_segments=Segments((l_text,) * m),
-        target=target.flatten(0, 1),
-        target_ids=target_ids.repeat(m, 1),
-        target_segments=Segments((l_target,) * m),
-        references=references.reshape(-1, channels),
-        reference_ids=reference_ids.reshape(-1, 4).repeat(n, 1),
-        reference_segments=Segments((l_reference,) * (n * r)),
-        reference_counts=(r,) * n,
-        sigma=sigma.float(),
-        draws=m // n,
     )
 
 

@@ -72,4 +72,5 @@ def _folder(model: str | Path) -> Parts:
 
 def _text(config: Qwen3Config) -> nn.Module:
     with torch.device("meta"):
-        return Qwen3Model(config).to(torch.bfloat16)
+        encoder: nn.Module = Qwen3Model(config)
+    return encoder.to(torch.bfloat16)

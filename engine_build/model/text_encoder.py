@@ -46,7 +46,8 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        return self.model.config.hidden_size * len(self.config.text_layers)
+        hidden: int = self.model.config.hidden_size
+        return hidden * len(self.config.text_layers)
 
     @torch.inference_mode()
     def encode(self, instruction: str) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine_build.config import CheckpointConfig
+from engine_build.content_names import as_person
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
 from engine_build.instruction import LAYER_WORDS, MAX_GARMENTS, TAIL, GarmentPhrase, compose
@@ -70,7 +71,7 @@ def fitted_person(person: ImageInput, size: tuple[int, int], config: CheckpointC
     """The person's photo as the model reads it for an output of `size`."""
     on_canvas = config.garment_canvas is not None
     fitted = fit_person(person.image.convert("RGB"), size, token_pixels, on_canvas=on_canvas)
-    return replace(person, image=fitted, content_hash=f"{person.content_hash}:person")
+    return replace(person, image=fitted, content_hash=as_person(person.content_hash))
 
 
 def fitted_garment(garment: ImageInput, count: int, config: CheckpointConfig, token_pixels: int) -> ImageInput:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from engine_build.content_names import together
 from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
 from engine_build.instruction import TAIL
@@ -184,7 +185,7 @@ def contact_sheet(garments: Sequence[ImageInput]) -> ImageInput:
         small = garment.image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
         x, y = (i % columns) * step, (i // columns) * step
         sheet.paste(small, (x + (side - size[0]) // 2, y + (side - size[1]) // 2))
-    return ImageInput(sheet, "+".join(garment.content_hash for garment in garments))
+    return ImageInput(sheet, together(garment.content_hash for garment in garments))
 
 
 def retell(instruction: str, placed: Sequence[Placed]) -> str:

@@ -1,12 +1,12 @@
 """What the engine remembers between requests: text embeddings, latents, and keys and values of references.
 
-One least-recently-used store, bounded in bytes, with its events counted. Keys name content, never slots or
-requests: a garment's K/V are kept at t = 0 and turned into whatever slot the next request gives it.
+One least-recently-used store, bounded in bytes, with its events counted. Keys name content
+(`engine_build.content_names`), never slots or requests: a garment's K/V are kept at t = 0 and turned into whatever
+slot the next request gives it.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from engine_build.content_names import made_from
 from engine_build.model.reference_kv import ReferenceKV
 
 Value = TypeVar("Value")
@@ -111,14 +112,8 @@ class Caches:
         """See `Engine.forget`."""
         hashes = None if content is None else frozenset(content)
         for cache in (self.latents, self.reference_kv):
-            cache.drop(lambda key: hashes is None or not hashes.isdisjoint(_sources(key)), older_than_s=older_than_s)
+            cache.drop(lambda key: hashes is None or made_from(key, hashes), older_than_s=older_than_s)
         self.text.drop(lambda _: words, older_than_s=older_than_s)
-
-
-def _sources(key: Hashable) -> list[str]:
-    """The content hashes a key of latents or K/V names, among its other parts."""
-    parts = key if isinstance(key, tuple) else (key,)
-    return [name for part in parts if isinstance(part, str) for name in re.split(r"[:+]", part)]
 
 
 def _tensor_bytes(tensor: Tensor) -> int:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine_build.content_names import latents_key, reference_key
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
 from engine_build.model.autoencoder import Autoencoder
@@ -48,8 +49,6 @@ class Pipeline:
     _packed: tuple[list[LatentState], Step] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.stepper is None:
-            self.stepper = Eager(self.model)
         config = self.model.config
         if config.in_channels != self.autoencoder.channels:
             raise CheckpointError(
@@ -200,7 +199,7 @@ class Pipeline:
             kv = states[0].conditioning.kv
         elif any(held):
             kv = ReferenceKV.join(held)
-        step = self.stepper.prepare(batch, kv)
+        step = (self.stepper or Eager(self.model)).prepare(batch, kv)
         self._packed = (list(states), step)
         return step
 
@@ -213,7 +212,7 @@ class Pipeline:
                 encoded = self.model.encode_references(self._alone(references), place=False)
                 return [_compact(kv) for kv in encoded.single()]
 
-        keys = [(self.checkpoint_id, picture.content_hash, picture.image.size) for picture in pictures]
+        keys = [reference_key(self.checkpoint_id, picture.content_hash, picture.image.size) for picture in pictures]
         found = meter.fetch("reference_kv", self.caches.reference_kv, keys, encode)
         slots = upload(torch.arange(1, len(found) + 1) * SLOT, self.device)
         with meter.timed("denoise", self.device):
@@ -232,11 +231,14 @@ class Pipeline:
                 made.update((i, latents.clone()) for i, latents in zip(alike, encoded, strict=True))
             return [made[i] for i in missing]
 
-        keys = [(picture.content_hash, picture.image.size) for picture in pictures]
+        keys = [latents_key(picture.content_hash, picture.image.size) for picture in pictures]
         with meter.timed("vae_encode", self.device):
             found = meter.fetch("latents", self.caches.latents, keys, encode)  # (C, h, w) each
         return tuple(
-            Reference(latents.flatten(1).T.contiguous(), upload(grid_ids(*latents.shape[1:], slot), self.device))
+            Reference(
+                latents.flatten(1).T.contiguous(),
+                upload(grid_ids(latents.shape[1], latents.shape[2], slot), self.device),
+            )
             for latents, slot in zip(found, slots, strict=True)
         )
 
@@ -255,7 +257,7 @@ class Pipeline:
         return pack([Sequence(text=text, target=nothing, target_ids=ids, sigma=0.0, references=references)])
 
     def _grid(self, tokens: Tensor, state: LatentState) -> Tensor:
-        return tokens.T.unflatten(1, (state.rows, state.columns))  # (C, h, w)
+        return tokens.T.reshape(-1, state.rows, state.columns)  # (C, h, w)
 
 
 def _compact(kv: ReferenceKV) -> ReferenceKV:

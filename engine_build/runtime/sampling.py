@@ -74,7 +74,7 @@ class Schedule:
         """Noise levels `[steps + 1]`, float32, from 1 down to 0. Raises RequestError for steps < 1."""
         if steps < 1:
             raise RequestError(f"steps must be at least 1, not {steps}")
-        levels = np.linspace(1.0, 1 / steps, steps).astype(np.float32)
+        levels: np.ndarray[Any, np.dtype[np.floating]] = np.linspace(1.0, 1 / steps, steps).astype(np.float32)
         if self.use_dynamic_shifting:
             mu = empirical_mu(tokens, steps)
             factor = math.exp(mu) if self.time_shift_type == "exponential" else mu

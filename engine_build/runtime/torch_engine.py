@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.config import CheckpointConfig
+from engine_build.content_names import together
 from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose
@@ -236,7 +237,8 @@ class TorchEngine:
             running.succeed(image)
             return
         named = named_by_pixels(image)
-        person = replace(named, content_hash=f"{named.content_hash}+{running.request.person.content_hash}")
+        of_both = together((named.content_hash, running.request.person.content_hash))
+        person = replace(named, content_hash=of_both)
         running.state = self._begin_pass(running, dressing, person, running.turn + 1)
         running.turn += 1
 

@@ -65,9 +65,9 @@ def build(
     _require_onnx()
     from engine_build.config import CheckpointConfig
     from engine_build.model.weights import locate
+    from engine_build.request.warm_sizes import WarmSize
     from engine_build.tensorrt.compile import BuildOptions
     from engine_build.tensorrt.compile import build as build_engines
-    from engine_build.tensorrt.profiles import Bucket
 
     folder = locate(model)
     width, height = CheckpointConfig.load(folder).default_size
@@ -81,7 +81,7 @@ def build(
         same_family=same_family,
         version_compatible=version_compatible,
     )
-    buckets = [Bucket.parse(text) for text in bucket or [f"{width}x{height}"]]
+    buckets = [WarmSize.parse(text) for text in bucket or [f"{width}x{height}"]]
     target = out or folder / "engines"
     manifest = build_engines(model, target, buckets, options, _say)
     typer.echo(f"{target.absolute()}: {', '.join(manifest.engines)} for {manifest.gpu}")

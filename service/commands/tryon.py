@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -69,7 +69,7 @@ def tryon(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(f"loading {model}", total=None)
         started = time.perf_counter()
-        engine = _engine(model, backend, device, dtype, loras, overflow)
+        engine = _engine(model, backend, device, dtype, loras, "sequential" if overflow == "sequential" else "sheets")
         loaded = time.perf_counter() - started
         bar.update(task, description="dressing", total=request.steps or engine.describe().default_steps)
 
@@ -92,7 +92,12 @@ def tryon(
 
 
 def _engine(
-    model: str, backend: str, device: str, dtype: str, loras: list[tuple[Path, float]], overflow: str
+    model: str,
+    backend: str,
+    device: str,
+    dtype: str,
+    loras: list[tuple[Path, float]],
+    overflow: Literal["sheets", "sequential"],
 ) -> Engine:
     from engine_build.backends import load_engine
     from service.settings import let_threads_sleep

@@ -13,6 +13,9 @@ from diffusers import (
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from engine_build.config import ModelConfig
+from engine_build.model.mmdit import MMDiT
+
 TEXT_WIDTH = 16
 TEXT_LAYERS = (1, 2, 3)
 TEXT_TOKENS = 24
@@ -110,3 +113,9 @@ def write_checkpoint(folder: Path, seed: int = 0, kv: bool = False, shard_size: 
     """The tiny pipeline saved as a diffusers folder; returns the folder."""
     tiny_pipeline(seed, kv).save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the MMDiT of a shape, counted on the meta device."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in MMDiT(config).parameters())

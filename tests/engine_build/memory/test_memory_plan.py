@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import count_parameters
 from torch import nn
 from typer.testing import CliRunner
 
-from engine_build.config import PRESETS, parameter_count
+from engine_build.config import PRESETS
 from engine_build.errors import CheckpointError, MemoryShortage, RequestError
 from engine_build.memory.activations import peak
-from engine_build.memory.plan import H200, fit, plan_checkpoint
+from engine_build.memory.plan import H200, Plan, fit, make_plan
+from engine_build.model.shapes import parts_of
 from engine_build.options import GPU_TOKEN_BUDGET, EngineOptions
 from engine_build.runtime import torch_engine
 from service.cli import app
@@ -18,17 +20,17 @@ from service.cli import app
 CATALOGUE = EngineOptions(reference_cache_bytes=32 << 30)
 
 
-def rows(name: str, dtype: str, **given: object) -> dict[str, int]:
-    return {row.name: row.bytes for row in plan_checkpoint(name, dtype=dtype, **given).rows}
+def planned(name: str, dtype: str, options: EngineOptions | None = None) -> Plan:
+    return make_plan(parts_of(name), dtype=dtype, backend="triton", options=options or EngineOptions())
 
 
 @pytest.mark.parametrize("name", ["klein-4b", "tstars-5b"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
 def test_one_h200_holds_it(name: str, dtype: str) -> None:
-    plan = plan_checkpoint(name, dtype=dtype, options=CATALOGUE)
+    plan = planned(name, dtype, CATALOGUE)
     assert 20 << 30 < plan.bytes < H200
     weights = plan.rows[0].bytes
-    parameters = parameter_count(PRESETS[name])
+    parameters = count_parameters(PRESETS[name])
     if dtype == "bfloat16":
         assert weights == 2 * parameters
     else:
@@ -38,9 +40,8 @@ def test_one_h200_holds_it(name: str, dtype: str) -> None:
 
 
 def test_fewer_tokens_fewer_activations() -> None:
-    small, large = (
-        rows("klein-4b", "bfloat16", options=EngineOptions(token_budget=n))["activations"] for n in (14_336, 49_152)
-    )
+    plans = (planned("klein-4b", "bfloat16", EngineOptions(token_budget=n)) for n in (14_336, 49_152))
+    small, large = (row.bytes for plan in plans for row in plan.rows if row.name == "activations")
     assert 2 < large / small < 6
 
 
@@ -87,6 +88,6 @@ def test_the_command_prints_it() -> None:
 
 def test_what_is_unknown_is_named() -> None:
     with pytest.raises(RequestError, match="int4"):
-        plan_checkpoint("klein-4b", dtype="int4")
+        planned("klein-4b", "int4")
     with pytest.raises(CheckpointError, match="nowhere"):
-        plan_checkpoint("nowhere")
+        planned("nowhere", "auto")

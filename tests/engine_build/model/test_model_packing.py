@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine_build.config import ReferenceAttention
 from engine_build.model.mmdit import MMDiT
-from engine_build.model.packing import Reference, Sequence, pack, pack_uniform
+from engine_build.model.packing import Reference, Sequence, pack
 from engine_build.model.reference_kv import ReferenceKV
 
 MODES = ("joint", "shared", "isolated")
@@ -108,23 +108,6 @@ def test_draws_share_references_with_exact_gradients(mode: ReferenceAttention, e
     by_hand = model(targets, reference_kv=model.encode_references(pack(owners)))
     torch.testing.assert_close(by_hand, repeated, atol=1e-5, rtol=1e-5)
     assert_gradients_close(gradients(model, by_hand.square().sum()), expected)
-
-
-def test_uniform_batches_equal_packed_ones() -> None:
-    model = build("isolated")
-    owners = [request(i, 6, (3, 4), (2, 2), (2, 2)) for i in range(2)]
-    draws = [redraw(owner, seed) for owner in owners for seed in range(2)]
-    batch = pack_uniform(
-        text=torch.stack([s.text for s in draws]),
-        target=torch.stack([s.target for s in draws]),
-        target_ids=draws[0].target_ids,
-        sigma=torch.stack([torch.as_tensor(s.sigma) for s in draws]),
-        references=torch.stack([torch.stack([r.tokens for r in o.references]) for o in owners]),
-        reference_ids=torch.stack([r.ids for r in owners[0].references]),
-    )
-    assert batch.draws == 2
-    with torch.no_grad():
-        torch.testing.assert_close(model(batch), model(pack(draws, draws=2)), atol=1e-6, rtol=1e-6)
 
 
 def test_misfits_are_refused() -> None:

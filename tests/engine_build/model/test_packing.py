@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_build.model.packing import Reference, Sequence, grid_ids, pack, pack_uniform, text_ids_of
+from engine_build.model.packing import Reference, Sequence, grid_ids, pack, text_ids_of
 
 
 def sequence(
@@ -71,24 +71,6 @@ def test_pack_refuses_what_does_not_fit() -> None:
         pack([replace(good, text_ids=text_ids_of(torch.empty(2, 1)))])
     with pytest.raises(ValueError, match=r"ids of reference 0 must be \(2, 4\)"):
         pack([replace(good, references=(replace(good.references[0], ids=grid_ids(1, 5)),))])
-
-
-def test_uniform_batches_refuse_other_shapes() -> None:
-    shapes = {
-        "text": torch.rand(4, 3, 6),
-        "target": torch.rand(4, 5, 8),
-        "target_ids": grid_ids(1, 5),
-        "sigma": torch.rand(4),
-    }
-    references = {"references": torch.rand(2, 1, 3, 8), "reference_ids": grid_ids(1, 3, 10)[None]}
-    assert pack_uniform(**shapes, **references).draws == 2
-    assert pack_uniform(**shapes).reference_counts == (0,) * 4
-    for change in ({"sigma": torch.rand(3)}, {"target": torch.rand(4, 6, 8)}, {"text": torch.rand(3, 3, 6)}):
-        with pytest.raises(ValueError, match="do not describe the same batch"):
-            pack_uniform(**{**shapes, **change})
-    for change in ({"references": torch.rand(3, 1, 3, 8)}, {"reference_ids": grid_ids(1, 4, 10)[None]}):
-        with pytest.raises(ValueError, match="do not fit 4 targets"):
-            pack_uniform(**shapes, **{**references, **change})
 
 
 def test_grids_count_rows_then_columns() -> None:

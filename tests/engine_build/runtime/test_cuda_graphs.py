@@ -65,11 +65,11 @@ def steps(model: MMDiT, capture: Recorder, max_bytes: int = 1 << 30, prefix_toke
 
 def addresses(made: GraphSteps) -> list[int]:
     graph = next(iter(made._graphs.values()))
-    stage = graph.stage
-    held = [stage.text, stage.references, *stage.text_rope, *stage.image_rope, *stage.joint_rope]
+    constants = graph.constants
+    held = [constants.text, constants.references, *constants.text_rope, *constants.image_rope, *constants.joint_rope]
     tables = [
         table
-        for segments in (stage.joint.first, stage.joint.second, stage.joint.segments, stage.image.first)
+        for segments in (constants.joint.first, constants.joint.second, constants.joint.segments, constants.image.first)
         for table in segments._on_device.values()
     ]
     return [x.data_ptr() for x in (graph.target, graph.sigma, *held, *tables)]

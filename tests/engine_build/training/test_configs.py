@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import count_parameters
 
-from engine_build.config import PRESETS, parameter_count
+from engine_build.config import PRESETS
 from engine_build.model.weights import locate
 from engine_build.training import train
 from engine_build.training.data.sizes import check_heights, check_squares
@@ -59,11 +60,11 @@ def test_a_bundled_configuration_reads_and_fits_together(path: Path) -> None:
 
 def test_sizes_are_what_their_comments_say() -> None:
     pico = TrainConfig.load(next(path for path in CONFIGS if path.stem == "pico"))
-    assert 1.4e6 < parameter_count(replace(PRESETS["nano"], **pico.model)) < 1.8e6
+    assert 1.4e6 < count_parameters(replace(PRESETS["nano"], **pico.model)) < 1.8e6
     tstars = TrainConfig.load(next(path for path in CONFIGS if path.stem == "tstars-5b"))
     shape = replace(PRESETS["nano"], **tstars.model)
     assert shape == PRESETS["tstars-5b"]
-    assert parameter_count(shape) == pytest.approx(5.0e9, rel=0.01)
+    assert count_parameters(shape) == pytest.approx(5.0e9, rel=0.01)
 
 
 def test_flow_stages_of_nano_are_a_list_or_one(tmp_path: Path) -> None:
