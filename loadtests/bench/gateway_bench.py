@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import io
 import json
-import os
-import platform
 import random
 import signal
 import subprocess
@@ -34,20 +32,19 @@ from statistics import fmean, quantiles
 
 from PIL import Image, ImageFilter
 
-from engine_build.bench.machine import processor
 from loadtests.bench import processor_time
-from loadtests.bench.local_service import free_port
+from loadtests.bench.local_service import PROGRAM, free_port
+from loadtests.results_file import RESULTS, machine, write_json
 
 PERSON_SIZE = (1224, 1632)
 GARMENT_SIZE = (1000, 1000)
 CONNECTIONS = 16
 BOUNDARY = b"changeroom-bench"
-RESULTS = Path(__file__).parents[1] / "results"
 LIFTED = ("rate_per_minute=0", "concurrency_per_key=0", "max_in_flight=4096", "log_level=WARNING")
 
 
 @dataclass
-class Sample:
+class TimedAnswer:
     """One answered request: seconds from its planned start, its status, the server's stages in seconds."""
 
     seconds: float
@@ -60,9 +57,7 @@ class Report:
     """What one run found; latencies in milliseconds."""
 
     date: str
-    machine: str
-    cores: int
-    load_before: float
+    machine: dict[str, object]
     upload_bytes: int
     saturation_rps: float
     offered_rps: float
@@ -94,15 +89,9 @@ def request_bytes(host: str, port: int) -> bytes:
     body = bytearray()
     for name, data in (("person", photo(PERSON_SIZE, 1, 95)), ("garment", photo(GARMENT_SIZE, 2, 95))):
         head = f'Content-Disposition: form-data; name="{name}"; filename="{name}.jpg"\r\n'
-        body += (
-            b"--" + BOUNDARY + b"\r\n" + head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data + b"\r\n"
-        )
+        body += b"--" + BOUNDARY + b"\r\n" + head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data + b"\r\n"
     for name, value in (("categories", "tops"), ("seed", "1")):
-        body += (
-            b"--"
-            + BOUNDARY
-            + f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-        )
+        body += b"--" + BOUNDARY + f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
     body += b"--" + BOUNDARY + b"--\r\n"
     head = (
         f"POST /v1/try-ons HTTP/1.1\r\nHost: {host}:{port}\r\nPrefer: wait=30\r\n"
@@ -121,7 +110,7 @@ class Client:
         self._request = request_bytes(host, port)
         self.upload_bytes = len(self._request)
 
-    async def send(self, due: float | None = None) -> Sample:
+    async def send(self, due: float | None = None) -> TimedAnswer:
         """One try-on; its latency counts from `due` (monotonic seconds) or from now."""
         due = time.perf_counter() if due is None else due
         try:
@@ -134,9 +123,9 @@ class Client:
                 headers = {name.lower(): value.strip() for name, _, value in pairs}
                 await reader.readexactly(int(headers.get("content-length", "0")))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            return Sample(time.perf_counter() - due, 0)
+            return TimedAnswer(time.perf_counter() - due, 0)
         self._free.append((reader, writer))
-        return Sample(time.perf_counter() - due, int(head[0].split()[1]), stages_of(headers))
+        return TimedAnswer(time.perf_counter() - due, int(head[0].split()[1]), stages_of(headers))
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A free connection the server has not closed meanwhile, or a new one."""
@@ -166,15 +155,15 @@ async def saturation(client: Client, seconds: float) -> float:
     async def busy() -> None:
         nonlocal finished
         while time.perf_counter() < end:
-            sample = await client.send()
-            if sample.status == 200 and counted_from <= time.perf_counter() < end:
+            answer = await client.send()
+            if answer.status == 200 and counted_from <= time.perf_counter() < end:
                 finished += 1
 
     await asyncio.gather(*(busy() for _ in range(CONNECTIONS)))
     return finished / (end - counted_from)
 
 
-async def open_loop(client: Client, rate: float, seconds: float, seed: int = 7) -> list[Sample]:
+async def open_loop(client: Client, rate: float, seconds: float, seed: int = 7) -> list[TimedAnswer]:
     """Poisson arrivals of `rate` a second; a late server does not slow them down."""
     draw = random.Random(seed)
     due, end = time.perf_counter(), time.perf_counter() + seconds
@@ -188,18 +177,7 @@ async def open_loop(client: Client, rate: float, seconds: float, seed: int = 7) 
 @asynccontextmanager
 async def service(port: int, data: Path) -> AsyncIterator[int]:
     """`changeroom up` with the null engine, ready to serve; its process id."""
-    words = [
-        sys.executable,
-        "-m",
-        "service.cli",
-        "up",
-        "--model",
-        "null",
-        "--port",
-        str(port),
-        "--data",
-        str(data),
-    ]
+    words = [*PROGRAM, "up", "--model", "null", "--port", str(port), "--data", str(data)]
     words += [word for setting in LIFTED for word in ("--set", setting)]
     process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE, start_new_session=True)
     try:
@@ -218,37 +196,41 @@ def report(
     client: Client,
     rps: float,
     offered: float,
-    samples: Sequence[Sample],
+    answers: Sequence[TimedAnswer],
     spent: Mapping[str, float],
-    load_before: float,
+    about: dict[str, object],
 ) -> Report:
-    good = [sample for sample in samples if sample.status == 200]
+    """The figures of both phases, with what `machine` said before them. Exits when next to nothing was answered."""
+    good = [answer for answer in answers if answer.status == 200]
     if len(good) < 2:
-        raise SystemExit(f"only {len(good)} of {len(samples)} requests were answered")
-    cuts = quantiles([sample.seconds * 1000 for sample in good], n=100, method="inclusive")
-    names = dict.fromkeys(name for sample in good for name in sample.stages)
-    means = {name: fmean(sample.stages.get(name, 0.0) for sample in good) * 1000 for name in names}
+        raise SystemExit(f"only {len(good)} of {len(answers)} requests were answered")
+    cuts = quantiles([answer.seconds * 1000 for answer in good], n=100, method="inclusive")
+    names = dict.fromkeys(name for answer in good for name in answer.stages)
+    means = {name: fmean(answer.stages.get(name, 0.0) for answer in good) * 1000 for name in names}
     return Report(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=f"{platform.machine()} {processor()}, Python {platform.python_version()}",
-        cores=os.cpu_count() or 1,
-        load_before=round(load_before, 2),
+        machine=about,
         upload_bytes=client.upload_bytes,
         saturation_rps=round(rps, 2),
         offered_rps=round(offered, 2),
         answered=len(good),
-        failed=len(samples) - len(good),
+        failed=len(answers) - len(good),
         p50_ms=round(cuts[49], 1),
         p95_ms=round(cuts[94], 1),
         p99_ms=round(cuts[98], 1),
         stages_mean_ms={name: round(value, 2) for name, value in means.items()},
-        processor_mean_ms={part: round(s * 1000 / len(samples), 2) for part, s in spent.items()},
+        processor_mean_ms={part: round(s * 1000 / len(answers), 2) for part, s in spent.items()},
     )
 
 
 def table(found: Report) -> str:
+    """The figures for a terminal."""
+    here = found.machine
     rows = [
-        ("machine", f"{found.machine}, {found.cores} cores, load before {found.load_before}"),
+        (
+            "machine",
+            f"{here['processor']}, Python {here['python']}, {here['cores']} cores, load before {here['load_before']}",
+        ),
         ("upload", f"{found.upload_bytes / 1e6:.2f} MB"),
         ("saturation", f"{found.saturation_rps:.1f} try-ons/s"),
         (
@@ -265,7 +247,7 @@ def table(found: Report) -> str:
 
 async def run(seconds: float, rate: float | None = None) -> Report:
     """Both phases; the second offers `rate` try-ons a second, or half of what the first could do."""
-    load_before = os.getloadavg()[0]
+    about = machine()
     port = free_port()
     with tempfile.TemporaryDirectory() as data:
         async with service(port, Path(data)) as process:
@@ -274,9 +256,9 @@ async def run(seconds: float, rate: float | None = None) -> Report:
             await asyncio.sleep(1)
             offered = rate or rps / 2
             before = processor_time.by_part(process)
-            samples = await open_loop(client, offered, seconds)
-            spent = processor_time.by_part(process) - before
-    return report(client, rps, offered, samples, spent, load_before)
+            answers = await open_loop(client, offered, seconds)
+            spent = processor_time.since(before, processor_time.by_part(process))
+    return report(client, rps, offered, answers, spent, about)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -286,8 +268,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "gateway.json", help="where the numbers go")
     given = parser.parse_args(words)
     found = asyncio.run(run(given.seconds, given.rate))
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(asdict(found), indent=2) + "\n")
+    write_json(given.json, asdict(found))
     sys.stdout.write(table(found) + "\n" + json.dumps(asdict(found)) + "\n")
 
 

@@ -28,10 +28,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engine_build.bench.machine import host, versions
+from loadtests.results_file import RESULTS, machine, write_json
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parents[1] / "results"
 PRESETS = ("klein-4b", "tstars-5b", "nano")
 PARTS = ("tests", "klein-4b", "tstars-5b", "tensorrt")
 TESTS = (
@@ -44,8 +43,7 @@ TESTS = (
 SPARE_S = 600  # beyond a part's minutes: loading, compiling, the case that was under way
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "tensorrt")
 ASK = (
-    "import json, sys; from engine_build.bench.machine import accelerator; "
-    "print(json.dumps(accelerator(sys.argv[1])))"
+    "import json, sys; from engine_build.bench.machine import accelerator; print(json.dumps(accelerator(sys.argv[1])))"
 )
 
 
@@ -83,13 +81,16 @@ def changeroom(*words: str, timeout_s: float) -> Done:
     return call([sys.executable, "-m", "service.cli", *words], timeout_s)
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Device, driver and versions, asked in a process of its own. Raises RuntimeError when torch cannot be asked."""
+def device_here(device: str) -> dict[str, Any]:
+    """Name, memory and driver of `device`, asked in a process of its own, and whether TensorRT is installed.
+
+    Raises RuntimeError when torch cannot be asked.
+    """
     asked = subprocess.run([sys.executable, "-c", ASK, device], cwd=ROOT, capture_output=True, text=True)
     if asked.returncode != 0:
         raise RuntimeError(f"torch does not start: {asked.stderr.strip().splitlines()[-1:]}")
     found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
-    return found | host() | versions(PACKAGES) | {"tensorrt_here": find_spec("tensorrt") is not None}
+    return {**found, "tensorrt_here": find_spec("tensorrt") is not None}
 
 
 def run_tests(scratch: Path, minutes: float, on_gpu: bool, paths: Sequence[str] = TESTS) -> dict[str, Any]:
@@ -160,7 +161,8 @@ def check(
     parts: Sequence[str], minutes: float, out: Path, device: str = "auto", say: Callable[[str], None] = print
 ) -> tuple[Path, bool]:
     """Runs the parts and writes the file after each; returns it and whether none of them failed."""
-    found, date = machine(device), datetime.now(UTC).date().isoformat()
+    found = device_here(device) | machine(PACKAGES)
+    date = datetime.now(UTC).date().isoformat()
     name = re.sub(r"[^a-z0-9]+", "-", found["device"].lower()).strip("-")
     file = out / f"gpu-check-{name}-{date}.json"
     before = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}
@@ -181,7 +183,7 @@ def check(
             entries[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
             command = f"python -m loadtests.bench.gpu_check --parts {','.join(entries)} --minutes {minutes:g}"
             whole = {"date": date, "command": command, "machine": found, "parts": entries}
-            file.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+            write_json(file, whole)
             say(f"{part}: {entry['status']}")
     return file, not any(str(entries[part]["status"]).partition("failed")[1] for part in parts)
 
@@ -198,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(parts) - {"tests", "tensorrt", *PRESETS})
     if unknown or not parts or given.minutes <= 0:
         parser.error(f"no part {unknown[0]!r}" if unknown else "give at least one part and some minutes")
-    if given.device != "cpu" and not machine(given.device)["cuda_device"]:
+    if given.device != "cpu" and not device_here(given.device)["cuda_device"]:
         print("gpu-check: no CUDA device here; --device cpu --parts nano rehearses it", file=sys.stderr)
         return 1
     file, good = check(parts, given.minutes, given.out, given.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -16,12 +15,10 @@ from pathlib import Path
 
 import httpx
 
-from engine_build.bench.machine import host, versions
 from loadtests.capacity.service_times import Scrape
-from service.gateway.work.api_keys import KeyFile, new_key
 
 START_PATIENCE_S = 180.0
-PACKAGES = ("changeroom", "torch", "fastapi", "uvicorn", "redis", "httpx", "pillow")
+PROGRAM = (sys.executable, "-m", "service.cli")
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -54,13 +51,11 @@ async def local_service(
     """
     port, first = free_port(), _free_ports(workers)
     keys: dict[str, str] = {}
-    words = [sys.executable, "-m", "service.cli", "up", "--model", model, "--port", str(port), "--data", str(data)]
+    words = [*PROGRAM, "up", "--model", model, "--port", str(port), "--data", str(data)]
     words += ["--workers", str(workers), "--set", f"metrics_port={first}", "--set", "log_level=WARNING"]
     if tenants:
-        pairs = {tenant: new_key(tenant) for tenant in tenants}
-        keys = {tenant: key for tenant, (key, _) in pairs.items()}
         file = data / "keys.json"
-        file.write_text(KeyFile(keys=tuple(entry for _, entry in pairs.values())).model_dump_json())
+        keys = {tenant: await _new_key(tenant, file) for tenant in tenants}
         words += ["--set", f"api_keys_file={file}"]
     words += [word for setting in settings for word in ("--set", setting)]
     process = await asyncio.create_subprocess_exec(
@@ -86,6 +81,16 @@ async def local_service(
         await process.wait()
 
 
+async def _new_key(tenant: str, file: Path) -> str:
+    """The key that `changeroom keys new` makes for `tenant` and writes into `file`. Raises NoService."""
+    words = [*PROGRAM, "keys", "new", tenant, "--file", str(file)]
+    process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+    said, _ = await process.communicate()
+    if process.returncode != 0:
+        raise NoService(f"no key for {tenant}: exit status {process.returncode}")
+    return said.decode().strip()
+
+
 def free_port() -> int:
     """A TCP port of loopback that nothing listens on."""
     with socket.socket() as probe:
@@ -104,13 +109,3 @@ def _free_ports(count: int) -> int:
         except OSError:
             continue
         return first
-
-
-def machine() -> dict[str, object]:
-    """What the file of a benchmark carries: processor, cores, versions, and the load before."""
-    return host() | {"versions": versions(PACKAGES), "load_before": round(os.getloadavg()[0], 2)}
-
-
-def write_json(path: Path, found: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")

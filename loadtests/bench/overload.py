@@ -24,18 +24,18 @@ from typing import Any
 
 import uvloop
 
-from loadtests.bench.local_service import LocalService, local_service, machine, write_json
+from loadtests.bench.local_service import LocalService, local_service
 from loadtests.capacity.fairness import jain
 from loadtests.replay.client import RUDE_PAUSE_S, Clients, Manners
+from loadtests.replay.open_loop import OpenLoop
 from loadtests.replay.outcomes import Outcome
-from loadtests.replay.runner import Runner
 from loadtests.replay.summary import spread
 from loadtests.replay.wire import WireTransport
+from loadtests.results_file import RESULTS, machine, write_json
 from loadtests.traffic.arrivals import Arrival, Asked, Curve, Mix, flash_sale, generated, steady
 from loadtests.traffic.photos import bundled
 from service.metrics import BATCH_REQUESTS
 
-RESULTS = Path(__file__).parents[1] / "results"
 TENANTS = ("shop", "greedy", "polite")
 MAX_BACKLOG_S = 1.5
 SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0", f"max_backlog_s={MAX_BACKLOG_S:g}")
@@ -50,7 +50,7 @@ ASKED = Asked(garments=Mix((1, 2, 3), (0.5, 0.3, 0.2)))
 
 
 @dataclass(frozen=True)
-class Traffic:
+class TenantTraffic:
     """What one tenant does in a scene: a curve of arrivals a second for a service of capacity 1, and its manners."""
 
     tenant: str
@@ -63,7 +63,7 @@ class Scene:
     """One measurement; `goals` names what is asked of it, `length` stretches the usual duration."""
 
     name: str
-    traffic: tuple[Traffic, ...]
+    traffic: tuple[TenantTraffic, ...]
     goals: tuple[str, ...] = ()
     length: float = 1.0
 
@@ -113,21 +113,29 @@ def sale(capacity: float) -> Curve:
 
 FLOODED = ("goodput", "latency", "reject")
 SCENES = (
-    Scene("0.7 times capacity", (Traffic("shop", rate(0.7)),), ("latency",)),
-    Scene("1 times capacity", (Traffic("shop", rate(1.0)),), ("latency", "reject")),
-    Scene("2 times capacity", (Traffic("shop", rate(2.0)),), FLOODED),
-    Scene("5 times capacity", (Traffic("shop", rate(5.0)),), FLOODED),
-    Scene("flash sale", (Traffic("shop", sale),), ("latency", "reject"), 1.3),
-    Scene("greedy tenant", (Traffic("greedy", rate(4.7)), Traffic("polite", rate(0.3))), (*FLOODED, "fairness")),
-    Scene("two floods", (Traffic("greedy", rate(3.0)), Traffic("polite", rate(2.0))), (*FLOODED, "fairness")),
+    Scene("0.7 times capacity", (TenantTraffic("shop", rate(0.7)),), ("latency",)),
+    Scene("1 times capacity", (TenantTraffic("shop", rate(1.0)),), ("latency", "reject")),
+    Scene("2 times capacity", (TenantTraffic("shop", rate(2.0)),), FLOODED),
+    Scene("5 times capacity", (TenantTraffic("shop", rate(5.0)),), FLOODED),
+    Scene("flash sale", (TenantTraffic("shop", sale),), ("latency", "reject"), 1.3),
+    Scene(
+        "greedy tenant",
+        (TenantTraffic("greedy", rate(4.7)), TenantTraffic("polite", rate(0.3))),
+        (*FLOODED, "fairness"),
+    ),
+    Scene(
+        "two floods",
+        (TenantTraffic("greedy", rate(3.0)), TenantTraffic("polite", rate(2.0))),
+        (*FLOODED, "fairness"),
+    ),
     Scene(
         "retry storm",
-        (Traffic("shop", rate(2.0), Manners(retries=20, rude=True, patience_s=10.0)),),
+        (TenantTraffic("shop", rate(2.0), Manners(retries=20, rude=True, patience_s=10.0)),),
         FLOODED,
     ),
     Scene(
         "slow readers",
-        (Traffic("shop", rate(0.7), Manners(slow_readers=0.5, slow_bytes_s=256.0)),),
+        (TenantTraffic("shop", rate(0.7), Manners(slow_readers=0.5, slow_bytes_s=256.0)),),
         ("latency",),
     ),
 )
@@ -166,21 +174,21 @@ async def play(service: LocalService, scene: Scene, capacity: float, seconds: fl
     spent = time.process_time()
     photos = bundled()
 
-    async def offer(index: int, traffic: Traffic) -> list[Outcome]:
+    async def offer(index: int, traffic: TenantTraffic) -> list[Outcome]:
         arrivals: list[Arrival] = generated(traffic.curve(capacity), length, seed + index, asked=ASKED)
         key = service.keys[traffic.tenant]
         wire = WireTransport()
         async with Clients(service.url, photos, traffic.manners, key=key, seed=seed, transport=wire) as clients:
-            return (await Runner(arrivals, clients).run()).outcomes
+            return (await OpenLoop(arrivals, clients).run()).outcomes
 
-    ledgers = await asyncio.gather(*(offer(index, traffic) for index, traffic in enumerate(scene.traffic)))
+    offered = await asyncio.gather(*(offer(index, traffic) for index, traffic in enumerate(scene.traffic)))
     seen = (await service.scrape()).since(before)
     taken = time.perf_counter() - started
-    by_tenant = {traffic.tenant: ledger for traffic, ledger in zip(scene.traffic, ledgers, strict=True)}
-    everything = [outcome for ledger in ledgers for outcome in ledger]
+    by_tenant = {traffic.tenant: ended for traffic, ended in zip(scene.traffic, offered, strict=True)}
+    everything = [outcome for ended in offered for outcome in ended]
     whole = _share(everything, length)
     rejections = spread(took for one in everything for *_, took in one.rejections)
-    shares = {tenant: _share(ledger, length) for tenant, ledger in by_tenant.items()}
+    shares = {tenant: _share(ended, length) for tenant, ended in by_tenant.items()}
     found = Finding(
         scene=scene.name,
         offered=whole.offered,

@@ -23,19 +23,19 @@ import httpx
 import numpy as np
 import uvloop
 
-from loadtests.bench.local_service import LocalService, local_service, machine, write_json
-from loadtests.bench.overload import BUSY_CLIENTS, RESULTS, WARM_S
-from loadtests.capacity.fleet import SUCCEEDED, Fleet
+from loadtests.bench.local_service import LocalService, local_service
+from loadtests.bench.overload import BUSY_CLIENTS, WARM_S
+from loadtests.capacity.fleet import SUCCEEDED, Fleet, packed_length
 from loadtests.capacity.plan import Row, mix_of, row_of
 from loadtests.capacity.service_times import Scrape, ServiceTimes, from_metrics
 from loadtests.capacity.simulation import simulate
 from loadtests.replay.client import Clients, Manners
+from loadtests.replay.open_loop import OpenLoop
 from loadtests.replay.outcomes import Outcome
-from loadtests.replay.runner import Runner
 from loadtests.replay.wire import WireTransport
+from loadtests.results_file import RESULTS, machine, write_json
 from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
 from loadtests.traffic.photos import bundled
-from service.gateway.work.fleet import GARMENT_PIXELS, PIXELS_A_TOKEN, TEXT_TOKENS
 from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY
 
 WITHIN = 0.10
@@ -149,16 +149,10 @@ async def calibrate(service: LocalService, lead: float, seconds: float) -> tuple
     idle = (WORKERS * busy.seconds - busy.scrape.busy_s) / busy.scrape.counts[BATCH_REQUESTS, ""]
     times = from_metrics(busy.scrape, quiet.scrape, turnaround_s=max(0.0, idle), lead=lead)
     around = from_metrics(quiet.scrape, lead=lead)
-    return ServiceTimes(
-        times.fixed_s,
-        times.each_s,
-        times.spread,
-        around.intake_s,
-        around.prepare_s,
-        around.settle_s + quiet.edge_s(),
-        times.turnaround_s,
-        lead,
-    ), busy.rate
+    times = replace(
+        times, intake_s=around.intake_s, prepare_s=around.prepare_s, settle_s=around.settle_s + quiet.edge_s()
+    )
+    return times, busy.rate
 
 
 async def fleet_of(service: LocalService, max_in_flight: int = 256) -> Fleet:
@@ -166,13 +160,13 @@ async def fleet_of(service: LocalService, max_in_flight: int = 256) -> Fleet:
     async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
         model = (await http.get("/v1/models")).raise_for_status().json()["data"][0]
     width, height = (int(side) for side in model["default_size"].split("x"))
-    pixels = width * height
+    tokens, garment_tokens = packed_length(width, height)
     return Fleet(
         WORKERS,
         max_in_flight=max_in_flight,
         max_backlog_s=10.0,
-        tokens=TEXT_TOKENS + 2 * (pixels // PIXELS_A_TOKEN),
-        garment_tokens=min(GARMENT_PIXELS, pixels) // PIXELS_A_TOKEN,
+        tokens=tokens,
+        garment_tokens=garment_tokens,
         token_budget=model["token_budget"],
     )
 
@@ -184,9 +178,9 @@ async def compare(
     arrivals: list[Arrival] = generated(steady(engine.share * capacity), length, 5, cv=engine.cv, asked=MIX)
     before = await service.scrape()
     async with Clients(service.url, bundled(), Manners(download=False), transport=WireTransport()) as shoppers:
-        ledger = await Runner(arrivals, shoppers).run()
+        record = await OpenLoop(arrivals, shoppers).run()
     seen = (await service.scrape()).since(before)
-    good = [one for one in ledger.outcomes if one.end == "succeeded"]
+    good = [one for one in record.outcomes if one.end == "succeeded"]
     latency = np.array([one.latency for one in good])
     end = max(one.ended_at for one in good)
     fleet = await fleet_of(service)
@@ -217,7 +211,7 @@ async def compare(
         p95_error_before=median(row.p95_s for row in before_rows) / measured_p95 - 1,
         p95_error=p95 / measured_p95 - 1,
         throughput_error=throughput / (len(good) / end) - 1,
-        generator_late_p99_s=float(np.percentile([one.late for one in ledger.outcomes if one.late is not None], 99)),
+        generator_late_p99_s=float(np.percentile([one.late for one in record.outcomes if one.late is not None], 99)),
     )
 
 

@@ -1,4 +1,7 @@
-"""Who is let in: the rules of `service/jobs/scripts/reserve.lua` for a simulated service."""
+"""Who is let in: the rules of `service/jobs/scripts` (reserve.lua, queue.lua) for a simulated service.
+
+The numbers are the scripts' own; a test holds them together.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from loadtests.capacity.fleet import CONCURRENCY, FULL, RATE, Fleet
 
 LEARNING = 0.2
 LEAST_WAITING, ROOM_SHARE, LIGHT_ROOM = 2, 4, 1.25
+LIGHT_PART = 4
+RATE_WINDOW_S = 60.0
 
 
 class Admission:
@@ -34,15 +39,15 @@ class Admission:
             waiting = self.in_flight - self.leased
             room = max(LEAST_WAITING * live, fleet.max_backlog_s * live / self.seconds)
             own = self._held[tenant]
-            free = (LIGHT_ROOM * room if own < room / 4 else room) - waiting
+            free = (LIGHT_ROOM * room if own < room / LIGHT_PART else room) - waiting
             if free < 1 or own >= ROOM_SHARE * free:
                 return FULL
         if fleet.concurrency and self._held[tenant] >= fleet.concurrency:
             return CONCURRENCY
         if fleet.rate_per_minute:
-            gap = 60.0 / fleet.rate_per_minute
+            gap = RATE_WINDOW_S / fleet.rate_per_minute
             arrival = max(self._rate_at[tenant], now)
-            if arrival - now > 60.0 - gap:
+            if arrival - now > RATE_WINDOW_S - gap:
                 return RATE
             self._rate_at[tenant] = arrival + gap
         return None

@@ -12,6 +12,17 @@ SUCCEEDED, EXPIRED, FAILED, FULL, CONCURRENCY, RATE = range(6)
 STATUS = ("succeeded", "expired", "failed", "queue-full", "concurrency-limited", "rate-limited")
 UNSEEN = -1
 
+# How the gateway estimates the packed length of a request (service/gateway/work/fleet.py).
+TEXT_TOKENS = 512
+PIXELS_A_TOKEN = 16 * 16
+GARMENT_PIXELS = 512 * 512
+
+
+def packed_length(width: int, height: int) -> tuple[int, int]:
+    """Tokens of a request for a picture of this many pixels: text, target and person together; each garment."""
+    pixels = width * height
+    return TEXT_TOKENS + 2 * (pixels // PIXELS_A_TOKEN), min(GARMENT_PIXELS, pixels) // PIXELS_A_TOKEN
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -41,7 +52,7 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulatedRun:
     """What became of every arrival, in their order. Times in seconds; NaN where it never came to that.
 
     `status` indexes STATUS; `latency` runs from arrival to the result, `wait` from arrival to the engine's start.

@@ -1,4 +1,7 @@
-"""The line of waiting jobs: priorities, and turns of tenants, as `service/jobs` keeps them (submit.lua, claim.lua)."""
+"""The line of waiting jobs: priorities, and turns of tenants, as `service/jobs/scripts` keeps them.
+
+The numbers are those of queue.lua, submit.lua and claim.lua; a test holds them together.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Collection, Iterator
 
 HANDICAP_S = {"high": 0.0, "normal": 8.0, "low": 30.0}
 DEBT_S = 10.0
+STEP_S = 0.001
 
 
 class Line:
@@ -35,7 +39,7 @@ class Line:
         place = now
         if tenant in places:
             last = places[tenant]
-            place = max(now, last + 0.001, min(last + gap_s * len(places), now + DEBT_S))
+            place = max(now, last + STEP_S, min(last + gap_s * len(places), now + DEBT_S))
         places[tenant] = place
         self._turns[priority, tenant] += 1
         self._queued_at[job], self._place[job] = now, place

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, Fleet, Outcome
+from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, Fleet, SimulatedRun
 from loadtests.capacity.service_times import ServiceTimes
 from loadtests.capacity.simulation import simulate
 from loadtests.traffic.arrivals import Arrival
@@ -94,7 +94,7 @@ class Plan:
         return asdict(self) | {"goal": self.goal.text(), "rows": rows}
 
 
-def row_of(outcome: Outcome, length_s: float) -> Row:
+def row_of(outcome: SimulatedRun, length_s: float) -> Row:
     """The numbers of one simulation; throughput counts until the last result."""
     total = max(1, len(outcome.status))
     done = outcome.latency[outcome.status == SUCCEEDED]

@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from loadtests.bench.local_service import write_json
 from loadtests.capacity.fleet import Fleet
 from loadtests.capacity.plan import Goal, NotEnough, mix_of, plan, sized
 from loadtests.capacity.report import page, table
@@ -21,6 +20,7 @@ from loadtests.capacity.service_times import (
     from_metrics,
     from_table,
 )
+from loadtests.results_file import write_json
 from loadtests.traffic.traffic import Traffic
 
 

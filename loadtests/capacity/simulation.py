@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.capacity.admission import Admission
-from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, UNSEEN, Fleet, Outcome, Worker
+from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, UNSEEN, Fleet, SimulatedRun, Worker
 from loadtests.capacity.line import Line
 from loadtests.capacity.service_times import ServiceTimes
 from loadtests.traffic.arrivals import Arrival
@@ -37,7 +37,7 @@ def simulate(
     seed: int = 0,
     tenants: Sequence[str] | None = None,
     recorded: bool = False,
-) -> Outcome:
+) -> SimulatedRun:
     """Run `arrivals` (sorted by offset) through `fleet` until the last accepted one has ended.
 
     `tenants` names the key of each arrival (default: one key). `recorded` takes an arrival's own `service_s` as
@@ -85,7 +85,7 @@ class _Run:
         self._busy = 0.0
         self._batches = self._batched = self._lost = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulatedRun:
         """See `simulate`."""
         if self._fleet.mean_time_to_failure_s:
             for worker in self._workers:
@@ -109,17 +109,17 @@ class _Run:
                 self._expire()
                 handlers[kind](what)
             last = self._now
-        return Outcome(
-            self._status,
-            np.array([arrival.offset_s for arrival in self._arrivals]),
-            self._latency,
-            self._wait,
-            self._batches,
-            self._batched,
-            self._busy,
-            last,
-            self._fleet.gpus,
-            self._lost,
+        return SimulatedRun(
+            status=self._status,
+            offset=np.array([arrival.offset_s for arrival in self._arrivals]),
+            latency=self._latency,
+            wait=self._wait,
+            batches=self._batches,
+            batched=self._batched,
+            busy_s=self._busy,
+            end_s=last,
+            gpus=self._fleet.gpus,
+            lost_leases=self._lost,
         )
 
     def _at(self, time: float, kind: int, what: Any) -> None:
@@ -162,7 +162,8 @@ class _Run:
     def _claim(self, worker: Worker) -> None:
         """The rules of claim.lua, then the worker's own grouping."""
         taken: list[int] = []
-        used, closed = 0, set()
+        closed: set[str] = set()
+        used = 0
         while len(taken) < self._fleet.max_jobs and (job := self._line.first(closed)) is not None:
             tokens = self._fleet.cost(self._arrivals[job].garments)
             if taken and (job in self._solo or used + tokens > self._fleet.token_budget):

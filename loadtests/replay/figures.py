@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from loadtests.plots import Axis, Range, Rule, Series, bar_plot, legend, line_plot, range_plot
-from loadtests.replay.runner import Ledger
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.summary import Summary
 from loadtests.replay.verdict import Objectives, time_text
 
@@ -98,9 +98,9 @@ def latency(summary: Summary, objectives: Objectives) -> str:
     return _figure("latency", "Latency", plot, caption, lines)
 
 
-def queue(ledger: Ledger, summary: Summary) -> str:
+def queue(record: RunRecord, summary: Summary) -> str:
     """Jobs waiting and running, as the service's /metrics told."""
-    readings = [one for one in ledger.readings if "waiting" in one.gauges]
+    readings = [one for one in record.readings if "waiting" in one.gauges]
     if not readings:
         return _empty(
             "queue", "Queue depth", "The service's /metrics could not be read; give its address with --metrics-url."
@@ -160,11 +160,11 @@ def by_garments(summary: Summary) -> str:
     return _figure("garments", "Latency by garment count", plot, caption)
 
 
-def lateness(ledger: Ledger, summary: Summary, objectives: Objectives) -> str:
+def lateness(record: RunRecord, summary: Summary, objectives: Objectives) -> str:
     """How late the generator itself was, over time."""
     width = summary.bin_s
     worst: list[float | None] = [None] * len(summary.bins)
-    for one in ledger.outcomes:
+    for one in record.outcomes:
         if one.late is not None:
             index = int(one.due_at // width)
             worst[index] = max(worst[index] or 0.0, one.late * 1000)

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from loadtests.replay.open_loop import OpenLoop
 from loadtests.replay.probe import Probe
-from loadtests.replay.runner import Runner
 from loadtests.replay.summary import spread
 from loadtests.replay.verdict import time_text
 
@@ -21,33 +21,33 @@ REFRESH_S = 0.5
 PLAIN_S = 10.0
 
 
-async def show(runner: Runner, probe: Probe | None, console: Console) -> None:
+async def show(open_loop: OpenLoop, probe: Probe | None, console: Console) -> None:
     """Redraw until canceled; without a terminal, one line every PLAIN_S."""
     if not console.is_terminal:
         while True:
             await asyncio.sleep(PLAIN_S)
-            console.print("  ".join(f"{name} {value}" for name, value in rows(runner, probe)))
-    with Live(_panel(runner, probe), console=console, refresh_per_second=4, transient=True) as live:
+            console.print("  ".join(f"{name} {value}" for name, value in rows(open_loop, probe)))
+    with Live(_panel(open_loop, probe), console=console, refresh_per_second=4, transient=True) as live:
         while True:
             await asyncio.sleep(REFRESH_S)
-            live.update(_panel(runner, probe))
+            live.update(_panel(open_loop, probe))
 
 
-def rows(runner: Runner, probe: Probe | None) -> list[tuple[str, str]]:
+def rows(open_loop: OpenLoop, probe: Probe | None) -> list[tuple[str, str]]:
     """What is worth knowing now: (name, value)."""
-    now = runner.elapsed
-    offered = runner.ledger.outcomes
-    recent_ends = [one for one in reversed(runner.ended[-5000:]) if one.ended_at >= now - RECENT_S]
+    now = open_loop.elapsed
+    offered = open_loop.record.outcomes
+    recent_ends = [one for one in reversed(open_loop.ended[-5000:]) if one.ended_at >= now - RECENT_S]
     due = sum(1 for one in reversed(offered[-5000:]) if one.due_at >= now - RECENT_S)
     good = [one for one in recent_ends if one.end == "succeeded"]
     span = min(max(now, 1.0), RECENT_S)
     latency = spread(one.latency for one in good)
-    ends = Counter(one.end for one in runner.ended)
+    ends = Counter(one.end for one in open_loop.ended)
     lateness = spread(one.late for one in recent_ends if one.late is not None)
     found = [
-        ("time", f"{now:.0f} of {runner.length_s:.0f} s"),
-        ("due", f"{len(offered):,} of {runner.ledger.planned:,}"),
-        ("in flight", f"{runner.in_flight:,}"),
+        ("time", f"{now:.0f} of {open_loop.length_s:.0f} s"),
+        ("due", f"{len(offered):,} of {open_loop.record.planned:,}"),
+        ("in flight", f"{open_loop.in_flight:,}"),
         ("offered", f"{due / span:.2f}/s"),
         ("succeeded", f"{len(good) / span:.2f}/s"),
         ("p50", time_text(latency.p50)),
@@ -61,11 +61,11 @@ def rows(runner: Runner, probe: Probe | None) -> list[tuple[str, str]]:
     return found
 
 
-def _panel(runner: Runner, probe: Probe | None) -> Group:
+def _panel(open_loop: OpenLoop, probe: Probe | None) -> Group:
     table = Table.grid(padding=(0, 3))
-    for name, value in rows(runner, probe):
+    for name, value in rows(open_loop, probe):
         table.add_row(Text(name, style="dim"), value)
     note = Text(f"rates and percentiles of the last {RECENT_S:.0f} s; Ctrl-C ends the run with a report", style="dim")
-    return Group(
-        ProgressBar(total=max(runner.length_s, 0.001), completed=min(runner.elapsed, runner.length_s)), table, note
-    )
+    length_s = open_loop.length_s
+    bar = ProgressBar(total=max(length_s, 0.001), completed=min(open_loop.elapsed, length_s))
+    return Group(bar, table, note)

@@ -10,15 +10,15 @@ from importlib.resources import files
 
 from loadtests.replay import figures
 from loadtests.replay.figures import length_text
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.probe import counted
-from loadtests.replay.runner import Ledger
 from loadtests.replay.summary import Spread, Summary
 from loadtests.replay.verdict import Objectives, Verdict, share_text, time_text
 
 
 def page(
     title: str,
-    ledger: Ledger,
+    record: RunRecord,
     summary: Summary,
     verdict: Verdict,
     objectives: Objectives,
@@ -27,17 +27,17 @@ def page(
     """The whole file."""
     css = (files("loadtests.replay") / "report.css").read_text()
     parts = [
-        _head(title, ledger, summary, verdict, settings),
+        _head(title, record, summary, verdict, settings),
         _checks(verdict),
         "<h2>Plots</h2>",
         figures.arrivals(summary),
         figures.latency(summary, objectives),
-        figures.queue(ledger, summary),
+        figures.queue(record, summary),
         figures.faults(summary),
         figures.by_garments(summary),
-        figures.lateness(ledger, summary, objectives),
+        figures.lateness(record, summary, objectives),
         _tables(summary),
-        _counts(ledger),
+        _counts(record),
         _settings(settings),
     ]
     return (
@@ -48,7 +48,7 @@ def page(
     )
 
 
-def _head(title: str, ledger: Ledger, summary: Summary, verdict: Verdict, settings: Mapping[str, str]) -> str:
+def _head(title: str, record: RunRecord, summary: Summary, verdict: Verdict, settings: Mapping[str, str]) -> str:
     latency = summary.latency
     tiles = [
         ("offered", f"{summary.offered_rate:.2f}/s"),
@@ -66,7 +66,7 @@ def _head(title: str, ledger: Ledger, summary: Summary, verdict: Verdict, settin
         f'<h1>{escape(title)} <span class="verdict {verdict.word.split()[0]}">{escape(verdict.word)}</span></h1>'
         f'<p class="soft">{summary.offered:,} try-ons within {length_text(summary.length_s)}, open loop, '
         f"{escape(settings.get('arrivals', ''))}, to {escape(settings.get('url', ''))}; "
-        f"began {_stamp(ledger.began)}, took {length_text(summary.wall_s)}.</p>{warnings}<ul class='tiles'>{items}</ul>"
+        f"began {_stamp(record.began)}, took {length_text(summary.wall_s)}.</p>{warnings}<ul class='tiles'>{items}</ul>"
     )
 
 
@@ -129,13 +129,13 @@ def _tables(summary: Summary) -> str:
     )
 
 
-def _counts(ledger: Ledger) -> str:
-    """The client's ledger beside the service's own totals: what was lost or counted twice shows here."""
-    service = counted(ledger.readings)
+def _counts(record: RunRecord) -> str:
+    """What clients counted beside the service's own totals: what was lost or counted twice shows here."""
+    service = counted(record.readings)
     if not service:
         return ""
-    ends = Counter("canceled" if one.end == "gave up" else one.end for one in ledger.outcomes)
-    ends["rejected"] = sum(len(one.rejections) for one in ledger.outcomes)
+    ends = Counter("canceled" if one.end == "gave up" else one.end for one in record.outcomes)
+    ends["rejected"] = sum(len(one.rejections) for one in record.outcomes)
     rows = "".join(
         f"<tr><td>{name}</td><td>{ends[name]:,}</td><td>{service.get(name, 0):,}</td></tr>"
         for name in ("succeeded", "failed", "expired", "canceled", "rejected")

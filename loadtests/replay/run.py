@@ -1,4 +1,4 @@
-"""`changeroom loadtest replay`: offer traffic to a running service, judge what came back, write it down."""
+"""One replay from its options to its files: offer traffic to a running service, judge what came back, write it down."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.replay.client import Clients, Manners
+from loadtests.replay.open_loop import OpenLoop, RunRecord
 from loadtests.replay.probe import Probe, counted
 from loadtests.replay.progress import show
 from loadtests.replay.report import page
-from loadtests.replay.runner import Ledger, Runner
 from loadtests.replay.summary import Summary, summarise
 from loadtests.replay.verdict import Objectives, Verdict, judge, share_text, time_text
 from loadtests.traffic.arrivals import Arrival
@@ -56,20 +56,20 @@ async def offer(
     *,
     seed: int = 0,
     console: Console | None = None,
-) -> Ledger:
+) -> RunRecord:
     """Run `arrivals` against `target`. Ctrl-C (SIGINT) and SIGTERM end it early and keep what there is."""
     probe = Probe(target.metrics_url) if target.metrics_url else None
     async with Clients(
         target.url, wardrobe, manners, key=target.key, connections=target.connections, seed=seed
     ) as clients:
-        runner = Runner(arrivals, clients, probe)
+        open_loop = OpenLoop(arrivals, clients, probe)
         loop = asyncio.get_running_loop()
-        showing = asyncio.create_task(show(runner, probe, console)) if console else None
+        showing = asyncio.create_task(show(open_loop, probe, console)) if console else None
         with suppress(NotImplementedError, RuntimeError, ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, runner.stop)
+                loop.add_signal_handler(number, open_loop.stop)
         try:
-            return await runner.run()
+            return await open_loop.run()
         finally:
             if showing is not None:
                 showing.cancel()
@@ -77,26 +77,32 @@ async def offer(
 
 
 def as_json(
-    ledger: Ledger, summary: Summary, verdict: Verdict, objectives: Objectives, settings: Mapping[str, str], rows: bool
+    record: RunRecord,
+    summary: Summary,
+    verdict: Verdict,
+    objectives: Objectives,
+    settings: Mapping[str, str],
+    *,
+    rows: bool,
 ) -> dict[str, Any]:
-    """The run as JSON values: times in seconds, shares of 0 to 1."""
+    """The run as JSON values: times in seconds, shares of 0 to 1; with `rows` every single try-on."""
     found: dict[str, Any] = {
-        "began": ledger.began.isoformat(timespec="seconds"),
+        "began": record.began.isoformat(timespec="seconds"),
         "settings": dict(settings),
         **verdict.as_json(),
         "objectives": asdict(objectives),
         "summary": summary.as_json(),
-        "service_counted": counted(ledger.readings),
-        "service": [asdict(reading) for reading in ledger.readings],
+        "service_counted": counted(record.readings),
+        "service": [asdict(reading) for reading in record.readings],
     }
     if rows:
-        found["rows"] = [outcome.row() for outcome in ledger.outcomes]
+        found["rows"] = [outcome.row() for outcome in record.outcomes]
     return found
 
 
-def exit_code(ledger: Ledger, verdict: Verdict) -> int:
+def exit_code(record: RunRecord, verdict: Verdict) -> int:
     """0 when every objective is met or none was set, 1 when not, 130 after Ctrl-C."""
-    if ledger.interrupted:
+    if record.interrupted:
         return INTERRUPTED
     return 1 if verdict.passed is False else 0
 
@@ -141,14 +147,14 @@ def main(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     told = dict(settings) | {"generator": f"Python {platform.python_version()}, {platform.machine()}"}
-    ledger = asyncio.run(offer(arrivals, target, wardrobe, manners, seed=seed, console=console))
-    summary = summarise(ledger)
+    record = asyncio.run(offer(arrivals, target, wardrobe, manners, seed=seed, console=console))
+    summary = summarise(record)
     verdict = judge(summary, objectives)
     if files.json is not None:
-        found = as_json(ledger, summary, verdict, objectives, told, files.rows)
+        found = as_json(record, summary, verdict, objectives, told, rows=files.rows)
         files.json.write_text(json.dumps(found, indent=None if files.rows else 1) + "\n")
     if files.html is not None:
-        files.html.write_text(page(files.title, ledger, summary, verdict, objectives, told), encoding="utf-8")
+        files.html.write_text(page(files.title, record, summary, verdict, objectives, told), encoding="utf-8")
     console.print(table(summary, verdict))
     for warning in verdict.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
@@ -156,4 +162,4 @@ def main(
         if path is not None:
             console.print(f"written        {path.absolute()}")
     console.print(f"verdict        {verdict.word}")
-    return exit_code(ledger, verdict)
+    return exit_code(record, verdict)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.outcomes import BAD, Outcome
-from loadtests.replay.runner import Ledger
 
 MOST_BINS = 90
 FEWEST_BINS = 12
@@ -88,9 +88,9 @@ class Summary:
         return asdict(self)
 
 
-def summarise(ledger: Ledger) -> Summary:
+def summarise(record: RunRecord) -> Summary:
     """The summary of a run, also of one that was stopped early."""
-    outcomes = ledger.outcomes
+    outcomes = record.outcomes
     ended = [one for one in outcomes if one.end != "unfinished"]
     good = [one for one in ended if one.end == "succeeded"]
     bad = sum(one.end in BAD for one in ended)
@@ -100,11 +100,11 @@ def summarise(ledger: Ledger) -> Summary:
     width = bin_width(max(length, busy), len(outcomes))
     stages = sorted({name for one in good for name in one.server})
     return Summary(
-        planned=ledger.planned,
+        planned=record.planned,
         offered=len(outcomes),
-        interrupted=ledger.interrupted,
+        interrupted=record.interrupted,
         length_s=length,
-        wall_s=ledger.wall_s,
+        wall_s=record.wall_s,
         offered_rate=len(outcomes) / max(length, 1.0),
         goodput=len(good) / max(busy, 1.0),
         ends=dict(ends.most_common()),

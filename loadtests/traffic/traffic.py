@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from loadtests.traffic.arrivals import (
     MAX_GARMENTS,
@@ -106,4 +106,4 @@ def asked(garments: str, sizes: str, priorities: str) -> Asked:
         width, cross, height = size.partition("x")
         if not (cross and width.isdigit() and height.isdigit()):
             raise ValueError(f"sizes: {size!r} is not WIDTHxHEIGHT")
-    return Asked(Mix(numbers, counts.weights), kinds, Mix(cast("tuple[str | None, ...]", chosen), pixels.weights))
+    return Asked(Mix(numbers, counts.weights), kinds, Mix(chosen, pixels.weights))

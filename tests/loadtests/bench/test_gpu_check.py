@@ -74,7 +74,7 @@ def test_one_file_keeps_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file, good = check(("nano", "tensorrt"), 0.02, tmp_path, "cpu", said.append)
     first = json.loads(file.read_text())
     assert file.name.startswith("gpu-check-cpu-")
-    assert first["machine"]["torch"] == torch.__version__
+    assert first["machine"]["versions"]["torch"] == torch.__version__
     assert set(first["parts"]) == {"nano", "tensorrt"}
     nano = first["parts"]["nano"]
     assert good == (nano["status"] == "ok"), said

@@ -19,10 +19,10 @@ from gateway_live import Live
 from typer.testing import CliRunner
 
 from loadtests.replay.client import Manners
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.outcomes import Outcome
 from loadtests.replay.probe import Reading, counted, read
 from loadtests.replay.run import Target, offer
-from loadtests.replay.runner import Ledger
 from loadtests.replay.summary import summarise
 from loadtests.replay.verdict import Objectives, judge
 from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
@@ -53,14 +53,14 @@ def full(narrow: Live) -> Iterator[Live]:
     narrow.resume()
 
 
-def run(live: Live, arrivals: Sequence[Arrival], manners: Manners | None = None, **target: object) -> Ledger:
+def run(live: Live, arrivals: Sequence[Arrival], manners: Manners | None = None, **target: object) -> RunRecord:
     manners = manners or Manners(timeout_s=PATIENCE_S)
     where = Target(live.url, **({"metrics_url": f"{live.url}/metrics"} | target))  # type: ignore[arg-type]
     return asyncio.run(offer(arrivals, where, bundled(), manners))
 
 
-def ends(ledger: Ledger) -> list[str]:
-    return [one.end for one in ledger.outcomes]
+def ends(record: RunRecord) -> list[str]:
+    return [one.end for one in record.outcomes]
 
 
 def metrics(live: Live) -> dict[str, float]:
@@ -88,12 +88,12 @@ def test_steady_traffic_succeeds_and_the_service_counted_the_same(live: Live) ->
     before = metrics(live)
     asked = Asked(garments=Mix((1, 6), (1.0, 1.0)), priorities=Mix(("high", "normal", "low"), (1.0, 1.0, 1.0)))
     arrivals = generated(steady(8.0), 2.5, 4, asked=asked)
-    ledger = run(live, arrivals, Manners(timeout_s=PATIENCE_S, retries=20))
+    record = run(live, arrivals, Manners(timeout_s=PATIENCE_S, retries=20))
     after = metrics(live)
-    assert counted(ledger.readings)["succeeded"] == len(arrivals)
-    assert ends(ledger) == ["succeeded"] * len(arrivals)
+    assert counted(record.readings)["succeeded"] == len(arrivals)
+    assert ends(record) == ["succeeded"] * len(arrivals)
     assert after.get("succeeded", 0) - before.get("succeeded", 0) == len(arrivals)
-    for arrival, one in zip(arrivals, ledger.outcomes, strict=True):
+    for arrival, one in zip(arrivals, record.outcomes, strict=True):
         assert (one.garments, one.priority, one.due_at) == (arrival.garments, arrival.priority, arrival.offset_s)
         assert one.late is not None and one.accepted is not None and one.download is not None
         assert 0 <= one.late <= one.accepted <= one.latency
@@ -101,8 +101,8 @@ def test_steady_traffic_succeeds_and_the_service_counted_the_same(live: Live) ->
         with live.client() as client:
             seen = client.get(f"/v1/try-ons/{one.job}").json()
         assert len(seen["garments"]) == arrival.garments
-    assert any(reading.gauges for reading in ledger.readings)
-    summary = summarise(ledger)
+    assert any(reading.gauges for reading in record.readings)
+    summary = summarise(record)
     assert judge(summary, Objectives(p95_s=PATIENCE_S, availability=1.0, max_late_s=PATIENCE_S)).passed is True
     assert judge(summary, Objectives(p50_s=0.001, max_late_s=PATIENCE_S)).passed is False
 
@@ -113,7 +113,7 @@ def test_latency_counts_from_when_a_try_on_was_due(live: Live) -> None:
     live.hold()
     try:
 
-        async def stalled() -> Ledger:
+        async def stalled() -> RunRecord:
             where = Target(live.url, connections=1)
             running = asyncio.create_task(offer(arrivals, where, bundled(), Manners(timeout_s=PATIENCE_S)))
             await until(live, lambda reading: reading.gauges["waiting"] >= 1)
@@ -121,35 +121,35 @@ def test_latency_counts_from_when_a_try_on_was_due(live: Live) -> None:
             live.resume()
             return await running
 
-        ledger = asyncio.run(stalled())
+        record = asyncio.run(stalled())
     finally:
         live.resume()
-    assert ends(ledger) == ["succeeded"] * 3
-    assert min(one.latency for one in ledger.outcomes) > 1.5
-    assert min(one.late or 0.0 for one in ledger.outcomes[1:]) > 1.5
-    verdict = judge(summarise(ledger), Objectives(p95_s=PATIENCE_S))
+    assert ends(record) == ["succeeded"] * 3
+    assert min(one.latency for one in record.outcomes) > 1.5
+    assert min(one.late or 0.0 for one in record.outcomes[1:]) > 1.5
+    verdict = judge(summarise(record), Objectives(p95_s=PATIENCE_S))
     assert (verdict.word, verdict.passed) == ("invalid", False)
     assert "late" in verdict.warnings[0]
 
 
 def test_a_full_queue_rejects(full: Live) -> None:
-    ledger = run(full, BURST)
-    assert [(one.end, one.status, one.code, one.attempts) for one in ledger.outcomes] == [
+    record = run(full, BURST)
+    assert [(one.end, one.status, one.code, one.attempts) for one in record.outcomes] == [
         ("rejected", 503, "queue-full", 1)
     ] * len(BURST)
-    summary = summarise(ledger)
+    summary = summarise(record)
     assert (summary.rejected_share, summary.availability) == (1.0, None)
     assert summary.time_to_reject.count == len(BURST)
     assert sum(one.ends.get("rejected 503", 0) for one in summary.bins) == len(BURST)
 
 
 def test_rude_clients_do_not_wait_for_retry_after(full: Live) -> None:
-    ledger = run(full, BURST, Manners(timeout_s=PATIENCE_S, retries=2, rude=True))
-    assert {(one.end, one.attempts, len(one.rejections)) for one in ledger.outcomes} == {("rejected", 3, 3)}
+    record = run(full, BURST, Manners(timeout_s=PATIENCE_S, retries=2, rude=True))
+    assert {(one.end, one.attempts, len(one.rejections)) for one in record.outcomes} == {("rejected", 3, 3)}
 
 
 def test_polite_clients_come_again_when_they_were_told_to(full: Live) -> None:
-    async def come_again() -> Ledger:
+    async def come_again() -> RunRecord:
         manners = Manners(timeout_s=PATIENCE_S, retries=100)
         running = asyncio.create_task(offer(BURST, Target(full.url), bundled(), manners))
         before = (await until(full, lambda _: True)).rejected
@@ -157,19 +157,19 @@ def test_polite_clients_come_again_when_they_were_told_to(full: Live) -> None:
         full.resume()
         return await running
 
-    ledger = asyncio.run(come_again())
-    assert ends(ledger) == ["succeeded"] * len(BURST)
-    again = [one for one in ledger.outcomes if one.rejections]
+    record = asyncio.run(come_again())
+    assert ends(record) == ["succeeded"] * len(BURST)
+    again = [one for one in record.outcomes if one.rejections]
     assert again
     assert all(one.latency >= 1.0 and one.attempts == len(one.rejections) + 1 for one in again)
 
 
 def test_impatient_clients_cancel_what_they_leave(held: Live) -> None:
-    ledger = run(held, BURST[:4], Manners(timeout_s=PATIENCE_S, patience_s=5.0))
-    assert ends(ledger) == ["gave up"] * 4
-    assert all(one.latency >= 5.0 for one in ledger.outcomes)
-    assert [status_of(held, one) for one in ledger.outcomes] == ["canceled"] * 4
-    summary = summarise(ledger)
+    record = run(held, BURST[:4], Manners(timeout_s=PATIENCE_S, patience_s=5.0))
+    assert ends(record) == ["gave up"] * 4
+    assert all(one.latency >= 5.0 for one in record.outcomes)
+    assert [status_of(held, one) for one in record.outcomes] == ["canceled"] * 4
+    summary = summarise(record)
     assert (summary.gave_up_share, summary.availability, summary.latency.count) == (1.0, None, 0)
     assert judge(summary, Objectives(p95_s=10.0, max_late_s=PATIENCE_S)).passed is False
 
@@ -210,15 +210,15 @@ def test_a_lost_answer_is_asked_again_under_the_same_key(live: Live) -> None:
             to_service.close()
             writer.close()
 
-    async def through_the_proxy() -> Ledger:
+    async def through_the_proxy() -> RunRecord:
         async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as proxy:
             port = proxy.sockets[0].getsockname()[1]
             manners = Manners(timeout_s=PATIENCE_S, retries=3)
             return await offer([Arrival(0.0, garments=2)], Target(f"http://127.0.0.1:{port}"), bundled(), manners)
 
-    ledger = asyncio.run(through_the_proxy())
+    record = asyncio.run(through_the_proxy())
     assert b"202" in lost[0]
-    assert (ledger.outcomes[0].end, ledger.outcomes[0].attempts) == ("succeeded", 2)
+    assert (record.outcomes[0].end, record.outcomes[0].attempts) == ("succeeded", 2)
     assert sum(metrics(live).values()) - before == 1
 
 
@@ -228,9 +228,9 @@ def test_wrong_requests_and_dead_services_have_their_own_ends(live: Live) -> Non
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = Target(f"http://127.0.0.1:{unused.getsockname()[1]}")
-        ledger = asyncio.run(offer([Arrival(0.0)], dead, bundled(), Manners(timeout_s=PATIENCE_S)))
-    assert (ends(ledger), ledger.outcomes[0].code) == (["unreachable"], "ConnectError")
-    assert summarise(ledger).availability == 0.0
+        record = asyncio.run(offer([Arrival(0.0)], dead, bundled(), Manners(timeout_s=PATIENCE_S)))
+    assert (ends(record), record.outcomes[0].code) == (["unreachable"], "ConnectError")
+    assert summarise(record).availability == 0.0
 
 
 def command(live: Live, folder: Path, *words: str) -> list[str]:

@@ -14,10 +14,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.outcomes import Outcome
 from loadtests.replay.probe import Reading
 from loadtests.replay.report import page
-from loadtests.replay.runner import Ledger
 from loadtests.replay.summary import summarise
 from loadtests.replay.verdict import Objectives, judge
 
@@ -46,10 +46,10 @@ return poor;
 """
 
 
-def busy_ledger() -> Ledger:
+def busy_run() -> RunRecord:
     """Two minutes with every kind of end and a queue, drawn by seed."""
     rng = random.Random(5)
-    found = Ledger(datetime(2026, 11, 21, 20, 0, tzinfo=UTC), 600)
+    found = RunRecord(datetime(2026, 11, 21, 20, 0, tzinfo=UTC), 600)
     for index in range(600):
         one = Outcome(index, index * 0.2, 1 + index % 6, rng.choice(["high", "normal"]), None)
         one.end = rng.choice(ENDS)  # type: ignore[assignment]
@@ -67,11 +67,11 @@ def busy_ledger() -> Ledger:
     return found
 
 
-def write(folder: Path, ledger: Ledger, title: str = "Evening <script>alert(1)</script>") -> Path:
-    summary = summarise(ledger)
+def write(folder: Path, record: RunRecord, title: str = "Evening <script>alert(1)</script>") -> Path:
+    summary = summarise(record)
     settings = {"url": "http://127.0.0.1:1", "arrivals": 'Poisson & "bursts"'}
     path = folder / "report.html"
-    path.write_text(page(title, ledger, summary, judge(summary, OBJECTIVES), OBJECTIVES, settings))
+    path.write_text(page(title, record, summary, judge(summary, OBJECTIVES), OBJECTIVES, settings))
     return path
 
 
@@ -95,7 +95,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.mark.browser
 def test_every_plot_has_data_and_the_page_needs_nothing_else(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    path = write(tmp_path, busy_ledger())
+    path = write(tmp_path, busy_run())
     browser.get(path.as_uri())
     assert browser.get_log("browser") == []
     requests = [entry["message"] for entry in browser.get_log("performance") if "requestWillBeSent" in entry["message"]]
@@ -130,13 +130,13 @@ def test_every_plot_has_data_and_the_page_needs_nothing_else(browser: webdriver.
 def test_text_can_be_read(browser: webdriver.Chrome, tmp_path: Path, scheme: str) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get(write(tmp_path, busy_ledger()).as_uri())
+    browser.get(write(tmp_path, busy_run()).as_uri())
     assert browser.execute_script(CONTRAST) == []
 
 
 @pytest.mark.browser
 def test_labels_stay_inside_the_plots_and_the_page_inside_a_phone(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    browser.get(write(tmp_path, busy_ledger()).as_uri())
+    browser.get(write(tmp_path, busy_run()).as_uri())
     outside = browser.execute_script(
         "const found = []; for (const svg of document.querySelectorAll('svg')) {"
         "const s = svg.getBoundingClientRect(); for (const text of svg.querySelectorAll('text')) {"
@@ -154,6 +154,6 @@ def test_labels_stay_inside_the_plots_and_the_page_inside_a_phone(browser: webdr
 
 
 def test_a_run_without_anything_says_so(tmp_path: Path) -> None:
-    text = write(tmp_path, Ledger(datetime(2026, 11, 21, tzinfo=UTC), 3)).read_text()
+    text = write(tmp_path, RunRecord(datetime(2026, 11, 21, tzinfo=UTC), 3)).read_text()
     for words in ("No try-on came due", "No try-on succeeded", "--metrics-url", "Nothing was sent"):
         assert words in text

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.plots import nice_ticks, time_ticks
+from loadtests.replay.open_loop import RunRecord
 from loadtests.replay.outcomes import Outcome
-from loadtests.replay.runner import Ledger
 from loadtests.replay.summary import FEWEST_BINS, MOST_BINS, bin_width, spread, summarise
 from loadtests.replay.verdict import Objectives, judge, seconds, share, share_text, time_text
 
@@ -25,14 +25,14 @@ def outcome(index: int, end: str, due_at: float, latency: float = 1.0, **more: o
     return found
 
 
-def ledger(*outcomes: Outcome, planned: int | None = None) -> Ledger:
-    found = Ledger(datetime(2026, 11, 21, tzinfo=UTC), planned or len(outcomes), list(outcomes))
+def record(*outcomes: Outcome, planned: int | None = None) -> RunRecord:
+    found = RunRecord(datetime(2026, 11, 21, tzinfo=UTC), planned or len(outcomes), list(outcomes))
     found.wall_s = max((one.ended_at for one in outcomes), default=0.0)
     found.interrupted = planned is not None
     return found
 
 
-MIXED = ledger(
+MIXED = record(
     *[outcome(i, "succeeded", i * 0.5, 0.1 * (i + 1)) for i in range(16)],
     outcome(16, "failed", 8.0, code="engine-failed"),
     outcome(17, "unreachable", 8.5),
@@ -68,7 +68,7 @@ def test_bins_lose_nothing() -> None:
 
 
 def test_an_empty_and_an_unfinished_run_have_no_latency() -> None:
-    for nothing in (ledger(planned=5), ledger(outcome(0, "unfinished", 0.0), planned=5)):
+    for nothing in (record(planned=5), record(outcome(0, "unfinished", 0.0), planned=5)):
         found = summarise(nothing)
         assert (found.latency.count, found.availability, found.rejected_share) == (0, None, 0.0)
         verdict = judge(found, Objectives(p95_s=8.0, availability=0.99))
@@ -115,7 +115,7 @@ def test_objectives_pass_and_fail_by_what_was_measured() -> None:
 
 
 def test_a_late_generator_makes_a_run_invalid() -> None:
-    late = ledger(*[outcome(i, "succeeded", float(i), late=0.3) for i in range(10)])
+    late = record(*[outcome(i, "succeeded", float(i), late=0.3) for i in range(10)])
     verdict = judge(summarise(late), Objectives(p95_s=8.0, max_late_s=0.1))
     assert (verdict.word, verdict.valid, verdict.passed) == ("invalid", False, False)
     assert "300 ms" in verdict.warnings[0]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from loadtests.replay.client import Clients
 from loadtests.replay.outcomes import Outcome
@@ -16,7 +18,7 @@ from loadtests.traffic.arrivals import Arrival
 
 
 @dataclass
-class Ledger:
+class RunRecord:
     """What a run did: an outcome for every try-on that came due, and the service's own readings beside them."""
 
     began: datetime
@@ -27,8 +29,8 @@ class Ledger:
     interrupted: bool = False
 
 
-class Runner:
-    """One run; `ledger` and `in_flight` may be watched while it goes on."""
+class OpenLoop:
+    """One run of these arrivals; `record` and `in_flight` may be watched while it goes on."""
 
     def __init__(self, arrivals: Sequence[Arrival], clients: Clients, probe: Probe | None = None) -> None:
         self._arrivals = arrivals
@@ -39,7 +41,7 @@ class Runner:
         self._fault: BaseException | None = None
         self._start = 0.0
         self.ended: list[Outcome] = []
-        self.ledger = Ledger(datetime.now(UTC), len(arrivals))
+        self.record = RunRecord(datetime.now(UTC), len(arrivals))
 
     @property
     def in_flight(self) -> int:
@@ -57,15 +59,15 @@ class Runner:
 
     def stop(self) -> None:
         """Send no more, cancel what is on its way, and let `run` return what there is."""
-        self.ledger.interrupted = True
+        self.record.interrupted = True
         self._stop.set()
 
-    async def run(self) -> Ledger:
+    async def run(self) -> RunRecord:
         """Offer every arrival and wait until each has come to its end."""
         if self._probe is not None:
             await self._probe.once(time.perf_counter())
         self._start = time.perf_counter()
-        self.ledger.began = datetime.now(UTC)
+        self.record.began = datetime.now(UTC)
         probing = asyncio.create_task(self._probe.run(self._start)) if self._probe else None
         try:
             await self._offer()
@@ -77,9 +79,9 @@ class Runner:
                 probing.cancel()
                 await asyncio.gather(probing, return_exceptions=True)
                 await self._probe.once(self._start)
-                self.ledger.readings = self._probe.readings
-        self.ledger.wall_s = self.elapsed
-        return self.ledger
+                self.record.readings = self._probe.readings
+        self.record.wall_s = self.elapsed
+        return self.record
 
     async def _offer(self) -> None:
         for index, arrival in enumerate(self._arrivals):
@@ -90,12 +92,12 @@ class Runner:
             if self._stop.is_set():
                 return
             outcome = Outcome(index, arrival.offset_s, arrival.garments, arrival.priority, arrival.size)
-            self.ledger.outcomes.append(outcome)
+            self.record.outcomes.append(outcome)
             task = asyncio.create_task(self._clients.try_on(arrival, outcome, due))
             self._tasks.add(task)
-            task.add_done_callback(lambda done, outcome=outcome: self._done(done, outcome))
+            task.add_done_callback(partial(self._done, outcome))
 
-    def _done(self, task: asyncio.Task[None], outcome: Outcome) -> None:
+    def _done(self, outcome: Outcome, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.ended.append(outcome)
         fault = None if task.cancelled() else task.exception()
@@ -108,7 +110,8 @@ class Runner:
         left = list(self._tasks)
         ending = asyncio.gather(*left, return_exceptions=True)
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        either: tuple[asyncio.Future[Any], ...] = (ending, stopping)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         for task in left:
             task.cancel()
