@@ -13,22 +13,23 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
+from engine_build.instruction import MAX_GARMENTS
 from service import telemetry
 from service.errors import ServiceError, StoreUnavailable
 from service.gateway.http import problems
 from service.gateway.http.connections import guarded_protocol
-from service.gateway.http.exchange import Exchange
 from service.gateway.http.limits import BodyLimit
+from service.gateway.http.request_context import RequestContext
 from service.gateway.routes import fashn, native, openai, ops
+from service.gateway.routes.early_refusals import EarlyRefusals
 from service.gateway.routes.state import Gateway
-from service.gateway.routes.turn_away import TurnAway
 from service.gateway.shapes import openapi
 from service.gateway.work.api_keys import KeyRing
-from service.gateway.work.callbacks import Callbacks
 from service.gateway.work.fleet import Fleet
 from service.gateway.work.garments import Garments
 from service.gateway.work.rewriter import Rewriter
 from service.gateway.work.tryons import TryOns
+from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.heap import keep_freed
 from service.jobs.blobs import BlobStore
 from service.jobs.catalogue import Catalogue
@@ -44,11 +45,11 @@ log = logging.getLogger("changeroom.gateway")
 
 HEAP_KEPT = 64 << 20
 DESCRIPTION = (
-    "Virtual try-on: one person and 1 to 6 garments in, one new photo out. Errors are RFC 9457 problems with "
-    "a stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
+    f"Virtual try-on: one person and 1 to {MAX_GARMENTS} garments in, one new photo out. Errors are RFC 9457 problems "
+    "with a stable `code`; jobs are 202 with Location, or 200 with `Prefer: wait`."
 )
 TAGS = [
-    {"name": "try-ons", "description": "One person and 1 to 6 garments in, one new picture out."},
+    {"name": "try-ons", "description": f"One person and 1 to {MAX_GARMENTS} garments in, one new picture out."},
     {"name": "catalogue", "description": "Garments uploaded once and worn by their sku."},
     {"name": "compatible", "description": "The same service in the shapes of OpenAI's and FASHN's clients."},
     {"name": "models", "description": "What is loaded."},
@@ -79,8 +80,8 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(rewriter.close)
             garments = Garments(Catalogue(queue.store), blobs, pool)
             fleet = Fleet(queue)
-            callbacks = Callbacks(settings)
-            stack.callback(callbacks.close)
+            webhooks = WebhookAddresses(settings)
+            stack.callback(webhooks.close)
             tryons = TryOns(
                 settings,
                 queue,
@@ -89,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
                 rewriter=rewriter,
                 garments=garments,
                 fleet=fleet,
-                callbacks=callbacks,
+                webhooks=webhooks,
             )
             upkeep = asyncio.create_task(keep_house(queue, blobs), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
@@ -114,8 +115,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     openapi.install(app, fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(TurnAway)
-    app.add_middleware(Exchange)
+    app.add_middleware(EarlyRefusals)
+    app.add_middleware(RequestContext)
     return app
 
 

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
-from service.gateway.http.exchange import ENDLESS, QUIET
+from service.gateway.http.request_context import ENDLESS, QUIET
 from service.jobs.schemas import JobError
 
 log = logging.getLogger("changeroom.gateway")

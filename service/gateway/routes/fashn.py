@@ -19,7 +19,14 @@ from service.gateway.http.bodies import decode_image_text, empty_image, media_ty
 from service.gateway.http.limits import release_upload
 from service.gateway.routes.state import Parts, Who, asked_of
 from service.gateway.shapes import compat_views, error_samples, openapi, views
-from service.gateway.shapes.request import Draft, GarmentDraft, Options, validate
+from service.gateway.shapes.request import (
+    MAX_SEED,
+    MAX_URL,
+    Options,
+    RequestedGarment,
+    RequestedTryOn,
+    validate,
+)
 from service.jobs.schemas import JobRecord
 
 router = APIRouter(prefix="/v1", tags=["compatible"])
@@ -50,7 +57,7 @@ class FashnInputs(BaseModel):
     num_samples: Literal[1] = 1
     output_format: Literal["png", "jpeg"] = "png"
     return_base64: bool = False
-    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
     segmentation_free: bool = True
 
 
@@ -61,7 +68,7 @@ class FashnRequest(BaseModel):
 
     model_name: Literal["tryon-v1.6"]
     inputs: FashnInputs
-    webhook_url: str | None = Field(None, max_length=2048)
+    webhook_url: str | None = Field(None, max_length=MAX_URL)
 
 
 @router.post(
@@ -91,9 +98,9 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
         pictures[name] = decode_image_text(getattr(inputs, name), name, parts.settings)
         if not pictures[name]:
             raise empty_image(name)
-    draft = Draft(
+    requested = RequestedTryOn(
         person=pictures["model_image"],
-        garments=(GarmentDraft(pictures["garment_image"], category=CATEGORIES[inputs.category]),),
+        garments=(RequestedGarment(pictures["garment_image"], category=CATEGORIES[inputs.category]),),
         options=validate(
             Options,
             {
@@ -104,7 +111,7 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
             },
         ),
     )
-    submitted = await parts.tryons.submit(draft, asked)
+    submitted = await parts.tryons.submit(requested, asked)
     release_upload(request)
     return JSONResponse(compat_views.FashnRun(id=submitted.job_id).model_dump())
 

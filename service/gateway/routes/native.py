@@ -8,12 +8,13 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from service.errors import InvalidRequest, UnsupportedMediaType
-from service.gateway.http import exchange, headers, sse
+from service.gateway.http import headers, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
-from service.gateway.routes.intake import read_draft
+from service.gateway.http.request_context import timed
+from service.gateway.routes.request_reading import read_requested
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
-from service.gateway.shapes import error_samples, openapi, views
+from service.gateway.shapes import error_samples, forms, openapi, views
 from service.gateway.shapes.request import CATEGORIES, MAX_LAYER, SKU, unknown_field
 from service.gateway.work.garments import view as garment_view
 from service.gateway.work.tryons import Submitted
@@ -58,10 +59,10 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
 async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response:
     """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`."""
     asked = asked_of(request, parts, caller)
-    with exchange.timed(asked.timings, "read"):
-        draft = await read_draft(request, parts.settings)
-    submitted = await parts.tryons.submit(draft, asked)
-    del draft
+    with timed(asked.timings, "read"):
+        requested = await read_requested(request, parts.settings)
+    submitted = await parts.tryons.submit(requested, asked)
+    del requested
     release_upload(request)
     return await answer(request, parts, caller, submitted)
 
@@ -69,7 +70,7 @@ async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response
 async def answer(request: Request, parts: Gateway, caller: Who, submitted: Submitted) -> Response:
     """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait."""
     wait = headers.prefer_wait(request.headers.get("prefer"))
-    with exchange.timed(request.state.timings, "wait"):
+    with timed(request.state.timings, "wait"):
         record = await parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
     ended = record.status in TERMINAL
     out = {"Location": f"/v1/try-ons/{submitted.job_id}"}
@@ -232,9 +233,9 @@ async def put_garment(
     kind = media_type(request)
     if kind == "multipart/form-data":
         async with form_of(request, parts.settings) as form:
-            unknown = set(form) - {"image", "category", "layer"}
+            unknown = set(form) - set(forms.GARMENT_FIELDS)
             if unknown:
-                raise unknown_field(sorted(unknown)[0], ("image", "category", "layer"))
+                raise unknown_field(sorted(unknown)[0], forms.GARMENT_FIELDS)
             upload, given, words = form.get("image"), form.get("category"), form.get("layer")
             if upload is None or isinstance(upload, str):
                 raise InvalidRequest(

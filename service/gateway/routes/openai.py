@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
+from engine_build.instruction import MAX_GARMENTS
 from service.errors import (
     EngineUnavailable,
     Gone,
@@ -28,7 +29,7 @@ from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.routes.state import Parts, Who, asked_of
 from service.gateway.shapes import compat_views, error_samples, openapi
-from service.gateway.shapes.request import MAX_GARMENTS, Draft, GarmentDraft, Options, unknown_field, validate
+from service.gateway.shapes.request import Options, RequestedGarment, RequestedTryOn, unknown_field, validate
 from service.jobs.schemas import TERMINAL, JobRecord
 from service.settings import Settings
 
@@ -84,9 +85,9 @@ async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("Send multipart/form-data.", code="unsupported-content-type")
     async with form_of(request, parts.settings) as form:
-        draft, as_url = await _draft(form, parts.settings)
-    submitted = await parts.tryons.submit(draft, asked)
-    del draft
+        requested, as_url = await _requested(form, parts.settings)
+    submitted = await parts.tryons.submit(requested, asked)
+    del requested
     release_upload(request)
     record = await parts.tryons.wait(caller, submitted.job_id, asked.deadline_s + 5)
     if record.status != "succeeded":
@@ -118,7 +119,7 @@ def failure(record: JobRecord) -> ServiceError:
     return error
 
 
-async def _draft(form: FormData, settings: Settings) -> tuple[Draft, bool]:
+async def _requested(form: FormData, settings: Settings) -> tuple[RequestedTryOn, bool]:
     texts: dict[str, str] = {}
     images: list[UploadFile] = []
     for name, value in form.multi_items():
@@ -153,10 +154,10 @@ async def _draft(form: FormData, settings: Settings) -> tuple[Draft, bool]:
     options = _options(texts)
     person = await file_bytes(images[0], "image.0", settings)
     garments = [
-        GarmentDraft(await file_bytes(upload, f"image.{index}", settings))
+        RequestedGarment(await file_bytes(upload, f"image.{index}", settings))
         for index, upload in enumerate(images[1:], start=1)
     ]
-    return Draft(person, tuple(garments), options), texts.get("response_format") == "url"
+    return RequestedTryOn(person, tuple(garments), options), texts.get("response_format") == "url"
 
 
 def _refuse_other(texts: dict[str, str]) -> None:

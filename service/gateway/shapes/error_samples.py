@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine_build.instruction import MAX_GARMENTS
 from service.egress import ForbiddenTarget
 from service.errors import (
     Conflict,
@@ -73,7 +74,7 @@ SAMPLES: tuple[ServiceError, ...] = (
         code="too-many-pixels",
         pointer="person",
     ),
-    PayloadTooLarge("At most 7 pictures and 64 fields in one request.", code="too-many-parts"),
+    PayloadTooLarge(f"At most {1 + MAX_GARMENTS} pictures and 64 fields in one request.", code="too-many-parts"),
     PayloadTooLarge("A text field is limited to 256 kB; send pictures as file parts.", code="field-too-large"),
     UnsupportedMediaType("Send multipart/form-data or application/json.", code="unsupported-content-type"),
     UnsupportedMediaType(
@@ -86,12 +87,12 @@ SAMPLES: tuple[ServiceError, ...] = (
         "Send one photo of a person in the part named person.", code="missing-person", pointer="person"
     ),
     UnprocessableRequest(
-        "Send 1 to 6 garment photos in parts named garment, or skus of catalogue garments.",
+        f"Send 1 to {MAX_GARMENTS} garment photos in parts named garment, or skus of catalogue garments.",
         code="missing-garment",
         pointer="garment",
     ),
     UnprocessableRequest(
-        "At most 6 garments in one try-on; leave some out.", code="too-many-garments", pointer="garment"
+        f"At most {MAX_GARMENTS} garments in one try-on; leave some out.", code="too-many-garments", pointer="garment"
     ),
     UnprocessableRequest(
         "garments.0: there is no garment 'COAT-7'; put it with PUT /v1/garments/COAT-7 first.",

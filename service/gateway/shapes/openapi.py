@@ -8,15 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from service.gateway.shapes.request import (
-    CATEGORIES,
-    MAX_LAYER,
-    MAX_PROMPT,
-    PRIORITY_HELP,
-    SKU,
-    WEBHOOK_HELP,
-    JsonTryOn,
-)
+from engine_build.instruction import MAX_GARMENTS
+from service.gateway.shapes import forms
+from service.gateway.shapes.request import MAX_PROMPT, MAX_SEED, JsonTryOn
 from service.gateway.shapes.views import Problem
 
 SAMPLE = (
@@ -24,60 +18,6 @@ SAMPLE = (
     "wYAfMDGMKhhVMKpghCoAAMCFAQivNpqkAAAAAElFTkSuQmCC"
 )
 REF = "#/components/schemas/"
-
-_PICTURE = {"type": "string", "contentMediaType": "image/*", "format": "binary"}
-_PLAIN: dict[str, Any] = {
-    "prompt": {"type": "string", "maxLength": MAX_PROMPT, "examples": ["keep the coat open"]},
-    "size": {"type": "string", "pattern": r"^[0-9]{2,5}x[0-9]{2,5}$", "examples": ["768x1024"]},
-    "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "examples": [7]},
-    "steps": {"type": "integer", "minimum": 1, "maximum": 100},
-    "output_format": {"type": "string", "enum": ["jpeg", "png", "webp"], "default": "jpeg"},
-    "quality": {"type": "integer", "minimum": 1, "maximum": 100, "default": 90},
-    "priority": {
-        "type": "string",
-        "enum": ["high", "normal", "low"],
-        "default": "normal",
-        "description": PRIORITY_HELP,
-    },
-    "webhook_url": {"type": "string", "maxLength": 2048, "description": WEBHOOK_HELP},
-}
-
-_TRY_ON_FORM: dict[str, Any] = {
-    "type": "object",
-    "required": ["person"],
-    "additionalProperties": False,
-    "description": (
-        "Pictures are numbered as in the instruction: person is image 1, garments are images 2 to 7. "
-        "`categories` and `layers` are aligned with the garments, uploads first, then skus. "
-        "`request` is the same as one JSON value and replaces every other text field."
-    ),
-    "properties": {
-        "person": _PICTURE,
-        "garment": {"type": "array", "items": _PICTURE, "maxItems": 6},
-        "skus": {
-            "type": "array",
-            "items": {"type": "string", "pattern": SKU},
-            "maxItems": 6,
-            "examples": [["SHIRT-42"]],
-        },
-        "categories": {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}, "maxItems": 6},
-        "layers": {"type": "array", "items": {"type": "string", "maxLength": MAX_LAYER}, "maxItems": 6},
-        **_PLAIN,
-        "metadata": {
-            "type": "string",
-            "description": "A JSON object of strings.",
-            "examples": ['{"order": "42"}'],
-        },
-        "request": {
-            "type": "string",
-            "description": (
-                "All of the above in one JSON object, with "
-                '`"garments": [{"file": "<part name>" or "sku": ..., "category": ..., "layer": ...}]`; '
-                "then no other text field."
-            ),
-        },
-    },
-}
 
 _HEADER_PARAMETERS: list[dict[str, Any]] = [
     {
@@ -109,8 +49,8 @@ TRY_ON_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": _TRY_ON_FORM,
-                "encoding": {name: {"style": "form", "explode": True} for name in ("skus", "categories", "layers")},
+                "schema": forms.TRY_ON_FORM,
+                "encoding": {name: {"style": "form", "explode": True} for name in forms.LISTS},
             },
             "application/json": {
                 "schema": {"$ref": REF + "JsonTryOn"},
@@ -138,11 +78,7 @@ GARMENT_BODY: dict[str, Any] = {
                     "type": "object",
                     "required": ["image"],
                     "additionalProperties": False,
-                    "properties": {
-                        "image": _PICTURE,
-                        "category": {"type": "string", "enum": list(CATEGORIES), "examples": ["coats"]},
-                        "layer": {"type": "string", "maxLength": MAX_LAYER, "examples": ["open"]},
-                    },
+                    "properties": forms.GARMENT_FIELDS,
                 }
             },
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
@@ -162,7 +98,12 @@ OPENAI_BODY: dict[str, Any] = {
                     "required": ["image[]"],
                     "additionalProperties": False,
                     "properties": {
-                        "image[]": {"type": "array", "items": _PICTURE, "minItems": 2, "maxItems": 7},
+                        "image[]": {
+                            "type": "array",
+                            "items": forms.PICTURE,
+                            "minItems": 2,
+                            "maxItems": 1 + MAX_GARMENTS,
+                        },
                         "prompt": {"type": "string", "maxLength": MAX_PROMPT, "examples": ["keep the coat open"]},
                         "model": {"type": "string", "examples": ["nano"]},
                         "n": {"type": "integer", "enum": [1]},
@@ -172,7 +113,7 @@ OPENAI_BODY: dict[str, Any] = {
                         "quality": {"type": "string", "enum": ["low", "medium", "high", "auto"]},
                         "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
                         "background": {"type": "string", "enum": ["auto", "opaque"]},
-                        "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+                        "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
                         "user": {"type": "string"},
                     },
                 }

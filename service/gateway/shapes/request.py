@@ -1,25 +1,31 @@
-"""What a caller asked for: the models of a request, their limits, and the errors of a wrong shape."""
+"""What a caller asked for: the models of a request, their limits, and the errors of a wrong shape.
+
+`Options` is the one place where the options of a try-on stand, with type, bounds, description and `InForm`: reading
+a body (`routes.request_reading`), the forms' fields (`shapes.forms`) and the OpenAPI document all follow it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine_build.instruction import MAX_GARMENTS
 from service.errors import InvalidRequest, ServiceError, UnprocessableRequest
 from service.jobs.schemas import Category, OutputFormat, Priority
 
-MAX_GARMENTS = 6
 MAX_PROMPT = 2000
 MAX_LAYER = 120
+MAX_URL = 2048
+MAX_SEED = 2**32 - 1
 CATEGORIES: tuple[str, ...] = get_args(Category)
 PRIORITY_HELP = "`high` goes ahead of the others; where keys are required, only for keys that have it (422 otherwise)."
 WEBHOOK_HELP = "Told when the job ends (Standard Webhooks): an https address whose host is public (400 otherwise)."
+SIZE = r"^[0-9]{2,5}x[0-9]{2,5}$"
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,11 +34,10 @@ _SHAPES = {
     "size": "write it as width x height in pixels, such as 768x1024",
     "sku": "1 to 128 letters, digits, dots, hyphens and underscores, the first a letter or a digit",
 }
-_SIZE = re.compile(r"^(\d{2,5})x(\d{2,5})$", re.ASCII)
 
 
 @dataclass(frozen=True)
-class GarmentDraft:
+class RequestedGarment:
     """One garment: bytes of an upload, or the sku of a catalogue garment."""
 
     data: bytes | None
@@ -41,25 +46,43 @@ class GarmentDraft:
     layer: str | None = None
 
 
+@dataclass(frozen=True)
+class InForm:
+    """How an option stands in a form: as plain text or as the text of its JSON value (`as_json`), and what the
+    OpenAPI document shows there beside its type and bounds.
+    """
+
+    description: str | None = None
+    examples: tuple[str | int, ...] = ()
+    as_json: bool = False
+
+
 class Options(BaseModel):
     """What may be said beside the pictures; the same names in a form, in JSON and in the `request` field."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field("", max_length=MAX_PROMPT, description="Your own words, in any language.")
-    size: str | None = Field(
-        None,
-        pattern=r"^[0-9]{2,5}x[0-9]{2,5}$",
-        description="Width x height in pixels.",
-        examples=["768x1024"],
+    prompt: Annotated[str, InForm(examples=("keep the coat open",))] = Field(
+        "", max_length=MAX_PROMPT, description="Your own words, in any language."
     )
-    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="Same seed, same inputs: same picture.")
-    steps: int | None = Field(None, ge=1, le=100, description="Denoising steps; the model has a default.")
-    output_format: OutputFormat = "jpeg"
-    quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality.")
-    priority: Priority = Field("normal", description=PRIORITY_HELP)
-    metadata: dict[str, str] = Field(default_factory=dict, description="Returned as given; at most 16 entries.")
-    webhook_url: str | None = Field(None, max_length=2048, description=WEBHOOK_HELP)
+    size: Annotated[str | None, InForm(examples=("768x1024",))] = Field(
+        None, pattern=SIZE, description="Width x height in pixels.", examples=["768x1024"]
+    )
+    seed: Annotated[int | None, InForm(examples=(7,))] = Field(
+        None, ge=0, le=MAX_SEED, description="Same seed, same inputs: same picture."
+    )
+    steps: Annotated[int | None, InForm()] = Field(
+        None, ge=1, le=100, description="Denoising steps; the model has a default."
+    )
+    output_format: Annotated[OutputFormat, InForm()] = "jpeg"
+    quality: Annotated[int, InForm()] = Field(90, ge=1, le=100, description="JPEG and WebP quality.")
+    priority: Annotated[Priority, InForm(PRIORITY_HELP)] = Field("normal", description=PRIORITY_HELP)
+    metadata: Annotated[
+        dict[str, str], InForm("A JSON object of strings.", examples=('{"order": "42"}',), as_json=True)
+    ] = Field(default_factory=dict, description="Returned as given; at most 16 entries.")
+    webhook_url: Annotated[str | None, InForm(WEBHOOK_HELP)] = Field(
+        None, max_length=MAX_URL, description=WEBHOOK_HELP
+    )
 
     @field_validator("metadata")
     @classmethod
@@ -78,8 +101,10 @@ class Options(BaseModel):
 
     def pixels(self) -> tuple[int, int] | None:
         """(width, height) in pixels, or None."""
-        found = _SIZE.match(self.size or "")
-        return (int(found[1]), int(found[2])) if found else None
+        if self.size is None:
+            return None
+        width, _, height = self.size.partition("x")
+        return int(width), int(height)
 
 
 class JsonGarment(BaseModel):
@@ -109,7 +134,7 @@ class JsonTryOn(Options):
         return [{"image": item} if isinstance(item, str) else item for item in value]
 
 
-class RequestGarment(BaseModel):
+class RequestFieldGarment(BaseModel):
     """One garment of the `request` part: the name of its file part (default: the next `garment`) or a sku."""
 
     model_config = ConfigDict(extra="forbid")
@@ -123,15 +148,15 @@ class RequestGarment(BaseModel):
 class RequestField(Options):
     """The `request` part of a multipart request: everything in one JSON value."""
 
-    garments: list[RequestGarment] | None = None
+    garments: list[RequestFieldGarment] | None = None
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A request read and checked for shape."""
+class RequestedTryOn:
+    """A try-on request, read and checked for shape."""
 
     person: bytes
-    garments: tuple[GarmentDraft, ...]
+    garments: tuple[RequestedGarment, ...]
     options: Options = field(default_factory=Options)
 
     def digest(self) -> str:
@@ -190,7 +215,7 @@ def no_person() -> ServiceError:
 def no_garment() -> ServiceError:
     """Neither a picture nor a sku of a garment came."""
     return UnprocessableRequest(
-        "Send 1 to 6 garment photos in parts named garment, or skus of catalogue garments.",
+        f"Send 1 to {MAX_GARMENTS} garment photos in parts named garment, or skus of catalogue garments.",
         code="missing-garment",
         pointer="garment",
     )

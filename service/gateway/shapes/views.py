@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from engine_build.instruction import MAX_GARMENTS
 from service.gateway.http import problems
 from service.jobs.schemas import JobRecord, Status
 
@@ -29,7 +30,7 @@ class Problem(BaseModel):
                     "type": "urn:changeroom:problem:missing-garment",
                     "title": "The request cannot be carried out",
                     "status": 422,
-                    "detail": "Send 1 to 6 garment photos in parts named garment.",
+                    "detail": f"Send 1 to {MAX_GARMENTS} garment photos in parts named garment.",
                     "code": "missing-garment",
                     "retryable": False,
                     "request_id": "req_uT0cN2m1pQ4rS5tU",

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine_build.instruction import (
     LAYER_WORDS,
     MAX_DESCRIPTION,
+    MAX_GARMENTS,
     NOUNS,
     GarmentPhrase,
     clean_words,
@@ -78,7 +79,7 @@ class _Garment(_Form):
 
 
 class _Reading(_Form):
-    garments: Annotated[list[_Garment], Field(max_length=6)]
+    garments: Annotated[list[_Garment], Field(max_length=MAX_GARMENTS)]
     wishes: Annotated[str, Field(max_length=MAX_WISHES)]
 
 

@@ -1,4 +1,4 @@
-"""The use case: from a draft to a job, and what may be asked of a job afterwards.
+"""The use case: from a requested try-on to a job, and what may be asked of a job afterwards.
 
 Admission comes first (one store call), then decoding and writing the instruction side by side, then the
 blobs, then one store call that turns the reservation into a job. Whatever fails in between releases the
@@ -26,14 +26,14 @@ from service.errors import (
     UnprocessableRequest,
     UnsupportedMediaType,
 )
-from service.gateway.http.exchange import timed
+from service.gateway.http.request_context import timed
 from service.gateway.shapes import views
-from service.gateway.shapes.request import Draft
+from service.gateway.shapes.request import RequestedTryOn
 from service.gateway.work.api_keys import Caller
-from service.gateway.work.callbacks import Callbacks
 from service.gateway.work.fleet import Fleet
 from service.gateway.work.garments import Garments
 from service.gateway.work.rewriter import Instruction, Rewriter
+from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
@@ -75,7 +75,7 @@ class TryOns:
         rewriter: Rewriter,
         garments: Garments,
         fleet: Fleet,
-        callbacks: Callbacks,
+        webhooks: WebhookAddresses,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -84,28 +84,28 @@ class TryOns:
         self._rewriter = rewriter
         self._garments = garments
         self._fleet = fleet
-        self._callbacks = callbacks
+        self._webhooks = webhooks
         self.stopping = asyncio.Event()
         self._giving_back = GivingBack(queue, self.stopping)
 
-    async def submit(self, draft: Draft, asked: Asked) -> Submitted:
-        """Turn a draft into a job, or find the one it already is.
+    async def submit(self, requested: RequestedTryOn, asked: Asked) -> Submitted:
+        """Turn a request into a job, or find the one it already is.
 
         Raises QueueFull, TooManyRequests, IdempotencyMismatch, StoreUnavailable, UnprocessableRequest and the
         errors of pictures.
         """
-        options = draft.options
+        options = requested.options
         size = options.pixels()
         with timed(asked.timings, "check"):
             await self._fleet.check(size, options.steps)
-            digest = await asyncio.to_thread(draft.digest) if asked.idempotency_key else ""
+            digest = await asyncio.to_thread(requested.digest) if asked.idempotency_key else ""
         if options.priority == "high" and not asked.caller.high_priority:
             raise UnprocessableRequest(
                 "priority: this key may not use high; send normal or low, or ask for a key that may.",
                 code="priority-not-allowed",
                 pointer="priority",
             )
-        self._callbacks.check(options.webhook_url)
+        self._webhooks.check(options.webhook_url)
         with timed(asked.timings, "reserve"):
             reserved = await self._queue.reserve(
                 tenant=asked.caller.tenant,
@@ -118,7 +118,7 @@ class TryOns:
         created = time.time()
         try:
             with timed(asked.timings, "prepare"):
-                person, garments, instruction = await self._prepare(draft, asked)
+                person, garments, instruction = await self._prepare(requested, asked)
             spec = JobSpec(
                 id=reserved.id,
                 tenant=asked.caller.tenant,
@@ -149,18 +149,20 @@ class TryOns:
             raise
         return Submitted(reserved.id, replayed=False)
 
-    async def _prepare(self, draft: Draft, asked: Asked) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
+    async def _prepare(
+        self, requested: RequestedTryOn, asked: Asked
+    ) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
         """Decode and store every picture while the instruction is written."""
         records = await asyncio.gather(
             *(
                 self._garments.wanted(asked.caller.tenant, garment.sku, f"garments.{index}")
-                for index, garment in enumerate(draft.garments)
+                for index, garment in enumerate(requested.garments)
                 if garment.sku is not None
             )
         )
-        known = dict(zip([g.sku for g in draft.garments if g.sku is not None], records, strict=True))
+        known = dict(zip([g.sku for g in requested.garments if g.sku is not None], records, strict=True))
         phrases = []
-        for garment in draft.garments:
+        for garment in requested.garments:
             record = known.get(garment.sku) if garment.sku is not None else None
             category, layer = garment.category, garment.layer
             if record is not None:
@@ -176,18 +178,18 @@ class TryOns:
 
         try:
             async with asyncio.TaskGroup() as group:
-                person = group.create_task(stored(draft.person, "person"))
+                person = group.create_task(stored(requested.person, "person"))
                 uploads = {
                     index: group.create_task(stored(garment.data, f"garments.{index}"))
-                    for index, garment in enumerate(draft.garments)
+                    for index, garment in enumerate(requested.garments)
                     if garment.data is not None
                 }
-                written = group.create_task(self._rewriter.write(phrases, draft.options.prompt))
-                group.create_task(self._callbacks.resolve(draft.options.webhook_url))
+                written = group.create_task(self._rewriter.write(phrases, requested.options.prompt))
+                group.create_task(self._webhooks.resolve(requested.options.webhook_url))
         except* ServiceError as errors:
             raise first_of(errors) from errors
         refs = []
-        for index, (garment, phrase) in enumerate(zip(draft.garments, phrases, strict=True)):
+        for index, (garment, phrase) in enumerate(zip(requested.garments, phrases, strict=True)):
             blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
         return person.result(), tuple(refs), written.result()

@@ -17,8 +17,8 @@ from service.gateway.routes.state import caller_of, gateway_of
 PATHS = frozenset({"/v1/try-ons", "/v1/images/edits", "/v1/run"})
 
 
-class TurnAway:
-    """ASGI middleware: a fresh refusal of the queue is repeated to the same caller (`Admission.turn_away`)."""
+class EarlyRefusals:
+    """ASGI middleware: a fresh refusal of the queue is repeated to the same caller (`turn_away` of the queue)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

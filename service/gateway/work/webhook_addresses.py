@@ -23,7 +23,7 @@ LOOKUP_S = 1.0
 LOOKUPS_AT_ONCE = 4
 
 
-class Callbacks:
+class WebhookAddresses:
     """What may be given as `webhook_url` here."""
 
     def __init__(self, settings: Settings) -> None:

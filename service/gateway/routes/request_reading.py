@@ -1,4 +1,4 @@
-"""From a request body to a `Draft`: multipart and JSON meet here."""
+"""From a request body to a `RequestedTryOn`: multipart and JSON meet here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
+from engine_build.instruction import MAX_GARMENTS
 from service.errors import InvalidRequest, UnprocessableRequest, UnsupportedMediaType
 from service.gateway.http.bodies import (
     decode_image_text,
@@ -20,17 +21,17 @@ from service.gateway.http.bodies import (
     media_type,
     read_json,
 )
+from service.gateway.shapes import forms
 from service.gateway.shapes.request import (
     CATEGORIES,
-    MAX_GARMENTS,
     MAX_LAYER,
     SKU,
-    Draft,
-    GarmentDraft,
     JsonTryOn,
     Options,
+    RequestedGarment,
+    RequestedTryOn,
     RequestField,
-    RequestGarment,
+    RequestFieldGarment,
     no_garment,
     no_person,
     too_many_garments,
@@ -39,12 +40,8 @@ from service.gateway.shapes.request import (
 )
 from service.settings import Settings
 
-_PICTURES = ("person", "garment")
-_LISTS = ("categories", "layers", "skus")
-_PLAIN = ("prompt", "size", "seed", "steps", "output_format", "quality", "priority", "webhook_url")
 
-
-async def read_draft(request: Request, settings: Settings) -> Draft:
+async def read_requested(request: Request, settings: Settings) -> RequestedTryOn:
     """Read a try-on request in either form.
 
     Raises InvalidRequest, UnprocessableRequest, InvalidImage, PayloadTooLarge, UnsupportedMediaType.
@@ -61,8 +58,8 @@ async def read_draft(request: Request, settings: Settings) -> Draft:
     )
 
 
-def _from_json(body: JsonTryOn, settings: Settings) -> Draft:
-    garments: list[GarmentDraft] = []
+def _from_json(body: JsonTryOn, settings: Settings) -> RequestedTryOn:
+    garments: list[RequestedGarment] = []
     for index, item in enumerate(body.garments):
         name = f"garments.{index}"
         if (item.image is None) == (item.sku is None):
@@ -72,15 +69,15 @@ def _from_json(body: JsonTryOn, settings: Settings) -> Draft:
             data = decode_image_text(item.image, name, settings)
             if not data:
                 raise empty_image(name)
-        garments.append(GarmentDraft(data, item.sku, item.category, item.layer or None))
+        garments.append(RequestedGarment(data, item.sku, item.category, item.layer or None))
     person = decode_image_text(body.person, "person", settings)
     if not person:
         raise empty_image("person")
     options = Options.model_validate(body.model_dump(exclude={"person", "garments"}))
-    return Draft(person, tuple(garments), options)
+    return RequestedTryOn(person, tuple(garments), options)
 
 
-async def _from_form(form: FormData, settings: Settings) -> Draft:
+async def _from_form(form: FormData, settings: Settings) -> RequestedTryOn:
     texts: dict[str, list[str]] = {}
     files: dict[str, list[UploadFile]] = {}
     for name, value in form.multi_items():
@@ -88,7 +85,7 @@ async def _from_form(form: FormData, settings: Settings) -> Draft:
             texts.setdefault(name, []).append(value)
         else:
             files.setdefault(name, []).append(value)
-    for name in _PICTURES:
+    for name in forms.PICTURES:
         if name in texts:
             raise InvalidRequest(
                 f"{name} must be a file part (with a filename), not text; with curl: -F {name}=@photo.jpg.",
@@ -102,16 +99,17 @@ async def _from_form(form: FormData, settings: Settings) -> Draft:
 
 async def _from_plain_fields(
     texts: dict[str, list[str]], files: dict[str, list[UploadFile]], settings: Settings
-) -> Draft:
-    _only(files, _PICTURES)
-    _only(texts, (*_PICTURES, *_LISTS, *_PLAIN, "metadata"))
+) -> RequestedTryOn:
+    _only(files, tuple(forms.PICTURES))
+    _only(texts, (*forms.PICTURES, *sorted(forms.LISTS), *forms.PLAIN, *forms.JSON_VALUED))
     values: dict[str, Any] = {}
-    for name in _PLAIN:
+    for name in forms.PLAIN:
         if name in texts:
             values[name] = _single(texts[name], name)
-    if "metadata" in texts:
-        values["metadata"] = json_text(_single(texts["metadata"], "metadata"), "metadata")
-    for name in ("seed", "steps", "quality"):
+    for name in forms.JSON_VALUED:
+        if name in texts:
+            values[name] = json_text(_single(texts[name], name), name)
+    for name in forms.INTEGERS:
         if name in values:
             values[name] = _integer(values[name], name)
     options = validate(Options, values)
@@ -148,15 +146,15 @@ async def _from_plain_fields(
             raise UnprocessableRequest(f"skus: {sku[:40]!r} is not a sku.", code="invalid-field", pointer="skus")
         sources.append((None, sku))
     garments = tuple(
-        GarmentDraft(data, sku, category, layer or None)
+        RequestedGarment(data, sku, category, layer or None)
         for (data, sku), category, layer in zip(sources, categories, layers, strict=True)
     )
-    return Draft(person, garments, options)
+    return RequestedTryOn(person, garments, options)
 
 
 async def _from_request_field(
     texts: dict[str, list[str]], files: dict[str, list[UploadFile]], settings: Settings
-) -> Draft:
+) -> RequestedTryOn:
     if len(texts) > 1:
         raise UnprocessableRequest(
             "request: it replaces every other text field; put all of them into it, or leave it out.",
@@ -177,8 +175,8 @@ async def _from_request_field(
     queue = list(named.pop("garment", []))
     wanted = body.garments
     if wanted is None:
-        wanted = [RequestGarment() for _ in queue] + [RequestGarment(file=name) for name in named]
-    garments: list[GarmentDraft] = []
+        wanted = [RequestFieldGarment() for _ in queue] + [RequestFieldGarment(file=name) for name in named]
+    garments: list[RequestedGarment] = []
     for index, item in enumerate(wanted):
         name = f"garments.{index}"
         if item.sku is not None and item.file is not None:
@@ -194,12 +192,12 @@ async def _from_request_field(
                     pointer=name,
                 )
             data = await file_bytes(upload, name, settings)
-        garments.append(GarmentDraft(data, item.sku, item.category, item.layer or None))
+        garments.append(RequestedGarment(data, item.sku, item.category, item.layer or None))
     if queue or named:
         raise InvalidRequest(
             "There are more garment files than garments in request.", code="invalid-field", pointer="garments"
         )
-    return Draft(person, tuple(garments), Options.model_validate(body.model_dump(exclude={"garments"})))
+    return RequestedTryOn(person, tuple(garments), Options.model_validate(body.model_dump(exclude={"garments"})))
 
 
 async def _person(files: dict[str, list[UploadFile]], settings: Settings) -> bytes:

@@ -1,4 +1,4 @@
-"""What every exchange gets: a request id, trace context, Server-Timing, safe headers and one log line."""
+"""What every request and its answer get: a request id, trace context, Server-Timing, safe headers and one log line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDLESS = "/events"
 QUIET = ("/livez", "/readyz", "/metrics")
 
 
-class Exchange:
+class RequestContext:
     """ASGI middleware around everything else, so that refusals carry a request id as well."""
 
     def __init__(self, app: ASGIApp) -> None:
