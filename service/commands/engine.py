@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from engine_build.instruction import MAX_GARMENTS
 from service.commands.failures import CommandFailed
+from service.commands.model_options import DEVICE_HELP, MODEL_HELP
 
 engine = typer.Typer(help="Build, check and measure engines.", no_args_is_help=True)
 
-ModelArgument = Annotated[str, typer.Option(help="nano, a checkpoint folder or a hub id")]
+ModelArgument = Annotated[str, typer.Option(help=MODEL_HELP)]
 AttentionOption = Annotated[
     str, typer.Option(help="plugin: our packed kernel inside the engine; standard: TensorRT's own operator.")
 ]
@@ -29,7 +31,8 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="WxH[:GARMENTS][*REQUESTS]",
-            help="A size to be fast at, with up to 6 garments and as many requests together; repeat for several.",
+            help=f"A size to be fast at, with up to {MAX_GARMENTS} garments and as many requests together; "
+            "repeat for several.",
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="tensorrt; no other backend is built.")] = "tensorrt",
@@ -142,7 +145,7 @@ def bench(
     preset: Annotated[
         str, typer.Option(help="Shape of the model, with random weights: klein-4b, tstars-5b or nano.")
     ] = "klein-4b",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs of every case.")] = 10,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Stop starting new cases then; the goals' own come first.")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engine_build.instruction import MAX_GARMENTS
 from service.commands.failures import CommandFailed
+from service.commands.model_options import BACKEND_HELP, DEVICE_HELP, DTYPE_HELP, MODEL_HELP
 from service.settings import SettingsError, parse_loras
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def tryon(
     person: Annotated[Path, typer.Option(help="The person's photo.")],
     garment: Annotated[
         list[str],
-        typer.Option(metavar="CATEGORY[:LAYER]=FILE", help="A garment's photo; repeat for up to six."),
+        typer.Option(metavar="CATEGORY[:LAYER]=FILE", help=f"A garment's photo; repeat for up to {MAX_GARMENTS}."),
     ],
     prompt: Annotated[str, typer.Option(help="Wishes in your own words.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
@@ -31,10 +33,10 @@ def tryon(
         str | None, typer.Option(metavar="WxH", help="Size of the picture, e.g. 768x1024.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-    model: Annotated[str, typer.Option(help="nano, a checkpoint folder or a hub id")] = "nano",
-    backend: Annotated[str, typer.Option(help="torch, triton, triton-tma or tensorrt")] = "torch",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or fp8")] = "auto",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "nano",
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "torch",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto",
     lora: Annotated[
         list[str] | None, typer.Option(metavar="FILE[=STRENGTH]", help="A LoRA file; repeat for several.")
     ] = None,
@@ -52,8 +54,8 @@ def tryon(
     """
     if output.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter("use .jpg, .png or .webp", param_hint="--output")
-    if len(garment) > 6:
-        raise typer.BadParameter("at most six garments", param_hint="--garment")
+    if len(garment) > MAX_GARMENTS:
+        raise typer.BadParameter(f"at most {MAX_GARMENTS} garments", param_hint="--garment")
     if overflow not in ("sheets", "sequential"):
         raise typer.BadParameter("use sheets or sequential", param_hint="--overflow")
     try:

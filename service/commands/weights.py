@@ -1,4 +1,4 @@
-"""`changeroom weights plan`: what a checkpoint will hold in a device's memory, without loading it."""
+"""`changeroom weights`: what a checkpoint is, and what it will hold in a device's memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
+from service.commands.model_options import MODEL_HELP
 
+weights = typer.Typer(help="Look at checkpoints.", no_args_is_help=True)
+
+
+@weights.command()
 def plan(
     model: Annotated[str, typer.Argument(metavar="PATH|PRESET", help="klein-4b, klein-9b, tstars-5b, nano, a folder")],
     dtype: Annotated[str, typer.Option(help="auto (bfloat16), fp8, bfloat16, float16 or float32")] = "auto",
@@ -26,3 +31,16 @@ def plan(
         model, dtype=dtype, backend=backend, free=free, options=EngineOptions(reference_cache_bytes=int(cache * 2**30))
     )
     typer.echo(f"{planned.table(free)}\n{options.token_budget} tokens to a forward")
+
+
+@weights.command()
+def check(
+    model: Annotated[str, typer.Argument(metavar="PATH|HUB_ID", help=MODEL_HELP)],
+) -> None:
+    """Load a checkpoint strictly, without running it, and say what it is.
+
+    Example: changeroom weights check black-forest-labs/FLUX.2-klein-4B
+    """
+    from engine_build.model.weights import check as check_weights
+
+    typer.echo(check_weights(model))

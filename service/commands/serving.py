@@ -1,0 +1,117 @@
+"""`changeroom up`, `gateway` and `worker`: the processes of the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.model_options import BACKEND_HELP, DEVICE_HELP, DTYPE_HELP, MODEL_HELP
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting of the configuration table, e.g. lease_s=5."
+    ),
+]
+RedisOption = Annotated[
+    str | None, typer.Option("--redis-url", help="A Redis or Valkey elsewhere; default REDIS_URL.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder for the store, pictures and logs.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help=MODEL_HELP)]
+BackendOption = Annotated[str | None, typer.Option("--backend", help=BACKEND_HELP)]
+DeviceOption = Annotated[str | None, typer.Option("--device", help=DEVICE_HELP)]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help=DTYPE_HELP)]
+PortOption = Annotated[
+    int | None, typer.Option("--port", help="TCP port of the gateway; 0 picks a free one.")
+]
+HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
+
+
+def up(
+    port: PortOption = None,
+    host: HostOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes, one per device.")] = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run everything on this machine: store, worker, gateway, page; dress the sample person; serve.
+
+    Example: changeroom up --port 8080 --data ./var --model nano
+    """
+    from service.local.up import up as run_up
+    from service.settings import load_settings
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "port": port, "host": host, "data_dir": data, "model": model, "workers": workers,
+        "backend": backend, "device": device, "dtype": dtype, "redis_url": redis_url,
+    }  # fmt: skip
+    raise typer.Exit(run_up(load_settings(**given)))
+
+
+def gateway(
+    port: PortOption = None,
+    host: HostOption = None,
+    data: DataOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one gateway process: the REST API and the studio page.
+
+    Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --port 8000
+    """
+    from service.settings import load_settings
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "port": port, "host": host, "data_dir": data, "redis_url": redis_url,
+    }  # fmt: skip
+    settings = load_settings(**given)
+    from service.gateway import serve
+    from service.telemetry import configure_logging
+
+    configure_logging(settings)
+    serve(settings)
+
+
+def worker(
+    model: ModelOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics here; 0 is off.")] = None,
+    data: DataOption = None,
+    redis_url: RedisOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one worker process on one device.
+
+    Example: REDIS_URL=redis://store:6379/0 changeroom worker --model nano --metrics-port 9101
+    """
+    from service.settings import load_settings
+
+    given: dict[str, Any] = _pairs(set_) | {
+        "model": model, "backend": backend, "device": device, "dtype": dtype,
+        "metrics_port": metrics_port, "data_dir": data, "redis_url": redis_url,
+    }  # fmt: skip
+    settings = load_settings(**given)
+    from service.telemetry import configure_logging
+    from service.worker.main import run_worker
+
+    configure_logging(settings)
+    raise typer.Exit(run_worker(settings))
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in given or []:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--set")
+        pairs[name] = value
+    return pairs
