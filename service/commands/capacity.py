@@ -1,28 +1,33 @@
-"""`changeroom loadtest capacity`: the options; `loadtests.capacity.plan` does the work."""
+"""`changeroom loadtest capacity`: the options; `loadtests.capacity.run` does the work."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.commands import traffic as options
 from service.commands.failures import CommandFailed
-from service.commands.traffic import DURATION, read
+from service.commands.option_groups import flattened
+from service.commands.traffic import DURATION, read, seconds, share
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from loadtests.capacity.fleet import Fleet
+    from loadtests.traffic.traffic import Traffic
 
 TIMES = "How long a try-on takes (one of these)"
 FLEET = "The fleet"
 SCALE = "On paper"
+USUAL_BACKLOG_S = float(Settings.model_fields["max_backlog_s"].default)
 
 
-def _setting(name: str) -> float:
-    default = Settings.model_fields[name].default
-    return float(default)
+@dataclass(frozen=True)
+class TimesOptions:
+    """Where the times of a try-on come from."""
 
-
-def capacity(
     times: Annotated[
         Path | None,
         typer.Option(
@@ -30,7 +35,7 @@ def capacity(
             help="CSV or JSON rows garments,seconds[,batch]: measured engine seconds of a batch.",
             rich_help_panel=TIMES,
         ),
-    ] = None,
+    ] = None
     metrics: Annotated[
         list[str] | None,
         typer.Option(
@@ -38,7 +43,7 @@ def capacity(
             help="/metrics of each worker under a typical load (repeat for several workers).",
             rich_help_panel=TIMES,
         ),
-    ] = None,
+    ] = None
     quiet_metrics: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,59 +51,139 @@ def capacity(
             help="The same at a low load: tells what a batch shares from what each try-on adds.",
             rich_help_panel=TIMES,
         ),
-    ] = None,
+    ] = None
     recorded: Annotated[
         bool, typer.Option("--recorded", help="Execution times as the trace recorded them.", rich_help_panel=TIMES)
-    ] = False,
-    shape: options.Shape = options.Shapes.poisson,
-    rate: options.Rate = 1.0,
+    ] = False
+
+
+@dataclass(frozen=True)
+class DemandOptions:
+    """What arrives, and what it asks for."""
+
+    shape: options.Shape = options.Shapes.poisson
+    rate: options.Rate = 1.0
     duration: Annotated[
         str, typer.Option(metavar=DURATION, help="Length; a trace is cut after it.", rich_help_panel=options.TRAFFIC)
-    ] = "",
-    cv: options.Cv = 1.0,
-    peak_to_trough: options.PeakToTrough = 10.0,
-    peak_rate: options.PeakRate = None,
-    trace: options.Trace = None,
-    images: options.Images = options.Meanings.garments,
-    speed: options.Speed = 1.0,
-    busiest: options.Busiest = False,
-    garments: options.Garments = options.USUAL_GARMENTS,
-    priorities: options.Priorities = "normal",
-    p50: options.P50 = None,
-    p95: options.P95 = None,
-    p99: options.P99 = None,
+    ] = ""
+    cv: options.Cv = 1.0
+    peak_to_trough: options.PeakToTrough = 10.0
+    peak_rate: options.PeakRate = None
+    seed: options.Seed = 0
+    trace: options.Trace = None
+    images: options.Images = options.Meanings.garments
+    speed: options.Speed = 1.0
+    busiest: options.Busiest = False
+    garments: options.Garments = options.USUAL_GARMENTS
+    priorities: options.Priorities = "normal"
+
+    def traffic(self) -> Traffic:
+        """The traffic to serve. Raises typer.BadParameter."""
+        from loadtests.traffic.traffic import Traffic, asked
+
+        return Traffic(
+            shape=self.shape.value,
+            rate=self.rate,
+            duration_s=seconds("--duration", self.duration) if self.duration else None if self.trace else 600.0,
+            cv=self.cv,
+            peak_to_trough=self.peak_to_trough,
+            peak_rate=self.peak_rate,
+            trace=self.trace,
+            speed=self.speed,
+            busiest=self.busiest,
+            images=self.images.value,
+            seed=self.seed,
+            asked=read("--garments, --priorities", lambda _: asked(self.garments, "default", self.priorities), ""),
+        )
+
+
+@dataclass(frozen=True)
+class GoalOptions(options.LatencyOptions):
+    """What the fleet must keep."""
+
     max_unserved: Annotated[
         str, typer.Option(metavar="SHARE", help="Refused, expired or failed.", rich_help_panel=options.OBJECTIVES)
-    ] = "1%",
+    ] = "1%"
+
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """The bounds that were given: (percentile, seconds). Raises typer.BadParameter when none was."""
+        texts = {50.0: self.p50, 95.0: self.p95, 99.0: self.p99}
+        bounds = tuple((q, seconds(f"--p{q:g}", text)) for q, text in texts.items() if text is not None)
+        if not bounds:
+            raise typer.BadParameter("give at least one of --p50, --p95, --p99", param_hint="--p95")
+        return bounds
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """The settings of the service and of its machines."""
+
     max_backlog: Annotated[
         float, typer.Option(help="CHANGEROOM_MAX_BACKLOG_S; 0 is unlimited.", rich_help_panel=FLEET)
-    ] = _setting("max_backlog_s"),
-    deadline: Annotated[str, typer.Option(metavar=DURATION, help="Of each try-on.", rich_help_panel=FLEET)] = "120s",
+    ] = USUAL_BACKLOG_S
+    deadline: Annotated[str, typer.Option(metavar=DURATION, help="Of each try-on.", rich_help_panel=FLEET)] = "120s"
     batch: Annotated[
         int, typer.Option(min=1, max=16, help="Most try-ons in one batch of a GPU.", rich_help_panel=FLEET)
-    ] = 16,
-    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one batch.", rich_help_panel=FLEET)] = 49_152,
+    ] = 16
+    token_budget: Annotated[int, typer.Option(min=1, help="Tokens in one batch.", rich_help_panel=FLEET)] = 49_152
     failure_every: Annotated[
         str | None,
         typer.Option(metavar=DURATION, help="Mean time between failures of one GPU.", rich_help_panel=FLEET),
-    ] = None,
+    ] = None
     restart: Annotated[
         str, typer.Option(metavar=DURATION, help="Until a failed worker is back.", rich_help_panel=FLEET)
-    ] = "60s",
+    ] = "60s"
+
+    def fleet(self) -> Fleet:
+        """A fleet of one GPU with these settings. Raises typer.BadParameter."""
+        from loadtests.capacity.fleet import Fleet
+
+        return Fleet(
+            1,
+            max_in_flight=0,
+            max_backlog_s=self.max_backlog,
+            deadline_s=seconds("--deadline", self.deadline),
+            max_jobs=self.batch,
+            token_budget=self.token_budget,
+            mean_time_to_failure_s=seconds("--failure-every", self.failure_every or None) or 0.0,
+            restart_s=seconds("--restart", self.restart),
+        )
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """A day of many more requests, reckoned and not simulated."""
+
     scale: Annotated[
         int | None,
         typer.Option(min=1000, metavar="REQUESTS", help="Also reckon this many a day.", rich_help_panel=SCALE),
-    ] = None,
+    ] = None
     peak: Annotated[
-        float, typer.Option(min=1.0, help="The peak of that day over its mean.", rich_help_panel=SCALE)
-    ] = 3.0,
+        float,
+        typer.Option(min=1.0, help="The peak of that day over its mean.", rich_help_panel=SCALE),
+    ] = 3.0
     spare: Annotated[
         str, typer.Option(metavar="SHARE", help="GPUs beyond the need of the peak.", rich_help_panel=SCALE)
-    ] = "10%",
-    seed: options.Seed = 0,
-    html: options.Html = None,
-    json_file: options.JsonFile = None,
-    title: options.Title = "Capacity",
+    ] = "10%"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What is written down."""
+
+    html: options.Html = None
+    json_file: options.JsonFile = None
+    title: options.Title = "Capacity"
+
+
+@flattened
+def capacity(
+    measured: TimesOptions,
+    demand: DemandOptions,
+    wanted: GoalOptions,
+    machines: FleetOptions,
+    day: ScaleOptions,
+    report: FileOptions,
 ) -> None:
     """Reckon how many GPUs a traffic and an objective need, by simulating the service with measured times.
 
@@ -120,61 +205,30 @@ def capacity(
       changeroom loadtest capacity --metrics http://w1:9101/metrics --metrics http://w2:9101/metrics --rate 20 \\
         --duration 10m --p95 3s --scale 30000000
     """
-    from loadtests.capacity.fleet import Fleet
     from loadtests.capacity.plan import Goal
     from loadtests.capacity.run import Given, main
     from loadtests.capacity.service_times import CalibrationError
-    from loadtests.replay.verdict import seconds, share
-    from loadtests.traffic.traffic import Traffic, asked
 
-    if sum((times is not None, bool(metrics), recorded)) != 1:
+    if sum((measured.times is not None, bool(measured.metrics), measured.recorded)) != 1:
         raise typer.BadParameter("give one of --times, --metrics and --recorded", param_hint="--times")
-    if recorded and trace is None:
+    if measured.recorded and demand.trace is None:
         raise typer.BadParameter("needs --trace", param_hint="--recorded")
-    bounds = {50.0: p50, 95.0: p95, 99.0: p99}
-    wanted = tuple((q, read(f"--p{q:g}", seconds, text)) for q, text in bounds.items() if text is not None)
-    if not wanted:
-        raise typer.BadParameter("give at least one of --p50, --p95, --p99", param_hint="--p95")
-    traffic = Traffic(
-        shape=shape.value,
-        rate=rate,
-        duration_s=read("--duration", seconds, duration) if duration else None if trace else 600.0,
-        cv=cv,
-        peak_to_trough=peak_to_trough,
-        peak_rate=peak_rate,
-        trace=trace,
-        speed=speed,
-        busiest=busiest,
-        images=images.value,
-        seed=seed,
-        asked=read("--garments, --priorities", lambda _: asked(garments, "default", priorities), ""),
-    )
-    fleet = Fleet(
-        1,
-        max_in_flight=0,
-        max_backlog_s=max_backlog,
-        deadline_s=read("--deadline", seconds, deadline),
-        max_jobs=batch,
-        token_budget=token_budget,
-        mean_time_to_failure_s=read("--failure-every", seconds, failure_every) if failure_every else 0.0,
-        restart_s=read("--restart", seconds, restart),
-    )
-    goal = Goal(wanted, read("--max-unserved", share, max_unserved))
+    bounds = wanted.bounds()
     given = Given(
-        traffic,
-        fleet,
-        goal,
-        times,
-        tuple(metrics or ()),
-        tuple(quiet_metrics or ()),
-        scale,
-        peak,
-        read("--spare", share, spare),
-        cv,
-        seed,
+        traffic=demand.traffic(),
+        fleet=machines.fleet(),
+        goal=Goal(bounds, share("--max-unserved", wanted.max_unserved)),
+        table=measured.times,
+        metrics=tuple(measured.metrics or ()),
+        quiet_metrics=tuple(measured.quiet_metrics or ()),
+        per_day=day.scale,
+        peak=day.peak,
+        spare=share("--spare", day.spare),
+        cv=demand.cv,
+        seed=demand.seed,
     )
     try:
-        code = main(given, json_file=json_file, html=html, title=title)
+        code = main(given, json_file=report.json_file, html=report.html, title=report.title)
     except (CalibrationError, OSError, ValueError) as error:
         raise CommandFailed(str(error)) from error
     raise typer.Exit(code)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, overload
 
 import typer
 
@@ -97,6 +98,16 @@ P50 = Annotated[
 P95 = Annotated[str | None, typer.Option("--p95", metavar=DURATION, help="95% are faster.", rich_help_panel=OBJECTIVES)]
 P99 = Annotated[str | None, typer.Option("--p99", metavar=DURATION, help="99% are faster.", rich_help_panel=OBJECTIVES)]
 
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """Bounds of latency, as durations; None is not asked for."""
+
+    p50: P50 = None
+    p95: P95 = None
+    p99: P99 = None
+
+
 Html = Annotated[
     Path | None,
     typer.Option(help="Write the report with plots here: one file, readable offline.", rich_help_panel=REPORT),
@@ -111,3 +122,25 @@ def read(option: str, reader: Callable[[str], Read], text: str) -> Read:
         return reader(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+@overload
+def seconds(option: str, text: str) -> float: ...
+@overload
+def seconds(option: str, text: str | None) -> float | None: ...
+def seconds(option: str, text: str | None) -> float | None:
+    """A duration in seconds; None where none was given. Raises typer.BadParameter."""
+    from loadtests.replay import verdict
+
+    return None if text is None else read(option, verdict.seconds, text)
+
+
+@overload
+def share(option: str, text: str) -> float: ...
+@overload
+def share(option: str, text: str | None) -> float | None: ...
+def share(option: str, text: str | None) -> float | None:
+    """A share of 0 to 1; None where none was given. Raises typer.BadParameter."""
+    from loadtests.replay import verdict
+
+    return None if text is None else read(option, verdict.share, text)
