@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine_build.instruction import MAX_GARMENTS
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
 
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
-    max_images: int = Field(default=7, ge=2, le=7)
+    max_images: int = Field(default=1 + MAX_GARMENTS, ge=2, le=1 + MAX_GARMENTS)
     max_megapixels: float = Field(default=40, gt=0)
     header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
     body_idle_timeout_s: float = Field(default=4, gt=0, description="each such span of a body brings some kB")

@@ -7,6 +7,7 @@ from itertools import product
 
 from engine_build.config import PRESETS, ReferenceAttention
 from engine_build.errors import RequestError
+from engine_build.instruction import MAX_GARMENTS
 from engine_build.runtime.loading import pick_device
 
 GOALS = (1, 5)  # garments
@@ -31,7 +32,7 @@ class Plan:
     preset: str = "klein-4b"
     device: str = "auto"
     sizes: tuple[tuple[int, int], ...] = ((1024, 1024), (768, 1024))
-    garments: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    garments: tuple[int, ...] = tuple(range(1, MAX_GARMENTS + 1))
     garment: int = 512
     steps: int = 4
     repeats: int = 10

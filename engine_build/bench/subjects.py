@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
 
 from engine_build.config import PRESETS, CheckpointConfig, ModelConfig, ReferenceAttention, read_json
 from engine_build.errors import RequestError
+from engine_build.instruction import MAX_GARMENTS
 from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.text_encoder import TextEncoder
@@ -87,7 +88,7 @@ class Weights:
         if self.preset == "nano":
             return replace(own, reference_attention=mode, garment_canvas=(64, 64), note="random weights")
         return CheckpointConfig(
-            reference_attention=mode, max_references=7, chat_template=False, text_layers=TEXT_LAYERS,
+            reference_attention=mode, max_references=1 + MAX_GARMENTS, chat_template=False, text_layers=TEXT_LAYERS,
             garment_area=512 * 512, note="random weights",
         )  # fmt: skip
 

@@ -215,11 +215,11 @@ def retell(instruction: str, placed: Sequence[Placed]) -> str:
 
 
 def _cells(count: int) -> int:
-    """The grid a contact sheet of `count` garments is cut into. Raises RequestError beyond 6."""
+    """The grid a contact sheet of `count` garments is cut into. Raises RequestError beyond the largest."""
     for cells in sorted(_PLACES):
         if count <= cells:
             return cells
-    raise RequestError(f"a contact sheet holds at most 6 garments, not {count}")
+    raise RequestError(f"a contact sheet holds at most {max(_PLACES)} garments, not {count}")
 
 
 def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from engine_build.errors import RequestError
+from engine_build.instruction import MAX_GARMENTS
 
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?::(\d+))?(?:\*(\d+))?")
 
@@ -18,7 +19,7 @@ class WarmSize:
 
     width: int
     height: int
-    garments: int = 6
+    garments: int = MAX_GARMENTS
     requests: int = 1
 
     @classmethod
@@ -27,9 +28,9 @@ class WarmSize:
         found = _WRITTEN.fullmatch(text)
         if found is None:
             raise RequestError(f"{text!r} is not WIDTHxHEIGHT[:GARMENTS][*REQUESTS], e.g. 768x1024:6*4")
-        garments, requests = int(found[3] or 6), int(found[4] or 1)
-        if not 1 <= garments <= 6 or requests < 1:
-            raise RequestError(f"{text!r}: 1 to 6 garments, at least one request")
+        garments, requests = int(found[3] or MAX_GARMENTS), int(found[4] or 1)
+        if not 1 <= garments <= MAX_GARMENTS or requests < 1:
+            raise RequestError(f"{text!r}: 1 to {MAX_GARMENTS} garments, at least one request")
         return cls(int(found[1]), int(found[2]), garments, requests)
 
     def __str__(self) -> str:

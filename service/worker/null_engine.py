@@ -19,6 +19,7 @@ from PIL import Image
 
 from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
+from engine_build.instruction import MAX_GARMENTS
 from service.errors import InvalidRequest
 
 NAME = "null"
@@ -57,7 +58,7 @@ class NullEngine:
             backend="null",
             device="none",
             reference_attention="isolated",
-            max_references=7,
+            max_references=1 + MAX_GARMENTS,
             default_size=(768, 1024),
             max_pixels=40_000_000,
             size_multiple=1,

@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine_build.errors import RequestError
-from engine_build.instruction import CATEGORIES, LAYER_WORDS, MAX_DESCRIPTION
+from engine_build.instruction import CATEGORIES, LAYER_WORDS, MAX_DESCRIPTION, MAX_GARMENTS
 
 T = TypeVar("T")
 LONG_SIDE = 512
@@ -64,7 +64,7 @@ class _Garment(_Form):
 class _Answer(_Form):
     usable: bool
     problem: str
-    garments: Annotated[list[_Garment], Field(max_length=6)]
+    garments: Annotated[list[_Garment], Field(max_length=MAX_GARMENTS)]
 
 
 _SCHEMA = {

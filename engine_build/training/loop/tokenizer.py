@@ -11,7 +11,7 @@ import itertools
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engine_build.instruction import NOUNS, PREFIX
+from engine_build.instruction import MAX_GARMENTS, NOUNS, PREFIX
 from engine_build.training.data.world_edits import edit_of
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.scenes import sample_scene
@@ -37,7 +37,7 @@ def train(samples: int = 4000, vocabulary: int = 1024, edits: int = 0) -> PreTra
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    told = (instruction_of(sample_scene(seed, 1 + seed % 6)) for seed in range(samples))
+    told = (instruction_of(sample_scene(seed, 1 + seed % MAX_GARMENTS)) for seed in range(samples))
     edited = (edit_of(number).instruction for number in range(edits))
     tokenizer.train_from_iterator(itertools.chain(told, edited), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512)

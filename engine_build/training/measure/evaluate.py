@@ -22,6 +22,7 @@ from torch import Tensor
 from engine_build.backends import load_engine
 from engine_build.engine import Engine, ImageInput, TryOnRequest
 from engine_build.errors import RequestError
+from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.measure import classifier
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.scores import Sample, nearest, score
@@ -29,7 +30,7 @@ from engine_build.training.nano.grids import sample_row
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.render import render
 from engine_build.training.world.sample_files import picture
-from engine_build.training.world.scenes import HELD_OUT_SEED, MAX_GARMENTS, sample_scene
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 from engine_build.training.world.specs import Scene
 from engine_build.training.world.wrong_outfits import Truth, admissible, alternatives
 
@@ -215,7 +216,7 @@ def main(
 ) -> dict[str, object]:
     """Load, evaluate, write JSON and the contact sheet, `say` the table. Raises RequestError for impossible numbers."""
     if samples < 1 or (garments is not None and not 1 <= garments <= MAX_GARMENTS):
-        raise RequestError(f"samples must be at least 1 and garments 1 to 6, not {samples} and {garments}")
+        raise RequestError(f"samples must be at least 1 and garments 1 to {MAX_GARMENTS}, not {samples} and {garments}")
     engine = load_engine(model)
     report = evaluate(engine, classifier.load(), samples, garments, steps)
     for line in table(report):

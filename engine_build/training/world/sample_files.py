@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.render import render
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
@@ -28,8 +29,8 @@ def picture(x: Tensor) -> Image.Image:
 
 def write_samples(folder: Path, seed: int = 0, garments: int = 3, height: int = 96) -> Path:
     """Write one scene; returns the path of its request.json. Raises ValueError unless garments are 1 to 6."""
-    if not 1 <= garments <= 6:
-        raise ValueError(f"garments must be 1 to 6, not {garments}")
+    if not 1 <= garments <= MAX_GARMENTS:
+        raise ValueError(f"garments must be 1 to {MAX_GARMENTS}, not {garments}")
     folder.mkdir(parents=True, exist_ok=True)
     scene = sample_scene(HELD_OUT_SEED + seed, garments)
     drawn = render([scene], height)

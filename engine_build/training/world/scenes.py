@@ -8,6 +8,7 @@ behind the arm and on which side, the folds) is drawn at random, so the target i
 from dataclasses import replace
 from random import Random
 
+from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.world.casting import hanging_sides, sample_backdrop, sample_person
 from engine_build.training.world.specs import (
     CATEGORIES,
@@ -25,8 +26,6 @@ from engine_build.training.world.specs import (
 
 HELD_OUT_SEED = 1_000_000_000
 """Scenes with this seed or a larger one are for evaluation only."""
-
-MAX_GARMENTS = 6
 
 _STYLES = {
     "tops": ("top",),

@@ -29,7 +29,14 @@ from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.routes.state import Parts, Who, asked_of
 from service.gateway.shapes import compat_views, error_samples, openapi
-from service.gateway.shapes.request import Options, RequestedGarment, RequestedTryOn, unknown_field, validate
+from service.gateway.shapes.request import (
+    Options,
+    RequestedGarment,
+    RequestedTryOn,
+    too_many_garments,
+    unknown_field,
+    validate,
+)
 from service.jobs.schemas import TERMINAL, JobRecord
 from service.settings import Settings
 
@@ -146,11 +153,7 @@ async def _requested(form: FormData, settings: Settings) -> tuple[RequestedTryOn
             "Send at least one garment image after the person.", code="missing-garment", pointer="image"
         )
     if len(images) > 1 + MAX_GARMENTS:
-        raise UnprocessableRequest(
-            f"At most {MAX_GARMENTS} garments in one try-on; leave some out.",
-            code="too-many-garments",
-            pointer="image",
-        )
+        raise too_many_garments("image")
     options = _options(texts)
     person = await file_bytes(images[0], "image.0", settings)
     garments = [

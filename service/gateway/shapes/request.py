@@ -221,10 +221,10 @@ def no_garment() -> ServiceError:
     )
 
 
-def too_many_garments() -> ServiceError:
-    """More garments than a try-on can wear."""
+def too_many_garments(pointer: str = "garment") -> ServiceError:
+    """More garments than a try-on can wear; `pointer` is the field they came in."""
     return UnprocessableRequest(
         f"At most {MAX_GARMENTS} garments in one try-on; leave some out.",
         code="too-many-garments",
-        pointer="garment",
+        pointer=pointer,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import service.gateway
-from engine_build.instruction import CATEGORIES, LAYER_WORDS
+from engine_build.instruction import CATEGORIES, LAYER_WORDS, MAX_GARMENTS
 
 STUDIO = Path(service.gateway.__file__).parent / "studio"
 OUTSIDE = re.compile(r"https?://|(?<![:\w])//[a-z]")
@@ -75,6 +75,14 @@ def test_the_page_knows_the_layers_of_the_grammar() -> None:
     layers = {category: tuple(words) for category, words in json.loads(found[1]).items()}
     assert layers == dict(LAYER_WORDS)
     assert set(layers) == set(CATEGORIES)
+
+
+def test_the_page_knows_how_many_garments_a_try_on_takes() -> None:
+    text = (STUDIO / "index.html").read_text()
+    in_words = {6: "six"}[MAX_GARMENTS]
+    assert re.findall(r"export const MOST = (\d+);", (STUDIO / "garments.js").read_text()) == [str(MAX_GARMENTS)]
+    assert re.findall(r"up to (\w+) garments", text) == [in_words, in_words]
+    assert re.findall(r'id="garment-count">0</span> of (\d+)<', text) == [str(MAX_GARMENTS)]
 
 
 def colours(block: str) -> dict[str, str]:

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from engine_build.training.world.scenes import HELD_OUT_SEED, MAX_GARMENTS, sample_categories, sample_scene
+from engine_build.instruction import MAX_GARMENTS
+from engine_build.training.world.scenes import HELD_OUT_SEED, sample_categories, sample_scene
 from engine_build.training.world.specs import CATEGORIES, LOGOS, PALETTE, PATTERNS, Scene
 
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 600)
