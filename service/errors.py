@@ -16,6 +16,8 @@ ServiceError
 ├── QueueFull (503)                 admission refused; Retry-After from the backlog
 ├── StoreUnavailable (503)          Redis or the object store does not answer
 └── EngineUnavailable (503)         no ready worker
+
+`CommandFailed` is none of them: it ends a command of the terminal.
 """
 
 from __future__ import annotations
@@ -105,3 +107,7 @@ class LeaseLost(ServiceError):
     """Internal to workers: the claim's fencing token is no longer current. Never reaches HTTP."""
 
     code, title = "lease-lost", "The lease of this job went to another worker"
+
+
+class CommandFailed(Exception):
+    """A command cannot go on; the message is one line that says what to do."""

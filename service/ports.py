@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 
 
 def free_port(host: str, port: int) -> int:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.commands import traffic as options
-from service.commands.failures import CommandFailed
 from service.commands.option_groups import flattened
 from service.commands.traffic import DURATION, read, seconds, share
+from service.errors import CommandFailed
 from service.settings import Settings
 
 if TYPE_CHECKING:

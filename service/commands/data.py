@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 
 data = typer.Typer(help="Make training data, and look into it.", no_args_is_help=True, rich_markup_mode="rich")
 

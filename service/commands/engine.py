@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from engine_build.instruction import MAX_GARMENTS
-from service.commands.failures import CommandFailed
 from service.commands.model_options import DEVICE_HELP, MODEL_HELP
+from service.errors import CommandFailed
 
 engine = typer.Typer(help="Build, check and measure engines.", no_args_is_help=True)
 

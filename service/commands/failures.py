@@ -10,10 +10,6 @@ import typer
 from typer.core import TyperGroup
 
 
-class CommandFailed(Exception):
-    """A command cannot go on; the message is one line that says what to do."""
-
-
 def describe(error: BaseException) -> str:
     """`error` as one line for a terminal."""
     if isinstance(error, ModuleNotFoundError):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 
 keys = typer.Typer(no_args_is_help=True)
 

@@ -72,7 +72,7 @@ def gateway(
         "port": port, "host": host, "data_dir": data, "redis_url": redis_url,
     }  # fmt: skip
     settings = load_settings(**given)
-    from service.gateway import serve
+    from service.gateway.app import serve
     from service.telemetry import configure_logging
 
     configure_logging(settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 
 if TYPE_CHECKING:
     from rich.console import Console

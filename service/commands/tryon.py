@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engine_build.instruction import MAX_GARMENTS
-from service.commands.failures import CommandFailed
 from service.commands.model_options import BACKEND_HELP, DEVICE_HELP, DTYPE_HELP, MODEL_HELP
+from service.errors import CommandFailed
 from service.settings import SettingsError, parse_loras
 
 if TYPE_CHECKING:

@@ -1,15 +1,5 @@
-"""The gateway: HTTP in, jobs out."""
+"""The gateway: HTTP in, jobs out, and answers to whoever asks about them.
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from service.settings import Settings
-
-
-def serve(settings: Settings) -> None:
-    """Run the gateway until SIGINT or SIGTERM."""
-    from service.gateway.app import serve as run
-
-    run(settings)
+Floors, each importing only those below: `app` puts it together, `routes` the addresses, `work` what may be done,
+`shapes` what is said in either direction, `http` the connection. No picture is decoded in this process.
+"""

@@ -1,0 +1,4 @@
+"""`changeroom up`: the whole service on one machine, as child processes of one.
+
+In come settings, out goes a page that answers, after one try-on through the public API has proved it.
+"""

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 
 SAMPLES = Path(__file__).parents[1] / "gateway" / "studio" / "samples"
 

@@ -22,7 +22,7 @@ import httpx
 import redis
 from rich.console import Console
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.local.first_try_on import FirstTryOn, dress_sample
 from service.local.supervisor import Child, last_error

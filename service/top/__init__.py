@@ -1,1 +1,5 @@
-"""What `changeroom top` shows: readings of store and gateways, what changed between them, and the frame."""
+"""What `changeroom top` shows of a running service.
+
+In come readings of the store and of gateways' metrics, out goes one frame for the terminal: what is now, and what
+changed between readings.
+"""

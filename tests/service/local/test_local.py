@@ -17,7 +17,7 @@ import pytest
 import redis
 from PIL import Image
 
-from service.commands.failures import CommandFailed
+from service.errors import CommandFailed
 from service.jobs.embedded import socket_path_for
 from service.local.first_try_on import dress_sample
 from service.local.supervisor import Child, ChildFailed
