@@ -103,11 +103,5 @@ class EngineUnavailable(ServiceError):
     status, code, title, retryable = 503, "engine-unavailable", "No worker is ready", True
 
 
-class LeaseLost(ServiceError):
-    """Internal to workers: the claim's fencing token is no longer current. Never reaches HTTP."""
-
-    code, title = "lease-lost", "The lease of this job went to another worker"
-
-
 class CommandFailed(Exception):
     """A command cannot go on; the message is one line that says what to do."""

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from engine_build.instruction import MAX_GARMENTS
+from engine_build.instruction import MAX_GARMENTS, MAX_WORDS
 from service.gateway.shapes import forms
-from service.gateway.shapes.request import MAX_PROMPT, MAX_SEED, JsonTryOn
+from service.gateway.shapes.request import MAX_SEED, JsonTryOn
 from service.gateway.shapes.views import Problem
 
 SAMPLE = (
@@ -104,7 +104,7 @@ OPENAI_BODY: dict[str, Any] = {
                             "minItems": 2,
                             "maxItems": 1 + MAX_GARMENTS,
                         },
-                        "prompt": {"type": "string", "maxLength": MAX_PROMPT, "examples": ["keep the coat open"]},
+                        "prompt": {"type": "string", "maxLength": MAX_WORDS, "examples": ["keep the coat open"]},
                         "model": {"type": "string", "examples": ["nano"]},
                         "n": {"type": "integer", "enum": [1]},
                         "size": {"type": "string", "enum": ["auto", "512x512", "768x1024"]},

@@ -14,11 +14,10 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from engine_build.instruction import MAX_GARMENTS
+from engine_build.instruction import MAX_GARMENTS, MAX_WORDS
 from service.errors import InvalidRequest, ServiceError, UnprocessableRequest
 from service.jobs.schemas import Category, OutputFormat, Priority
 
-MAX_PROMPT = 2000
 MAX_LAYER = 120
 MAX_URL = 2048
 MAX_SEED = 2**32 - 1
@@ -63,7 +62,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: Annotated[str, InForm(examples=("keep the coat open",))] = Field(
-        "", max_length=MAX_PROMPT, description="Your own words, in any language."
+        "", max_length=MAX_WORDS, description="Your own words, in any language."
     )
     size: Annotated[str | None, InForm(examples=("768x1024",))] = Field(
         None, pattern=SIZE, description="Width x height in pixels.", examples=["768x1024"]

@@ -2,7 +2,7 @@
 
 import { Problem, apiKey, freshKey, rememberKey } from "./api.js";
 import { MOST, Rail } from "./garments.js";
-import { takeFiles, takePasted } from "./intake.js";
+import { takeFiles, takePasted } from "./chosen_files.js";
 import { drawsSmall, showModel } from "./model.js";
 import { Person } from "./person.js";
 import { refusal } from "./pictures.js";

@@ -76,7 +76,7 @@ class Caller:
 
 
 class KeyRing:
-    """The known keys. `tenant_of` is what every request goes through."""
+    """The known keys. `caller` is what every request goes through."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError when the file is missing or not of its shape."""
