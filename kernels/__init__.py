@@ -1,6 +1,7 @@
-"""Tensor functions of the engine: packed attention, QK-norm with RoPE, AdaLN, SwiGLU.
+"""Tensor functions of the engine: packed attention, QK-norm with RoPE, AdaLN, SwiGLU, FP8 rows, GroupNorm.
 
-`kernels.reference` is the truth in plain torch; `kernels.backend.select` names the set in use.
+In come tensors of several requests laid end to end, with their lengths as `Segments`; out come tensors, or e4m3 rows
+with scales. `kernels.reference` is the truth in plain torch; `kernels.backend.select` names the set in use.
 transformers probes for a package called `kernels` and reads its version, hence `__version__`.
 """
 

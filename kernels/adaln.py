@@ -23,11 +23,13 @@ from kernels.segments import Segments
 
 @triton.jit
 def adaln_kernel(
-    p_x, p_y, p_gate, p_shift, p_scale, p_sum, p_o, p_row_scales, p_cu, p_tiles,
-    stride_x, stride_y, stride_gate, stride_shift, stride_scale, width, eps,
+    p_x: tl.tensor, p_y: tl.tensor, p_gate: tl.tensor, p_shift: tl.tensor, p_scale: tl.tensor,
+    p_sum: tl.tensor, p_o: tl.tensor, p_row_scales: tl.tensor, p_cu: tl.tensor, p_tiles: tl.tensor,
+    stride_x: tl.tensor, stride_y: tl.tensor, stride_gate: tl.tensor, stride_shift: tl.tensor,
+    stride_scale: tl.tensor, width: tl.tensor, eps: tl.tensor,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, RESIDUAL: tl.constexpr, SATURATE: tl.constexpr, BOUND: tl.constexpr,
     FP8: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: up to ROWS rows of one sequence. With RESIDUAL, x + gate y goes to p_sum and is normalised."""
     i_g = tl.program_id(0)
     i_s, i_b = tl.load(p_tiles + 2 * i_g).to(tl.int64), tl.load(p_tiles + 2 * i_g + 1)
@@ -76,14 +78,17 @@ def adaln_op(
     if not takes_kernel(x):
         segments = Segments(tuple(lengths))
         return _flat((reference.adaln_fp8 if fp8 else reference.adaln)(x, shift, scale, segments, eps))
-    outs = empty_rows(*x.shape, x.dtype, x.device, fp8)
+    outs = empty_rows(x, x.shape[1], fp8)
     _launch(x, None, None, shift, scale, cu_seqlens, tiles, eps, outs)
     return outs
 
 
 @adaln_op.register_fake
-def _(x, shift, scale, lengths, cu_seqlens, tiles, eps, fp8):  # type: ignore[no-untyped-def]
-    return empty_rows(*x.shape, x.dtype, x.device, fp8)
+def _(
+    x: Tensor, shift: Tensor, scale: Tensor,
+    lengths: list[int], cu_seqlens: Tensor, tiles: Tensor, eps: float, fp8: bool,
+) -> list[Tensor]:  # fmt: skip
+    return empty_rows(x, x.shape[1], fp8)
 
 
 @triton_op("changeroom::residual_adaln", mutates_args=())
@@ -110,7 +115,10 @@ def residual_adaln_op(
 
 
 @residual_adaln_op.register_fake
-def _(x, y, gate, shift, scale, lengths, cu_seqlens, tiles, eps, fp8):  # type: ignore[no-untyped-def]
+def _(
+    x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
+    lengths: list[int], cu_seqlens: Tensor, tiles: Tensor, eps: float, fp8: bool,
+) -> list[Tensor]:  # fmt: skip
     return _empty_residual(x, fp8)
 
 
@@ -119,7 +127,9 @@ def adaln(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: floa
 
     Rows may be any distance apart. Raises ValueError when shapes do not fit or rows are not contiguous.
     """
-    return adaln_op(x, shift, scale, *_tables(segments, x, {}, {"shift": shift, "scale": scale}), eps, False)[0]
+    tables = _tables(segments, x, {}, {"shift": shift, "scale": scale})
+    normed: Tensor = adaln_op(x, shift, scale, *tables, eps, False)[0]
+    return normed
 
 
 def adaln_fp8(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float) -> Quantised:
@@ -164,7 +174,7 @@ def _tables(
 
 
 def _empty_residual(x: Tensor, fp8: bool) -> list[Tensor]:
-    return [torch.empty(x.shape, dtype=x.dtype, device=x.device), *empty_rows(*x.shape, x.dtype, x.device, fp8)]
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device), *empty_rows(x, x.shape[1], fp8)]
 
 
 def _flat(result: Tensor | Quantised) -> list[Tensor]:

@@ -47,7 +47,7 @@ def tile_for(head_dim: int, dtype: torch.dtype, tma: bool = False) -> Tile:
 
 
 @triton.jit
-def _dot(b_a, b_b, b_acc, WIDE: tl.constexpr):
+def _dot(b_a: tl.tensor, b_b: tl.tensor, b_acc: tl.tensor, WIDE: tl.constexpr) -> tl.tensor:
     """b_a @ b_b + b_acc in float32. Triton's interpreter multiplies bfloat16 as raw bits, hence WIDE."""
     if WIDE:
         b_a, b_b = b_a.to(tl.float32), b_b.to(tl.float32)
@@ -55,7 +55,11 @@ def _dot(b_a, b_b, b_acc, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _fold(b_q, b_k, b_v, m_n, b_acc, b_max, b_sum, scale, MASKED: tl.constexpr, WIDE: tl.constexpr):
+def _fold(
+    b_q: tl.tensor, b_k: tl.tensor, b_v: tl.tensor, m_n: tl.tensor,
+    b_acc: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, scale: tl.tensor,
+    MASKED: tl.constexpr, WIDE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Adds one block of keys and values to the running softmax."""
     # [BLOCK_M, BLOCK_N]
     b_s = _dot(b_q, b_k, tl.zeros([b_q.shape[0], b_k.shape[1]], tl.float32), WIDE) * scale
@@ -74,9 +78,11 @@ def _fold(b_q, b_k, b_v, m_n, b_acc, b_max, b_sum, scale, MASKED: tl.constexpr, 
 
 @triton.jit
 def _attend_tma(
-    b_q, b_acc, b_max, b_sum, d_k, d_v, start, length, i_h, scale,
+    b_q: tl.tensor, b_acc: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor,
+    d_k: tl.tensor_descriptor, d_v: tl.tensor_descriptor, start: tl.tensor, length: tl.tensor, i_h: tl.tensor,
+    scale: tl.tensor,
     E: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """`_attend_pointers` through tensor maps `(T, H E)`; a last block reads into neighbours, whose values it drops."""
     for i_n in range(0, length // BLOCK_N * BLOCK_N, BLOCK_N):
         # [BLOCK_N, E]
@@ -96,9 +102,10 @@ def _attend_tma(
 
 @triton.jit
 def _attend_pointers(
-    b_q, b_acc, b_max, b_sum, p_k, p_v, length, stride_k, stride_v, scale,
+    b_q: tl.tensor, b_acc: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor,
+    p_k: tl.tensor, p_v: tl.tensor, length: tl.tensor, stride_k: tl.tensor, stride_v: tl.tensor, scale: tl.tensor,
     E: tl.constexpr, BLOCK_N: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Adds all keys and values of one segment, which start at p_k and p_v."""
     o_n = tl.arange(0, BLOCK_N)
     o_e = tl.arange(0, E)
@@ -125,9 +132,11 @@ def _attend_pointers(
 
 @triton.jit
 def _attend(
-    b_q, b_acc, b_max, b_sum, p_k, p_v, start, length, i_h, stride_k, stride_v, scale,
+    b_q: tl.tensor, b_acc: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor,
+    p_k: tl.tensor, p_v: tl.tensor, start: tl.tensor, length: tl.tensor, i_h: tl.tensor,
+    stride_k: tl.tensor, stride_v: tl.tensor, scale: tl.tensor,
     E: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Adds all keys and values of one segment, whose first row is `start`."""
     if TMA:
         b_acc, b_max, b_sum = _attend_tma(
@@ -143,11 +152,13 @@ def _attend(
 
 @triton.jit
 def attention_kernel(
-    p_q, p_k, p_v, p_o, p_prefix_k, p_prefix_v, p_cu, p_cu_keys, p_cu_prefix, p_tiles,
-    stride_q, stride_k, stride_v, stride_prefix_k, stride_prefix_v, draws, scale,
+    p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_o: tl.tensor, p_prefix_k: tl.tensor, p_prefix_v: tl.tensor,
+    p_cu: tl.tensor, p_cu_keys: tl.tensor, p_cu_prefix: tl.tensor, p_tiles: tl.tensor,
+    stride_q: tl.tensor, stride_k: tl.tensor, stride_v: tl.tensor,
+    stride_prefix_k: tl.tensor, stride_prefix_v: tl.tensor, draws: tl.tensor, scale: tl.tensor,
     H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PREFIX: tl.constexpr,
     TMA: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: one tile of queries of one sequence, one head. scale is log2(e) / sqrt(E).
 
     With TMA, the keys' and values' arguments are tensor maps instead of pointers.
@@ -222,7 +233,11 @@ def attention_op(
 
 
 @attention_op.register_fake
-def _(q, k, v, lengths, cu, tiles, key_lengths, key_cu, prefix_k, prefix_v, prefix_lengths, prefix_cu, draws):  # type: ignore[no-untyped-def]
+def _(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int], cu_seqlens: Tensor, tiles: Tensor,
+    key_lengths: list[int], key_cu_seqlens: Tensor, prefix_k: Tensor | None, prefix_v: Tensor | None,
+    prefix_lengths: list[int], prefix_cu_seqlens: Tensor | None, draws: int,
+) -> Tensor:  # fmt: skip
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
@@ -260,10 +275,11 @@ def attention(
     prefix_cu = prefix_segments.cu_seqlens(q.device) if prefix_segments else None
     if out is None and tile is None and not tma:
         prefix_lengths = list(prefix_segments.lengths) if prefix_segments else []
-        return attention_op(
+        attended: Tensor = attention_op(
             q, k, v, list(segments.lengths), cu, tiles, list(keys.lengths), key_cu,
             prefix_k, prefix_v, prefix_lengths, prefix_cu, draws,
         )  # fmt: skip
+        return attended
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     if out.shape != q.shape or not out.is_contiguous():
         raise ValueError(f"out must be a contiguous {tuple(q.shape)}")
@@ -294,8 +310,9 @@ def _launch(
     _, heads, size = q.shape
     if tiles.shape[0] == 0:
         return
-    given = prefix_k is not None and prefix_v is not None and prefix_cu is not None
-    pk, pv, pcu = (prefix_k, prefix_v, prefix_cu) if given else (k, v, cu)
+    given, pk, pv, pcu = False, k, v, cu
+    if prefix_k is not None and prefix_v is not None and prefix_cu is not None:
+        given, pk, pv, pcu = True, prefix_k, prefix_v, prefix_cu
     kernel[(tiles.shape[0], heads)](
         q, *_readable(tile, k, v), out, *_readable(tile, pk, pv), cu, key_cu, pcu, tiles,
         q.stride(0), k.stride(0), v.stride(0), pk.stride(0), pv.stride(0), draws,

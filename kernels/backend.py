@@ -11,6 +11,7 @@ and `changeroom engine bench` measures both. It launches attention directly, so 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ class BackendUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions a model calls; signatures and meaning are those of `kernels.reference`, the defaults."""
+    """The functions a model calls; signatures and meaning are those of `kernels.reference`, the defaults.
+
+    Where `quantising` gives Quantised rows the types still say Tensor: what takes them is a linear, which takes either.
+    """
 
     name: str
     attention: Callable[..., Tensor] = reference.attention
@@ -56,9 +60,9 @@ class Kernels:
         """The same kernels with row-wise e4m3 outputs wherever a linear of a block follows."""
         return replace(
             self,
-            adaln=self.adaln_fp8,
-            residual_adaln=self.residual_adaln_fp8,
-            swiglu=self.swiglu_fp8,
+            adaln=cast("Callable[..., Tensor]", self.adaln_fp8),
+            residual_adaln=cast("Callable[..., tuple[Tensor, Tensor]]", self.residual_adaln_fp8),
+            swiglu=cast("Callable[..., Tensor]", self.swiglu_fp8),
             feed=self.quantise,
         )
 

@@ -8,6 +8,7 @@ the Triton kernels that quantise are in `kernels.quantise`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +39,6 @@ class Quantised:
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Quantised":
         """The rows as `move` chooses and orders them."""
         return Quantised(move(self.values.view(torch.uint8)).view(self.values.dtype), move(self.scales))
-
-    def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`(T, D)` in dtype."""
-        return (self.values.float() * self.scales[:, None]).to(dtype)
 
 
 def quantise_twin(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +85,9 @@ def linear_twin(x: Quantised, weight: Quantised, dtype: torch.dtype = torch.bflo
 class Fp8Linear(nn.Module):
     """A bias-free linear with FP8 weights; its input is a tensor, or already quantised by its producer."""
 
+    values: Tensor
+    scales: Tensor
+
     def __init__(self, weight: Quantised, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("values", weight.values)
@@ -122,5 +122,5 @@ def convert(model: nn.Module) -> list[str]:
     ]
     for name in found:
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, Fp8Linear.of(model.get_submodule(name)))
+        setattr(model.get_submodule(parent), leaf, Fp8Linear.of(cast("nn.Linear", model.get_submodule(name))))
     return found

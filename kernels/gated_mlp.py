@@ -1,8 +1,8 @@
 """The pointwise steps around a block's MLP: SwiGLU, and the gated residual after it.
 
 SwiGLU: Shazeer 2020 (arXiv:2002.05202). Both read each input once and work in float32. SwiGLU can put the
-attention's output in front of its own, as a single-stream block's last linear wants it. Both can leave their rows
-quantised to FP8; of the residual's this family makes no use, since a norm follows each (`kernels.adaln`).
+attention's output in front of its own, as a single-stream block's last linear wants it, and leave its rows quantised
+to FP8.
 Letters as in `kernels.reference`: T tokens, N sequences, D width, M width of the MLP.
 """
 
@@ -15,7 +15,7 @@ from torch.library import triton_op, wrap_triton
 from kernels import reference
 from kernels.fp8 import Quantised
 from kernels.launch import row_stride, takes_kernel
-from kernels.quantise import e4m3_rows, empty_rows, scale_of, store_quantised, warps_for
+from kernels.quantise import e4m3_rows, empty_rows, scale_of, warps_for
 from kernels.segments import Segments
 
 ROWS_PER_PROGRAM = 4
@@ -24,9 +24,10 @@ FLOAT16_MAX = 65504.0
 
 @triton.jit
 def swiglu_kernel(
-    p_x, p_lead, p_o, p_row_scales, stride_x, stride_lead, width, width_lead,
+    p_x: tl.tensor, p_lead: tl.tensor, p_o: tl.tensor, p_row_scales: tl.tensor,
+    stride_x: tl.tensor, stride_lead: tl.tensor, width: tl.tensor, width_lead: tl.tensor,
     BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, LEAD: tl.constexpr, FP8: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: one row, gate half and value half, after the row of p_lead if there is one."""
     i_t = tl.program_id(0).to(tl.int64)
     o_m = tl.arange(0, BLOCK_M)
@@ -59,9 +60,10 @@ def swiglu_kernel(
 
 @triton.jit
 def gated_residual_kernel(
-    p_x, p_y, p_gate, p_o, p_row_scales, p_cu, p_tiles, stride_x, stride_y, stride_gate, width,
-    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, SATURATE: tl.constexpr, BOUND: tl.constexpr, FP8: tl.constexpr,
-):  # fmt: skip
+    p_x: tl.tensor, p_y: tl.tensor, p_gate: tl.tensor, p_o: tl.tensor, p_cu: tl.tensor, p_tiles: tl.tensor,
+    stride_x: tl.tensor, stride_y: tl.tensor, stride_gate: tl.tensor, width: tl.tensor,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, SATURATE: tl.constexpr, BOUND: tl.constexpr,
+) -> None:  # fmt: skip
     """One program: up to ROWS rows of one sequence."""
     i_g = tl.program_id(0)
     i_s, i_b = tl.load(p_tiles + 2 * i_g), tl.load(p_tiles + 2 * i_g + 1)
@@ -79,11 +81,7 @@ def gated_residual_kernel(
         b_o = b_x + b_gate * b_y
         if SATURATE:
             b_o = tl.minimum(tl.maximum(b_o, -BOUND), BOUND)
-        p_h = p_o + i_t * width + o_d
-        if FP8:
-            store_quantised(b_o, m_d, p_h, p_row_scales + i_t)
-        else:
-            tl.store(p_h, b_o.to(p_o.dtype.element_ty), mask=m_d)
+        tl.store(p_o + i_t * width + o_d, b_o.to(p_o.dtype.element_ty), mask=m_d)
 
 
 @triton_op("changeroom::swiglu", mutates_args=())
@@ -107,35 +105,31 @@ def swiglu_op(x: Tensor, lead: Tensor | None, fp8: bool) -> list[Tensor]:
 
 
 @swiglu_op.register_fake
-def _(x, lead, fp8):  # type: ignore[no-untyped-def]
+def _(x: Tensor, lead: Tensor | None, fp8: bool) -> list[Tensor]:
     return _empty_swiglu(x, lead, fp8)
 
 
 @triton_op("changeroom::gated_residual", mutates_args=())
 def gated_residual_op(
-    x: Tensor, y: Tensor, gate: Tensor, lengths: list[int], cu_seqlens: Tensor, tiles: Tensor, fp8: bool
-) -> list[Tensor]:
-    """`gated_residual` or `gated_residual_fp8` on tensors alone: lengths for the host, the tables for the device."""
+    x: Tensor, y: Tensor, gate: Tensor, lengths: list[int], cu_seqlens: Tensor, tiles: Tensor
+) -> Tensor:
+    """`gated_residual` on tensors alone: lengths for the host, the tables for the device."""
     if not takes_kernel(x):
-        segments = Segments(tuple(lengths))
-        if not fp8:
-            return [reference.gated_residual(x, y, gate, segments)]
-        quantised = reference.gated_residual_fp8(x, y, gate, segments)
-        return [quantised.values, quantised.scales]
-    outs = empty_rows(*x.shape, x.dtype, x.device, fp8)
+        return reference.gated_residual(x, y, gate, Segments(tuple(lengths)))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if tiles.shape[0]:
         width = x.shape[1]
         wrap_triton(gated_residual_kernel)[(tiles.shape[0],)](
-            x, y, gate, outs[0], outs[-1], cu_seqlens, tiles, x.stride(0), y.stride(0), gate.stride(0), width,
+            x, y, gate, out, cu_seqlens, tiles, x.stride(0), y.stride(0), gate.stride(0), width,
             ROWS=ROWS_PER_PROGRAM, BLOCK_D=triton.next_power_of_2(width),
-            SATURATE=x.dtype == torch.float16 and not fp8, BOUND=FLOAT16_MAX, FP8=fp8, num_warps=warps_for(width),
+            SATURATE=x.dtype == torch.float16, BOUND=FLOAT16_MAX, num_warps=warps_for(width),
         )  # fmt: skip
-    return outs
+    return out
 
 
 @gated_residual_op.register_fake
-def _(x, y, gate, lengths, cu_seqlens, tiles, fp8):  # type: ignore[no-untyped-def]
-    return empty_rows(*x.shape, x.dtype, x.device, fp8)
+def _(x: Tensor, y: Tensor, gate: Tensor, lengths: list[int], cu_seqlens: Tensor, tiles: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def swiglu(x: Tensor, lead: Tensor | None = None) -> Tensor:
@@ -143,7 +137,8 @@ def swiglu(x: Tensor, lead: Tensor | None = None) -> Tensor:
 
     Rows may be any distance apart. Raises ValueError when they are not contiguous or their width is odd.
     """
-    return swiglu_op(*_halves(x, lead), False)[0]
+    rows: Tensor = swiglu_op(*_halves(x, lead), False)[0]
+    return rows
 
 
 def swiglu_fp8(x: Tensor, lead: Tensor | None = None) -> Quantised:
@@ -156,12 +151,8 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Te
 
     Raises ValueError when shapes do not fit or rows are not contiguous.
     """
-    return gated_residual_op(x, y, gate, *_tables(x, y, gate, segments), False)[0]
-
-
-def gated_residual_fp8(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Quantised:
-    """`gated_residual`, row-wise quantised to e4m3."""
-    return Quantised(*gated_residual_op(x, y, gate, *_tables(x, y, gate, segments), True))
+    total: Tensor = gated_residual_op(x, y, gate, *_tables(x, y, gate, segments))
+    return total
 
 
 def _tables(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> tuple[list[int], Tensor, Tensor]:
@@ -187,4 +178,4 @@ def _halves(x: Tensor, lead: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 def _empty_swiglu(x: Tensor, lead: Tensor | None, fp8: bool) -> list[Tensor]:
     width = x.shape[1] // 2 + (0 if lead is None else lead.shape[1])
-    return empty_rows(x.shape[0], width, x.dtype, x.device, fp8)
+    return empty_rows(x, width, fp8)

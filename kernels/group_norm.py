@@ -22,9 +22,9 @@ BLOCKS_PER_CHUNK = 16
 
 @triton.jit
 def channel_sums_kernel(
-    p_x, p_sums, pixels, channels, chunks,
+    p_x: tl.tensor, p_sums: tl.tensor, pixels: tl.tensor, channels: tl.tensor, chunks: tl.tensor,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCKS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: the sums of x and x^2 by channel over one chunk of one picture, to `(B, K, 2, C)`."""
     i_k, i_b = tl.program_id(0), tl.program_id(1)
     o_c = tl.arange(0, BLOCK_C)
@@ -46,9 +46,10 @@ def channel_sums_kernel(
 
 @triton.jit
 def scale_silu_kernel(
-    p_x, p_scale_by_channel, p_shift_by_channel, p_o, pixels, channels,
+    p_x: tl.tensor, p_scale_by_channel: tl.tensor, p_shift_by_channel: tl.tensor, p_o: tl.tensor,
+    pixels: tl.tensor, channels: tl.tensor,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: BLOCK_P pixels of one picture, silu(scale x + shift) with a scale and shift by channel."""
     i_p, i_b = tl.program_id(0), tl.program_id(1)
     o_c = tl.arange(0, BLOCK_C)
@@ -94,7 +95,7 @@ def group_norm_silu_op(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps
 
 
 @group_norm_silu_op.register_fake
-def _(x, groups, weight, bias, eps):  # type: ignore[no-untyped-def]
+def _(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
@@ -105,4 +106,5 @@ def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     """
     if x.ndim != 4 or x.shape[1] % groups or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         raise ValueError(f"x {tuple(x.shape)}, {groups} groups and weight {tuple(weight.shape)} do not fit")
-    return group_norm_silu_op(x.contiguous(memory_format=torch.channels_last), groups, weight, bias, eps)
+    out: Tensor = group_norm_silu_op(x.contiguous(memory_format=torch.channels_last), groups, weight, bias, eps)
+    return out

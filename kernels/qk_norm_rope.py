@@ -22,11 +22,13 @@ TOKENS_PER_PROGRAM = 16
 
 @triton.jit
 def norm_rope_kernel(
-    p_q, p_k, p_v, p_out_q, p_out_k, p_out_v, p_q_weight, p_k_weight, p_cos, p_sin, p_rows,
-    tokens, stride_q, stride_k, stride_v, stride_out_q, stride_out_k, stride_out_v, head, eps,
+    p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_out_q: tl.tensor, p_out_k: tl.tensor, p_out_v: tl.tensor,
+    p_q_weight: tl.tensor, p_k_weight: tl.tensor, p_cos: tl.tensor, p_sin: tl.tensor, p_rows: tl.tensor,
+    tokens: tl.tensor, stride_q: tl.tensor, stride_k: tl.tensor, stride_v: tl.tensor,
+    stride_out_q: tl.tensor, stride_out_k: tl.tensor, stride_out_v: tl.tensor, head: tl.tensor, eps: tl.tensor,
     E: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr,
     PARTS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: BLOCK_T tokens of one head of q, k or v (program_id 2); v is only copied.
 
     `head` is the distance between heads of the input; those of the output are E apart. Of q, k, v the first PARTS
@@ -87,8 +89,11 @@ def qk_norm_rope_op(
 
 
 @qk_norm_rope_op.register_fake
-def _(q, k, q_weight, k_weight, cos, sin, eps):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+def _(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    out_q, out_k = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+    return out_q, out_k
 
 
 @triton_op("changeroom::qk_norm_rope_into", mutates_args={"out_q", "out_k", "out_v"})
@@ -119,7 +124,10 @@ def qk_norm_rope_into_op(
 
 
 @qk_norm_rope_into_op.register_fake
-def _(q, k, v, q_weight, k_weight, cos, sin, eps, rows, out_q, out_k, out_v):  # type: ignore[no-untyped-def]
+def _(
+    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float,
+    rows: Tensor | None, out_q: Tensor, out_k: Tensor, out_v: Tensor,
+) -> None:  # fmt: skip
     return None
 
 
@@ -134,7 +142,7 @@ def rope_op(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @rope_op.register_fake
-def _(x, cos, sin):  # type: ignore[no-untyped-def]
+def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -146,7 +154,8 @@ def qk_norm_rope(
     Returns contiguous tensors in the dtype of q. Raises ValueError when shapes or layouts do not fit.
     """
     _check(q, cos, sin, {"q": q, "k": k}, {"q_weight": q_weight, "k_weight": k_weight})
-    return qk_norm_rope_op(q, k, q_weight, k_weight, cos.contiguous(), sin.contiguous(), eps)
+    out_q, out_k = qk_norm_rope_op(q, k, q_weight, k_weight, cos.contiguous(), sin.contiguous(), eps)
+    return out_q, out_k
 
 
 def qk_norm_rope_into(
@@ -207,7 +216,8 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     _check(x, cos, sin, {}, {})
     if x.stride(-1) != 1:
         raise ValueError(f"x has strides {x.stride()}; each head must be contiguous")
-    return rope_op(x, cos.contiguous(), sin.contiguous())
+    turned: Tensor = rope_op(x, cos.contiguous(), sin.contiguous())
+    return turned
 
 
 def _launch(

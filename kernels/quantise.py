@@ -18,20 +18,20 @@ _ROUNDING = tl.constexpr("rtz" if INTERPRETED else "rtne")  # the interpreter's 
 
 
 @triton.jit
-def scale_of(largest):
+def scale_of(largest: tl.tensor) -> tl.tensor:
     """The scale of a row whose largest magnitude is given."""
     return tl.maximum(largest, _LEAST) / _LIMIT
 
 
 @triton.jit
-def e4m3_rows(b_y, scale):
+def e4m3_rows(b_y: tl.tensor, scale: tl.tensor) -> tl.tensor:
     """b_y (float32) as e4m3 values under the scale."""
     b_v = tl.minimum(tl.maximum(b_y / scale, -_LIMIT), _LIMIT)
     return b_v.to(tl.float8e4nv, fp_downcast_rounding=_ROUNDING)
 
 
 @triton.jit
-def store_quantised(b_y, m_y, p_values, p_scale):
+def store_quantised(b_y: tl.tensor, m_y: tl.tensor, p_values: tl.tensor, p_scale: tl.tensor) -> None:
     """Stores one row b_y (float32, zero outside its mask) as e4m3 values and one scale."""
     scale = scale_of(tl.max(tl.abs(b_y), 0))
     tl.store(p_values, e4m3_rows(b_y, scale), mask=m_y)
@@ -39,7 +39,10 @@ def store_quantised(b_y, m_y, p_values, p_scale):
 
 
 @triton.jit
-def quantise_kernel(p_x, p_values, p_scales, stride_x, width, BLOCK_D: tl.constexpr):
+def quantise_kernel(
+    p_x: tl.tensor, p_values: tl.tensor, p_scales: tl.tensor, stride_x: tl.tensor, width: tl.tensor,
+    BLOCK_D: tl.constexpr,
+) -> None:  # fmt: skip
     """One program: one row."""
     i_t = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BLOCK_D)
@@ -49,9 +52,11 @@ def quantise_kernel(p_x, p_values, p_scales, stride_x, width, BLOCK_D: tl.conste
     store_quantised(b_x, m_d, p_values + i_t * width + o_d, p_scales + i_t)
 
 
-def empty_rows(rows: int, width: int, dtype: torch.dtype, device: torch.device, fp8: bool) -> list[Tensor]:
-    """Room for a kernel's rows: `[(rows, width)]` in dtype, or e4m3 values and scales `(rows,)`."""
-    return [*empty_quantised(rows, width, device)] if fp8 else [torch.empty(rows, width, dtype=dtype, device=device)]
+def empty_rows(x: Tensor, width: int, fp8: bool) -> list[Tensor]:
+    """Room for a kernel's rows, as many as x `(T, D)` has: `[(T, width)]` in its dtype, or e4m3 values and scales."""
+    if fp8:
+        return [*empty_quantised(x.shape[0], width, x.device)]
+    return [torch.empty(x.shape[0], width, dtype=x.dtype, device=x.device)]
 
 
 def empty_quantised(rows: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -62,7 +67,8 @@ def empty_quantised(rows: int, width: int, device: torch.device) -> tuple[Tensor
 
 def warps_for(width: int) -> int:
     """Warps of a program that holds a whole row: at most 32 float32 of it a thread, up to 16 warps."""
-    return min(16, max(4, triton.next_power_of_2(width) // 1024))
+    warps: int = triton.next_power_of_2(width) // 1024
+    return min(16, max(4, warps))
 
 
 @triton_op("changeroom::quantise_rows", mutates_args=())
@@ -81,7 +87,7 @@ def quantise_rows_op(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @quantise_rows_op.register_fake
-def _(x):  # type: ignore[no-untyped-def]
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
     return empty_quantised(x.shape[0], x.shape[1], x.device)
 
 

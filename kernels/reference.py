@@ -136,11 +136,6 @@ def adaln_fp8(x: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: 
     return quantise(adaln(x.float(), shift.float(), scale.float(), segments, eps))
 
 
-def gated_residual_fp8(x: Tensor, y: Tensor, gate: Tensor, segments: Segments) -> Quantised:
-    """`gated_residual` in float32, row-wise quantised to e4m3."""
-    return quantise(gated_residual(x.float(), y.float(), gate.float(), segments))
-
-
 def residual_adaln_fp8(
     x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, segments: Segments, eps: float
 ) -> tuple[Tensor, Quantised]:

@@ -11,9 +11,10 @@ from kernels.attention import attention_kernel
 
 @triton.jit
 def packed_attention_kernel(
-    p_q, p_k, p_v, p_cu, p_cu_keys, p_tiles, p_o,
+    p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor,
+    p_cu: tl.tensor, p_cu_keys: tl.tensor, p_tiles: tl.tensor, p_o: tl.tensor,
     H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SCALE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One program: one row of tiles, one head."""
     attention_kernel(
         p_q=p_q, p_k=p_k, p_v=p_v, p_o=p_o, p_prefix_k=p_k, p_prefix_v=p_v,
@@ -25,9 +26,10 @@ def packed_attention_kernel(
 
 @triton.jit
 def prefixed_attention_kernel(
-    p_q, p_k, p_v, p_prefix_k, p_prefix_v, p_cu, p_cu_keys, p_cu_prefix, p_tiles, draws, p_o,
+    p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_prefix_k: tl.tensor, p_prefix_v: tl.tensor,
+    p_cu: tl.tensor, p_cu_keys: tl.tensor, p_cu_prefix: tl.tensor, p_tiles: tl.tensor, draws: tl.tensor, p_o: tl.tensor,
     H: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SCALE: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """`packed_attention_kernel` whose sequences i also attend prefix i // draws."""
     attention_kernel(
         p_q=p_q, p_k=p_k, p_v=p_v, p_o=p_o, p_prefix_k=p_prefix_k, p_prefix_v=p_prefix_v,

@@ -41,7 +41,6 @@ WRITTEN = {
     "residual_adaln": [{"p_sum", "p_o"}],
     "residual_adaln, fp8": [{"p_sum", "p_o", "p_row_scales"}],
     "gated_residual": [{"p_o"}],
-    "gated_residual, fp8": [{"p_o", "p_row_scales"}],
     "swiglu": [{"p_o"}],
     "swiglu, lead": [{"p_o"}],
     "swiglu, fp8": [{"p_o", "p_row_scales"}],

@@ -69,7 +69,7 @@ def quantised_close(actual: fp8.Quantised, exact: Tensor) -> None:
     torch.testing.assert_close(actual.scales, fp8.quantise_twin(exact)[1], rtol=2e-5, atol=0)
     step = 2**-3 if launch.INTERPRETED else 2**-4
     allowed = (exact.abs() * step).maximum(actual.scales[:, None] * 2**-9) + 1e-5
-    assert ((actual.dequantise() - exact).abs() <= allowed).all()
+    assert ((actual.values.float() * actual.scales[:, None] - exact).abs() <= allowed).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -265,7 +265,6 @@ def test_gated_residual(lengths: tuple[int, ...], width: int, dtype: torch.dtype
     gate = random(len(lengths), width, dtype=dtype, seed=2)
     wide = reference.gated_residual(x.float(), y.float(), gate.float(), segments)
     close(gated_mlp.gated_residual(x, y, gate, segments), wide.to(dtype))
-    quantised_close(gated_mlp.gated_residual_fp8(x, y, gate, segments), wide)
     shift, scale = (random(len(lengths), width, dtype=dtype, seed=i) for i in (3, 4))
     out, normed = adaln.residual_adaln(x, y, gate, shift, scale, segments, 1e-6)
     close(out, wide.to(dtype))

@@ -73,8 +73,7 @@ CALLS = {
     "adaln, fp8": (adaln.adaln_op, lambda: row_call(1, 2, 1e-6, True)),
     "residual_adaln": (adaln.residual_adaln_op, lambda: row_call(2, 3, 1e-6, False)),
     "residual_adaln, fp8": (adaln.residual_adaln_op, lambda: row_call(2, 3, 1e-6, True)),
-    "gated_residual": (gated_mlp.gated_residual_op, lambda: row_call(2, 1, False)),
-    "gated_residual, fp8": (gated_mlp.gated_residual_op, lambda: row_call(2, 1, True)),
+    "gated_residual": (gated_mlp.gated_residual_op, lambda: row_call(2, 1)),
     "swiglu": (gated_mlp.swiglu_op, lambda: (random(5, 16), None, False)),
     "swiglu, lead": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), False)),
     "swiglu, fp8": (gated_mlp.swiglu_op, lambda: (random(5, 16), random(5, 4), True)),
@@ -119,7 +118,7 @@ def test_twins_compute_the_reference() -> None:
     torch.testing.assert_close(adaln.adaln(x, shift, scale, OWN, 1e-6), exact)
     close_to_e4m3(adaln.adaln_fp8(x, shift, scale, OWN, 1e-6), exact)
     summed = reference.gated_residual(x, x, scale, OWN)
-    close_to_e4m3(gated_mlp.gated_residual_fp8(x, x, scale, OWN), summed)
+    torch.testing.assert_close(gated_mlp.gated_residual(x, x, scale, OWN), summed)
     normed = reference.adaln(summed, shift, scale, OWN, 1e-6)
     for actual in (
         adaln.residual_adaln(x, x, scale, shift, scale, OWN, 1e-6),
@@ -133,7 +132,7 @@ def test_twins_compute_the_reference() -> None:
 
 def close_to_e4m3(quantised: fp8.Quantised, exact: Tensor) -> None:
     allowed = (exact.abs() * 2**-4).maximum(quantised.scales[:, None] * 2**-10) + 1e-6
-    assert ((quantised.dequantise() - exact).abs() <= allowed).all()
+    assert ((quantised.values.float() * quantised.scales[:, None] - exact).abs() <= allowed).all()
 
 
 def test_rows_go_where_they_are_told() -> None:
