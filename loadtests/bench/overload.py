@@ -16,8 +16,8 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 import uvloop
 
 from loadtests.bench.local_service import LocalService, local_service
+from loadtests.bench.overload_scenes import SCENES, Scene, TenantTraffic
 from loadtests.capacity.fairness import jain
 from loadtests.replay.client import RUDE_PAUSE_S, Clients, Manners
 from loadtests.replay.open_loop import OpenLoop
@@ -32,7 +33,7 @@ from loadtests.replay.outcomes import Outcome
 from loadtests.replay.summary import spread
 from loadtests.replay.wire import WireTransport
 from loadtests.results_file import RESULTS, machine, write_json
-from loadtests.traffic.arrivals import Arrival, Asked, Curve, Mix, flash_sale, generated, steady
+from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
 from loadtests.traffic.photos import bundled
 from service.metrics import BATCH_REQUESTS
 
@@ -47,25 +48,6 @@ BUSY_CLIENTS = 16
 WARM_S = 5.0
 SETTLE_S = 1.0
 ASKED = Asked(garments=Mix((1, 2, 3), (0.5, 0.3, 0.2)))
-
-
-@dataclass(frozen=True)
-class TenantTraffic:
-    """What one tenant does in a scene: a curve of arrivals a second for a service of capacity 1, and its manners."""
-
-    tenant: str
-    curve: Callable[[float], Curve]
-    manners: Manners = field(default_factory=Manners)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One measurement; `goals` names what is asked of it, `length` stretches the usual duration."""
-
-    name: str
-    traffic: tuple[TenantTraffic, ...]
-    goals: tuple[str, ...] = ()
-    length: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,44 +83,6 @@ class Finding:
     tenants: dict[str, Share]
     jain: float | None = None
     missed: tuple[str, ...] = ()
-
-
-def rate(times: float) -> Callable[[float], Curve]:
-    return lambda capacity: steady(times * capacity)
-
-
-def sale(capacity: float) -> Curve:
-    return flash_sale(0.3 * capacity, 5.0 * capacity, at_s=8.0, decay_s=10.0)
-
-
-FLOODED = ("goodput", "latency", "reject")
-SCENES = (
-    Scene("0.7 times capacity", (TenantTraffic("shop", rate(0.7)),), ("latency",)),
-    Scene("1 times capacity", (TenantTraffic("shop", rate(1.0)),), ("latency", "reject")),
-    Scene("2 times capacity", (TenantTraffic("shop", rate(2.0)),), FLOODED),
-    Scene("5 times capacity", (TenantTraffic("shop", rate(5.0)),), FLOODED),
-    Scene("flash sale", (TenantTraffic("shop", sale),), ("latency", "reject"), 1.3),
-    Scene(
-        "greedy tenant",
-        (TenantTraffic("greedy", rate(4.7)), TenantTraffic("polite", rate(0.3))),
-        (*FLOODED, "fairness"),
-    ),
-    Scene(
-        "two floods",
-        (TenantTraffic("greedy", rate(3.0)), TenantTraffic("polite", rate(2.0))),
-        (*FLOODED, "fairness"),
-    ),
-    Scene(
-        "retry storm",
-        (TenantTraffic("shop", rate(2.0), Manners(retries=20, rude=True, patience_s=10.0)),),
-        FLOODED,
-    ),
-    Scene(
-        "slow readers",
-        (TenantTraffic("shop", rate(0.7), Manners(slow_readers=0.5, slow_bytes_s=256.0)),),
-        ("latency",),
-    ),
-)
 
 
 async def capacity_of(service: LocalService, seconds: float) -> float:

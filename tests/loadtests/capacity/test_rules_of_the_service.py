@@ -34,12 +34,12 @@ def within(script: str, pattern: str) -> list[float]:
 def test_who_has_room() -> None:
     for name in ("LEAST_WAITING", "ROOM_SHARE", "LIGHT_ROOM"):
         assert getattr(admission, name) == named("reserve", name), name
-    assert [admission.LIGHT_PART] == within("reserve", rf"own < room / ({NUMBER}) and")
+    assert within("reserve", rf"own < room / ({NUMBER}) and") == [admission.LIGHT_PART]
 
 
 def test_learned_seconds_of_a_job() -> None:
     known, new = within("finish", rf"seconds = ({NUMBER}) \* tonumber\(known\) \+ ({NUMBER}) \* seconds")
-    assert (admission.LEARNING, 1 - admission.LEARNING) == pytest.approx((new, known))
+    assert (new, known) == pytest.approx((admission.LEARNING, 1 - admission.LEARNING))
 
 
 def test_rate_of_a_key() -> None:
@@ -54,8 +54,8 @@ def test_line_of_waiting_jobs() -> None:
     assert {name: 1000 * seconds for name, seconds in line.HANDICAP_S.items()} == {
         name: float(milliseconds) for name, milliseconds in handicaps.items()
     }
-    assert 1000 * line.DEBT_S == named("submit", "DEBT_MS")
-    assert [1000 * line.STEP_S] == within("submit", rf"math\.max\(now, last \+ ({NUMBER}),")
+    assert named("submit", "DEBT_MS") == 1000 * line.DEBT_S
+    assert within("submit", rf"math\.max\(now, last \+ ({NUMBER}),") == [1000 * line.STEP_S]
 
 
 def test_tokens_of_a_request() -> None:
@@ -74,4 +74,4 @@ def test_settings_left_alone() -> None:
         defaults["max_attempts"],
         defaults["deadline_default_s"],
     )
-    assert simulation.SWEEP_S == defaults["sweep_s"]
+    assert defaults["sweep_s"] == simulation.SWEEP_S
