@@ -99,7 +99,7 @@ def run_tests(scratch: Path, minutes: float, on_gpu: bool, paths: Sequence[str] 
     On a GPU it is a failure when all of them were skipped: a package is missing there.
     """
     report = scratch / "tests.xml"
-    options = ["-q", "-p", "no:cacheprovider", "--reruns", "0", "--timeout", "900", f"--junitxml={report}"]
+    options = ["-q", "-p", "no:cacheprovider", "--timeout", "900", f"--junitxml={report}"]
     command = [sys.executable, "-m", "pytest", *options, *paths]
     done = call(command, minutes * 60 + SPARE_S)
     entry: dict[str, Any] = {"status": done.verdict, "seconds": done.seconds}
