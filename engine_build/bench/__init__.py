@@ -1,5 +1,6 @@
 """`changeroom engine bench`: one run that measures the engine against diffusers and against arithmetic.
 
-`floors` reckons what the hardware allows, `subjects` makes models with random weights, `run` measures, `report`
-writes the table and the JSON.
+In comes a `Plan`: modes, sizes, numbers of garments. `subjects` makes models with random weights, `run` measures them,
+`floors` reckons what the hardware allows. Out come `Results`: `report` writes their tables and JSON, with `goals`
+beside them and the `machine` they are from.
 """

@@ -63,11 +63,11 @@ def attention(plan: Plan, weights: Weights, ends: float = math.inf) -> list[Atte
 def _sdpa_of(batched: Sequence[Tensor]) -> tuple[str, Callable[[Sequence[Tensor]], Tensor]]:
     """torch's attention and its name: cuDNN's, where that is not to be had FlashAttention, on a CPU torch's choice."""
     if batched[0].device.type != "cuda":
-        return "torch", lambda given: F.scaled_dot_product_attention(*given)
+        return "torch", _sdpa
 
     def by(backend: SDPBackend, given: Sequence[Tensor]) -> Tensor:
         with sdpa_kernel(backend):
-            return F.scaled_dot_product_attention(*given)
+            return _sdpa(given)
 
     with_cudnn = partial(by, SDPBackend.CUDNN_ATTENTION)
     try:
@@ -76,6 +76,11 @@ def _sdpa_of(batched: Sequence[Tensor]) -> tuple[str, Callable[[Sequence[Tensor]
         _log.warning("attention of cuDNN: %s", reason_of(error))
         return "FlashAttention", partial(by, SDPBackend.FLASH_ATTENTION)
     return "cuDNN", with_cudnn
+
+
+def _sdpa(given: Sequence[Tensor]) -> Tensor:
+    q, k, v = given
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def packing(plan: Plan, weights: Weights, ends: float = math.inf) -> list[PackedRow]:

@@ -15,7 +15,7 @@ SIZE = (1024, 1024)
 EXACT = ("triton", "triton-tma")  # like for like with diffusers
 PAPER = {1: 3920.0, 5: 6740.0}  # ms of the try-on paper's service on an H200 (arXiv 2604.19748)
 _CACHED = ("triton + cached references", "triton + cached references + FP8")
-_KLEIN = (
+_KLEIN: tuple[tuple[str, tuple[str, ...], dict[int, float]], ...] = (
     ("like for like, bf16", EXACT, {1: 600.0, 5: 965.0}),
     ("reference KV and FP8", ("triton + reference KV + FP8",), {1: 300.0, 5: 410.0}),
     ("cached references", _CACHED, {1: 235.0, 5: 275.0}),

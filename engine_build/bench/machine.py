@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PACKAGES = ("torch", "triton", "diffusers", "transformers")  # that compute
+
 
 def processor() -> str:
     """The processor as the system names it."""
@@ -58,6 +60,28 @@ def accelerator(device: str) -> dict[str, object]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if there else None,
         "driver": _driver(),
+    }
+
+
+def machine(device: str) -> dict[str, object]:
+    """All that a bench's results tell of where they are from: `device` as `accelerator` takes it, CPU, versions.
+
+    `threads` are torch's, None where a GPU does the work.
+    """
+    import torch
+
+    found, here = accelerator(device), host()
+    return {
+        "device": found["device"],
+        "memory_bytes": found["memory_bytes"],
+        "processor": here["processor"],
+        "cores": here["cores"],
+        "threads": None if found["cuda_device"] else torch.get_num_threads(),
+        "versions": {
+            "python": here["python"],
+            **versions(PACKAGES),
+            **{name: found[name] for name in ("cuda", "cudnn", "driver")},
+        },
     }
 
 

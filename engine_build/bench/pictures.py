@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def with_engine(
 
 
 def _with_diffusers(
-    plan: Plan, weights: Weights, pipeline: object, size: tuple[int, int], garments: int
+    plan: Plan, weights: Weights, pipeline: Any, size: tuple[int, int], garments: int
 ) -> tuple[float, dict[str, float]]:
     request = request_of(plan, size, garments, fresh=True)
     pictures = [request.person.image, *(worn.image for worn in request.garments)]
@@ -60,7 +61,7 @@ def _with_diffusers(
         text = weights.text_encoder.encode(request.instruction)[None]
         wait(weights.device)
         told = time.perf_counter()
-        image = pipeline(  # type: ignore[operator]
+        image = pipeline(
             image=pictures, prompt_embeds=text, width=size[0], height=size[1], num_inference_steps=plan.steps,
             generator=torch.Generator(weights.device).manual_seed(0),
         ).images[0]  # fmt: skip
@@ -84,7 +85,7 @@ def request_of(plan: Plan, size: tuple[int, int], garments: int, fresh: bool) ->
 
 
 def tokens_of(plan: Plan, weights: Weights, size: tuple[int, int], garments: int) -> int:
-    side = 2 ** len(weights.vae.config.block_out_channels)
+    side: int = 2 ** len(weights.vae.config.block_out_channels)
     image = size[0] * size[1] // side**2
     return 2 * image + garments * plan.garment**2 // side**2 + text_tokens(weights, garments)
 

@@ -7,14 +7,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
 from engine_build.bench.goals import goals_of
-from engine_build.bench.machine import accelerator, host, versions
+from engine_build.bench.machine import accelerator, machine
 from engine_build.bench.rows import Results, Row
 from engine_build.runtime.loading import pick_device
-
-PACKAGES = ("torch", "triton", "diffusers", "transformers")
 
 
 def as_dict(results: Results, command: str) -> dict[str, Any]:
@@ -23,7 +19,7 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "weights": results.weights,
-        **_machine(results.plan.device),
+        **machine(str(pick_device(results.plan.device))),
         "plan": asdict(results.plan),
         "end_to_end": [asdict(row) for row in results.rows],
         "attention": [asdict(row) for row in results.attention],
@@ -32,25 +28,10 @@ def as_dict(results: Results, command: str) -> dict[str, Any]:
     }
 
 
-def _machine(device: str) -> dict[str, Any]:
-    found, here = accelerator(str(pick_device(device))), host()
-    return {
-        "device": found["device"],
-        "memory_bytes": found["memory_bytes"],
-        "processor": here["processor"],
-        "cores": here["cores"],
-        "threads": None if found["cuda_device"] else torch.get_num_threads(),
-        "versions": {
-            "python": here["python"],
-            **versions(PACKAGES),
-            **{name: found[name] for name in ("cuda", "cudnn", "driver")},
-        },
-    }
-
-
 def file_name(results: Results) -> str:
     """One name a device, preset and date, like `gpu-klein-4b-nvidia-h200-2026-11-21.json`."""
-    name = re.sub(r"[^a-z0-9]+", "-", str(_machine(results.plan.device)["device"]).lower()).strip("-")
+    device = str(accelerator(str(pick_device(results.plan.device)))["device"])
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     subject = re.sub(r"[^a-z0-9]+", "-", results.weights.removesuffix(" shapes, random weights").lower()).strip("-")
     return f"gpu-{subject}-{name}-{datetime.now(UTC).date().isoformat()}.json"
 

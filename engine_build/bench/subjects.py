@@ -9,7 +9,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
@@ -23,11 +23,12 @@ from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.text_encoder import TextEncoder
 from engine_build.model.weights import NANO, empty_model
+from engine_build.options import EngineOptions
 from engine_build.runtime.caches import Caches
 from engine_build.runtime.loading import graphs_of, pick_kernels
 from engine_build.runtime.pipeline import Pipeline
 from engine_build.runtime.sampling import Schedule
-from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
+from engine_build.runtime.torch_engine import TorchEngine
 from kernels.fp8 import convert
 
 QWEN3_4B = {
@@ -36,6 +37,8 @@ QWEN3_4B = {
 }  # fmt: skip
 TEXT_LAYERS = (9, 18, 27)
 COMPILED_SHAPES = 64  # beyond torch's own limit of 8 a further shape would silently run uncompiled
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Weights:
         return pipeline
 
 
-def _random(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+def _random(module: M, device: torch.device, dtype: torch.dtype) -> M:
     """The module from the meta device: normal weights, norms of one, biases and buffers zero."""
     module = module.to_empty(device=device).to(dtype).eval().requires_grad_(False)
     generator = torch.Generator(device).manual_seed(0)

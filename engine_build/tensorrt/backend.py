@@ -15,12 +15,13 @@ from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.text_encoder import TextEncoder
 from engine_build.model.weights import load_model, locate, model_config
+from engine_build.options import EngineOptions
 from engine_build.request.warm_sizes import WarmSize
 from engine_build.runtime.caches import Caches
 from engine_build.runtime.loading import fingerprint, pick_device
 from engine_build.runtime.pipeline import Pipeline
 from engine_build.runtime.sampling import Schedule
-from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
+from engine_build.runtime.torch_engine import TorchEngine
 from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
 from engine_build.tensorrt.ports import Attention
 
@@ -57,10 +58,10 @@ def engine_over(
     if options.reference_attention not in (None, shape.reference_attention):
         raise BackendError("another reference attention needs engines of its own")
     autoencoder = Autoencoder.load(folder, device=runner.device, dtype=torch.float32)
-    autoencoder.vae = GraphVae(runner)  # type: ignore[assignment]
+    autoencoder.vae = GraphVae(runner)
     hidden = int(read_json(folder / "text_encoder" / "config.json")["hidden_size"])
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    text = TextEncoder(GraphText(runner, hidden, config.text_layers), tokenizer, config)  # type: ignore[arg-type]
+    text = TextEncoder(GraphText(runner, hidden, config.text_layers), tokenizer, config)
     pipeline = Pipeline(
         model=GraphMMDiT(shape, runner, attention),  # type: ignore[arg-type]
         autoencoder=autoencoder,

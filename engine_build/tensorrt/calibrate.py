@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine_build.engine import ImageInput, TryOnRequest
+from engine_build.options import EngineOptions
 from engine_build.runtime.loading import fingerprint, pick_device, pick_dtype
-from engine_build.runtime.torch_engine import EngineOptions
 from engine_build.tensorrt.backend import engine_over
 from engine_build.tensorrt.quantise import activation_peaks
 from engine_build.tensorrt.torch_runner import TorchRunner

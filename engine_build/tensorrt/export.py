@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import onnx_ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 from onnxscript.optimizer import fold_constants
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from engine_build.config import CheckpointConfig
@@ -29,7 +30,7 @@ from engine_build.model.weights import load_model
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.operators import translations
 from engine_build.tensorrt.part_graphs import TextGraph, VaeDecoderGraph, VaeEncoderGraph
-from engine_build.tensorrt.ports import Attention, Kind, Port
+from engine_build.tensorrt.ports import Attention, Graph, Kind, Port
 
 OPSET = 23
 PARTS = ("text", "vae_encoder", "vae_decoder")
@@ -87,7 +88,7 @@ def export_dit(model: MMDiT, kind: Kind, attention: Attention, out: Path) -> Exp
     return export_graph(kind, DitGraph(model, kind, attention), out, model.dtype)
 
 
-def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> Exported:
+def export_graph(name: str, graph: Graph, out: Path, dtype: torch.dtype) -> Exported:
     """`out/NAME.onnx`, with weights of more than 1 MiB altogether in `NAME.onnx.data` beside it.
 
     Raises EngineError for a graph that holds for the sizes of its example alone.
@@ -103,7 +104,7 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
             graph.eval(), example, dynamic_shapes=(dynamic,) if named else dynamic, strict=False
         )
         require_varying(name, traced, graph.inputs, graph.outputs)
-        program = torch.onnx.export(
+        exported = torch.onnx.export(
             traced,
             dynamo=True,
             opset_version=OPSET,
@@ -113,6 +114,7 @@ def export_graph(name: str, graph: nn.Module, out: Path, dtype: torch.dtype) -> 
             verbose=False,
             optimize=False,
         )
+        program = cast("torch.onnx.ONNXProgram", exported)  # None without dynamo
         _tidy(program.model)
     for port, value in zip(
         (*graph.inputs, *graph.outputs), (*program.model.graph.inputs, *program.model.graph.outputs), strict=True
@@ -179,8 +181,8 @@ def _ir_shape(port: Port) -> onnx_ir.Shape:
 def _tidy(model: onnx_ir.Model) -> None:
     """Folds constants and drops what is left over; TensorRT does the rest, and rewriting patterns takes longest."""
     fold_constants(model, onnx_shape_inference=False)
-    for tidy in (RemoveUnusedNodesPass(), RemoveUnusedFunctionsPass(), RemoveUnusedOpsetsPass()):
-        tidy(model)
+    for tidy in (RemoveUnusedNodesPass, RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass):
+        tidy()(model)
 
 
 @contextmanager

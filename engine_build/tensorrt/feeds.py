@@ -44,7 +44,7 @@ class Feeder:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, packed: bool) -> None:
         self.config, self.dtype, self.packed = config, dtype, packed
 
-    def stage(self, batch: PackedBatch, kv: ReferenceKV | None) -> PassFeeds:
+    def pass_feeds(self, batch: PackedBatch, kv: ReferenceKV | None) -> PassFeeds:
         """The main pass of a batch with the keys and values it attends, if those were made before."""
         kind: Kind = "joint" if self.config.reference_attention == "joint" else "cached"
         if kind == "cached" and kv is None:

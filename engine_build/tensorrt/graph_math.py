@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine_build.model.mmdit import DoubleBlock, SingleBlock
+from engine_build.model.mmdit import DoubleBlock, FeedForward, SingleBlock
 
 Parts = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -22,8 +22,9 @@ def adaln(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return (1 + scale) * F.layer_norm(x, x.shape[-1:], eps=eps) + shift
 
 
-def feed_forward(block: nn.Module, x: Tensor) -> Tensor:
-    return block.linear_out(swiglu(block.linear_in(x)))
+def feed_forward(block: FeedForward, x: Tensor) -> Tensor:
+    out: Tensor = block.linear_out(swiglu(block.linear_in(x)))
+    return out
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -83,4 +84,5 @@ def single(
     q, key, value = norm_rope(heads(attn.head_dim, *qkv), attn.norm_q, attn.norm_k, rope)
     out = attend(asked(q), key, value).flatten(1)
     gate = asked(gate) if gate.shape[0] == x.shape[0] else gate
-    return asked(x) + gate * attn.to_out(torch.cat((out, swiglu(asked(mlp))), dim=-1))
+    made: Tensor = asked(x) + gate * attn.to_out(torch.cat((out, swiglu(asked(mlp))), dim=-1))
+    return made

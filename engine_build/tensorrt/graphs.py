@@ -21,11 +21,14 @@ D width, H heads, E head size, C channels, Dt text width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine_build.config import ModelConfig
-from engine_build.model.mmdit import DoubleBlock, MMDiT
+from engine_build.model.mmdit import DoubleBlock, MMDiT, SingleBlock
 from engine_build.tensorrt.graph_math import (
     Attend,
     Parts,
@@ -38,7 +41,7 @@ from engine_build.tensorrt.graph_math import (
     single,
 )
 from engine_build.tensorrt.operators import packed_attention, prefixed_attention
-from engine_build.tensorrt.ports import Attention, Kind, Port
+from engine_build.tensorrt.ports import Attention, Graph, Kind, Port
 
 
 def kinds_of(config: ModelConfig) -> tuple[Kind, ...]:
@@ -46,8 +49,8 @@ def kinds_of(config: ModelConfig) -> tuple[Kind, ...]:
     return ("joint",) if config.reference_attention == "joint" else ("references", "cached")
 
 
-class DitGraph(nn.Module):
-    """One graph of an MMDiT. Call it with tensors in the order of `inputs`; it returns those of `outputs`."""
+class DitGraph(Graph):
+    """One graph of an MMDiT."""
 
     def __init__(self, model: MMDiT, kind: Kind, attention: Attention) -> None:
         super().__init__()
@@ -124,12 +127,13 @@ class DitGraph(nn.Module):
             values.append(value)
             if self.packed:
                 cu = given["reference_cu"]
-                return packed_attention(q, key, value, cu, cu, given["reference_tiles"])
+                out: Tensor = packed_attention(q, key, value, cu, cu, given["reference_tiles"])
+                return out
             return attention(q, key, value, given.get("reference_mask"))
 
-        for block in m.transformer_blocks:
-            x = image_alone(block, x, image_mod, rope, attend)
-        for block in m.single_transformer_blocks:
+        for double_block in _double_blocks(m):
+            x = image_alone(double_block, x, image_mod, rope, attend)
+        for block in _single_blocks(m):
             x = single(block, x, single_mod, rope, attend)
         return (*keys, *values)
 
@@ -155,16 +159,16 @@ class DitGraph(nn.Module):
             done += 1
             return self._attend(q, key, value, prefix, given, last=done == layers)
 
-        for block in m.transformer_blocks:
+        for double_block in _double_blocks(m):
             mods, ropes = (text_mod, image_mod), (text_rope, image_rope)
-            text, image = self._double(block, text, image, mods, ropes, attend, given)
+            text, image = self._double(double_block, text, image, mods, ropes, attend, given)
         x = self._join(text, image, given)  # (T, D)
         rope = tuple(self._join(a, b, given) for a, b in zip(text_rope, image_rope, strict=True))
         sequence = self._join(given["text_sequence"], given["image_sequence"], given) if self.packed else None
         single_mod = tuple(
             part if sequence is None else part.index_select(0, sequence) for part in m.single_stream_modulation(time)
         )
-        *blocks, last = m.single_transformer_blocks
+        *blocks, last = _single_blocks(m)
         for block in blocks:
             x = single(block, x, single_mod, rope, attend)
 
@@ -176,7 +180,8 @@ class DitGraph(nn.Module):
 
         x = single(last, x, single_mod, rope, attend, targets)  # (L, D)
         scale, shift = self._rows(m.norm_out(time), given, "target_sequence")
-        return m.proj_out(adaln(x, shift, scale, m.config.eps))
+        velocity: Tensor = m.proj_out(adaln(x, shift, scale, m.config.eps))
+        return velocity
 
     def _double(
         self,
@@ -220,9 +225,12 @@ class DitGraph(nn.Module):
                 key, value = torch.cat((prefix[0], key)), torch.cat((prefix[1], value))
             return attention(q, key, value, None)
         cu, tiles = (given["target_cu"], given["target_tiles"]) if last else (given["cu_seqlens"], given["tiles"])
+        out: Tensor
         if prefix is None:
-            return packed_attention(q, key, value, cu, given["cu_seqlens"], tiles)
-        return prefixed_attention(q, key, value, *prefix, cu, given["cu_seqlens"], given["prefix_cu"], tiles)
+            out = packed_attention(q, key, value, cu, given["cu_seqlens"], tiles)
+        else:
+            out = prefixed_attention(q, key, value, *prefix, cu, given["cu_seqlens"], given["prefix_cu"], tiles)
+        return out
 
     def _join(self, text: Tensor, image: Tensor, given: dict[str, Tensor]) -> Tensor:
         both = torch.cat((text, image))
@@ -236,6 +244,14 @@ class DitGraph(nn.Module):
     def _rows(self, parts: Parts, given: dict[str, Tensor], sequence: str) -> Parts:
         """`(N, D)` parts a token `(T, D)`; a single sequence's `(1, D)` broadcast by themselves."""
         return tuple(part.index_select(0, given[sequence]) for part in parts) if self.packed else parts
+
+
+def _double_blocks(model: MMDiT) -> Sequence[DoubleBlock]:
+    return cast("Sequence[DoubleBlock]", model.transformer_blocks)
+
+
+def _single_blocks(model: MMDiT) -> Sequence[SingleBlock]:
+    return cast("Sequence[SingleBlock]", model.single_transformer_blocks)
 
 
 def _rope_ports(name: str, tokens: str, half: int) -> list[Port]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -26,7 +27,8 @@ def tensorrt() -> ModuleType:
     if version < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         raise BackendError(f"TensorRT {trt.__version__} is too old, {wanted} or newer is needed; run: {INSTALL}")
-    return trt
+    module: ModuleType = trt
+    return module
 
 
 def gpu_arch() -> int:
@@ -37,4 +39,5 @@ def gpu_arch() -> int:
 
 def driver_version() -> int:
     """The newest CUDA the installed driver serves, like 12080."""
-    return int(torch._C._cuda_getDriverVersion())
+    compiled: Any = torch._C  # its stub leaves out what only a build with CUDA has
+    return int(compiled._cuda_getDriverVersion())

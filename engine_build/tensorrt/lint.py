@@ -19,7 +19,7 @@ from engine_build.tensorrt.operators import DOMAIN, PACKED, PREFIXED, schema
 from engine_build.tensorrt.ports import Port
 
 LIST = Path(__file__).parent / "supported_operators.json"
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "FP32",
     TensorProto.FLOAT16: "FP16",
     TensorProto.BFLOAT16: "BF16",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +49,11 @@ class GraphMMDiT:
         """What stays the same from step to step. Raises ValueError for a batch the graphs cannot take."""
         if reference_kv is None and self.config.reference_attention != "joint" and batch.reference_segments.total:
             reference_kv = self.encode_references(batch)
-        return self._feeder.stage(batch, reference_kv)
+        return self._feeder.pass_feeds(batch, reference_kv)
 
-    def velocity(self, stage: PassFeeds, target: Tensor, sigma: Tensor) -> Tensor:
+    def velocity(self, feeds: PassFeeds, target: Tensor, sigma: Tensor) -> Tensor:
         """One step: target `(sum L, C)` at sigma `(N,)` to velocity `(sum L, output channels)`."""
-        parts = [self.runner.run(stage.kind, feeds)["velocity"] for feeds in stage.steps(target, sigma)]
+        parts = [self.runner.run(feeds.kind, given)["velocity"] for given in feeds.steps(target, sigma)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
@@ -76,7 +76,9 @@ class GraphMMDiT:
         kv = ReferenceKV(keys, values, batch.reference_segments, batch.reference_counts, at)
         return self.place(kv, slots) if isolated and place else kv
 
-    place = MMDiT.place
+    def place(self, kv: ReferenceKV, slots: Tensor) -> ReferenceKV:
+        """The same references at other t-coordinates `(R,)`; see `MMDiT.place`, which reads no weights."""
+        return MMDiT.place(cast("MMDiT", self), kv, slots)
 
 
 class GraphText(nn.Module):

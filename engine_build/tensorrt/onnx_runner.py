@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from engine_build.errors import BackendError
 from engine_build.tensorrt.operators import DOMAIN
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _HEAD = f'<domain: "{DOMAIN}", opset_import: ["" : 23]>'
 _SEQUENCES = """
@@ -101,7 +105,7 @@ class OnnxRunner:
         names = [value.name for value in session.get_outputs()]
         return dict(zip(names, map(torch.from_numpy, session.run(names, given)), strict=True))
 
-    def _session(self, graph: str) -> object:
+    def _session(self, graph: str) -> onnxruntime.InferenceSession:
         if graph not in self._sessions:
             path = self._folder / f"{graph}.onnx"
             if not path.is_file():

@@ -76,6 +76,7 @@ def translations() -> dict[Callable[..., object], Callable[..., object]]:
     domain = Opset(DOMAIN, 1)
     packed_node, prefixed_node = (Op(domain, name, schema(name)) for name in (PACKED, PREFIXED))
 
+    # Without annotations, which the exporter would take for ONNX types.
     def packed(q, k, v, cu_seqlens, key_cu, tiles):  # type: ignore[no-untyped-def]
         return packed_node(q, k, v, cu_seqlens, key_cu, tiles, **PLUGIN)
 

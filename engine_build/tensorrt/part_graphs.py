@@ -5,17 +5,23 @@ Letters: Lt text tokens, D width, B pictures, Y, X pixels, y, x latents, c laten
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from engine_build.tensorrt.ports import Port
+from torch import Tensor
+
+from engine_build.tensorrt.ports import Graph, Port
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLFlux2
+    from transformers import Qwen3Model
 
 Parts = tuple[Tensor, ...]
 
 
-class TextGraph(nn.Module):
+class TextGraph(Graph):
     """Token ids and mask `(1, Lt)` to the hidden states `(1, Lt, D)` of the layers in use."""
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...]) -> None:
+    def __init__(self, model: Qwen3Model, layers: tuple[int, ...]) -> None:
         super().__init__()
         self.model, self.layers = model, layers
         width = model.config.hidden_size
@@ -27,10 +33,10 @@ class TextGraph(nn.Module):
         return tuple(states.hidden_states[layer] for layer in self.layers)
 
 
-class VaeEncoderGraph(nn.Module):
+class VaeEncoderGraph(Graph):
     """Pixels `(B, 3, Y, X)` in [-1, 1] to the posterior's mean `(B, c, y, x)`."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKLFlux2) -> None:
         super().__init__()
         self.vae = vae
         self.inputs = (Port("pixels", "model", ("B", 3, "Y", "X")),)
@@ -43,10 +49,10 @@ class VaeEncoderGraph(nn.Module):
         return (moments.chunk(2, dim=1)[0],)
 
 
-class VaeDecoderGraph(nn.Module):
+class VaeDecoderGraph(Graph):
     """Latents `(B, c, y, x)` to pixels `(B, 3, Y, X)` around [-1, 1]."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKLFlux2) -> None:
         super().__init__()
         self.vae = vae
         self.inputs = (Port("latents", "model", ("B", vae.config.latent_channels, "y", "x")),)

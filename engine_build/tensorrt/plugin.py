@@ -8,7 +8,7 @@ many sequences share a prefix. An engine carries the PTX, so running one needs n
 from __future__ import annotations
 
 from functools import cache
-from types import ModuleType
+from types import GenericAlias, ModuleType
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from engine_build.errors import BackendError
 from engine_build.tensorrt.library import tensorrt
 from engine_build.tensorrt.operators import DOMAIN, PACKED, PREFIXED
+
+Desc = Any
+"""A `tensorrt.plugin.TensorDesc`: TensorRT has no types to check, and is imported only when it is needed."""
 
 _DTYPES = {"BF16": "bf16", "HALF": "fp16", "FLOAT": "fp32"}
 _FORMATS = "|".join(("BF16", "FP16", "FP32"))
@@ -38,22 +41,21 @@ def register_plugins(lazy: bool = False) -> None:
 def _register_packed(trtp: ModuleType, lazy: bool) -> None:
     plugin_id = f"{DOMAIN}::{PACKED}"
 
-    def describe(
-        q: trtp.TensorDesc, k: trtp.TensorDesc, v: trtp.TensorDesc,
-        cu_seqlens: trtp.TensorDesc, key_cu: trtp.TensorDesc, tiles: trtp.TensorDesc,
-    ) -> trtp.TensorDesc:  # fmt: skip
+    def describe(q: Desc, k: Desc, v: Desc, cu_seqlens: Desc, key_cu: Desc, tiles: Desc) -> Desc:
         return q.like()
 
-    def tune(q, k, v, cu_seqlens, key_cu, tiles, outputs):  # type: ignore[no-untyped-def]
+    def tune(q: Desc, k: Desc, v: Desc, cu_seqlens: Desc, key_cu: Desc, tiles: Desc, outputs: tuple[Desc]) -> list[Any]:
         floats = _FORMATS
         return [trtp.AutoTuneCombination(f"{floats}, {floats}, {floats}, INT32, INT32, INT32, {floats}", "LINEAR")]
 
     def ahead(
-        q, k, v, cu_seqlens, key_cu, tiles, outputs, tactic
-    ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:  # type: ignore[no-untyped-def]
+        q: Desc, k: Desc, v: Desc, cu_seqlens: Desc, key_cu: Desc, tiles: Desc, outputs: tuple[Desc], tactic: int
+    ) -> tuple[Any, ...]:
         return _launch(trtp, PACKED, q, tiles, ())
 
-    def just_in_time(q, k, v, cu_seqlens, key_cu, tiles, outputs, stream) -> None:  # type: ignore[no-untyped-def]
+    def just_in_time(
+        q: Desc, k: Desc, v: Desc, cu_seqlens: Desc, key_cu: Desc, tiles: Desc, outputs: tuple[Desc], stream: int
+    ) -> None:
         _run(stream, (q, k, v), (cu_seqlens, key_cu), outputs[0])
 
     _decorate(trtp, plugin_id, lazy, (describe, tune, ahead, just_in_time))
@@ -63,35 +65,41 @@ def _register_prefixed(trtp: ModuleType, lazy: bool) -> None:
     plugin_id = f"{DOMAIN}::{PREFIXED}"
 
     def describe(
-        q: trtp.TensorDesc, k: trtp.TensorDesc, v: trtp.TensorDesc, prefix_k: trtp.TensorDesc,
-        prefix_v: trtp.TensorDesc, cu_seqlens: trtp.TensorDesc, key_cu: trtp.TensorDesc,
-        prefix_cu: trtp.TensorDesc, tiles: trtp.TensorDesc,
-    ) -> trtp.TensorDesc:  # fmt: skip
+        q: Desc, k: Desc, v: Desc, prefix_k: Desc, prefix_v: Desc,
+        cu_seqlens: Desc, key_cu: Desc, prefix_cu: Desc, tiles: Desc,
+    ) -> Desc:  # fmt: skip
         return q.like()
 
-    def tune(q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs):  # type: ignore[no-untyped-def]
+    def tune(
+        q: Desc, k: Desc, v: Desc, prefix_k: Desc, prefix_v: Desc,
+        cu_seqlens: Desc, key_cu: Desc, prefix_cu: Desc, tiles: Desc, outputs: tuple[Desc],
+    ) -> list[Any]:  # fmt: skip
         floats = ", ".join([_FORMATS] * 5)
         return [trtp.AutoTuneCombination(f"{floats}, INT32, INT32, INT32, INT32, {_FORMATS}", "LINEAR")]
 
     def ahead(
-        q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs, tactic
-    ) -> tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]:  # type: ignore[no-untyped-def]
+        q: Desc, k: Desc, v: Desc, prefix_k: Desc, prefix_v: Desc,
+        cu_seqlens: Desc, key_cu: Desc, prefix_cu: Desc, tiles: Desc, outputs: tuple[Desc], tactic: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
         sequences, prefixes = cu_seqlens.shape_expr[0] - 1, prefix_cu.shape_expr[0] - 1
         return _launch(trtp, PREFIXED, q, tiles, (sequences // prefixes,))
 
-    def just_in_time(  # type: ignore[no-untyped-def]
-        q, k, v, prefix_k, prefix_v, cu_seqlens, key_cu, prefix_cu, tiles, outputs, stream
-    ) -> None:
+    def just_in_time(
+        q: Desc, k: Desc, v: Desc, prefix_k: Desc, prefix_v: Desc,
+        cu_seqlens: Desc, key_cu: Desc, prefix_cu: Desc, tiles: Desc, outputs: tuple[Desc], stream: int,
+    ) -> None:  # fmt: skip
         _run(stream, (q, k, v, prefix_k, prefix_v), (cu_seqlens, key_cu, prefix_cu), outputs[0])
 
     _decorate(trtp, plugin_id, lazy, (describe, tune, ahead, just_in_time))
 
 
 def _decorate(trtp: ModuleType, plugin_id: str, lazy: bool, functions: tuple[Any, Any, Any, Any]) -> None:
-    """TensorRT checks annotations as objects, which `from __future__ import annotations` turned into text."""
+    """Registers one plugin, its functions annotated as TensorRT, which checks annotations as objects, wants them."""
     describe, tune, ahead, just_in_time = functions
+    tune.__annotations__ = {}
     describe.__annotations__ = dict.fromkeys(describe.__annotations__, trtp.TensorDesc)
-    ahead.__annotations__ = {"return": tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]}
+    launch = str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymIntExprs
+    ahead.__annotations__ = {"return": GenericAlias(tuple, launch)}
     just_in_time.__annotations__ = {"return": None}
     trtp.register(plugin_id, lazy_register=lazy)(describe)
     trtp.autotune(plugin_id)(tune)
@@ -129,7 +137,7 @@ def _run(stream: int, floats: tuple[Any, ...], tables: tuple[Any, ...], output: 
     with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
         q, k, v, *prefix = (_tensor(x) for x in floats)
         own, keys, *groups = (Segments(tuple(torch.as_tensor(x, device="cuda").diff().tolist())) for x in tables)
-        more = {"key_segments": keys}
+        more: dict[str, Any] = {"key_segments": keys}
         if prefix:
             more |= {"prefix_k": prefix[0], "prefix_v": prefix[1], "prefix_segments": groups[0]}
             more["draws"] = len(own) // len(groups[0])

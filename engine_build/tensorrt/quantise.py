@@ -21,6 +21,11 @@ from engine_build.model.mmdit import MMDiT
 from kernels.fp8 import E4M3_MAX, KEPT, SMALLEST
 
 _PREFIX = "model."
+_FLOATS: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
 
 
 def activation_peaks(model: MMDiT, exercise: Callable[[], object]) -> dict[str, float]:
@@ -96,7 +101,8 @@ def _linear(node: NodeProto) -> str | None:
     """The module of a product with a weight, or None for any other node."""
     if node.op_type != "Gemm" or not node.input[1].startswith(_PREFIX):
         return None
-    return node.input[1].removeprefix(_PREFIX).removesuffix(".weight")
+    weight: str = node.input[1]
+    return weight.removeprefix(_PREFIX).removesuffix(".weight")
 
 
 def _quantised_weight(weight: TensorProto) -> list[TensorProto]:
@@ -128,7 +134,6 @@ def _round_trip(source: str, target: str, peak: float, dtype: int, graph: onnx.G
 
 def _floats(name: str, values: Tensor, dtype: int) -> TensorProto:
     """A constant in FLOAT, FLOAT16 or BFLOAT16."""
-    kinds = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
-    stored = values.to(kinds[dtype]).contiguous()
+    stored = values.to(_FLOATS[dtype]).contiguous()
     words = stored if dtype == TensorProto.FLOAT else stored.view(torch.int16)
     return helper.make_tensor(name, dtype, list(values.shape), words.numpy().tobytes(), raw=True)

@@ -121,10 +121,10 @@ class EngineRunner:
                 context.set_optimization_profile_async(i, self._stream.cuda_stream)
                 contexts.append(context)
             profiles = [
-                {name: tuple(tuple(shape) for shape in shapes) for name, shapes in one.items()}
+                {name: (tuple(least), tuple(usual), tuple(most)) for name, (least, usual, most) in one.items()}
                 for one in self.manifest.engines[graph].profiles
             ]
-            self._engines[graph] = _Loaded(engine, contexts, profiles, outputs)  # type: ignore[arg-type]
+            self._engines[graph] = _Loaded(engine, contexts, profiles, outputs)
         return self._engines[graph]
 
     def _refit(self, graph: str, engine: Any) -> None:

@@ -14,7 +14,7 @@ from engine_build.model.text_encoder import TextEncoder
 from engine_build.model.weights import load_model
 from engine_build.tensorrt.graphs import DitGraph, kinds_of
 from engine_build.tensorrt.part_graphs import TextGraph, VaeDecoderGraph, VaeEncoderGraph
-from engine_build.tensorrt.ports import Attention
+from engine_build.tensorrt.ports import Attention, Graph
 
 
 class TorchRunner:
@@ -26,8 +26,8 @@ class TorchRunner:
         self.model = load_model(folder, device=device, dtype=dtype)
         text = TextEncoder.load(folder, config, device=device, dtype=dtype)
         vae = Autoencoder.load(folder, device=device, dtype=dtype).vae
-        self._graphs = {
-            **{kind: DitGraph(self.model, kind, attention) for kind in kinds_of(self.model.config)},
+        self._graphs: dict[str, Graph] = {
+            **{str(kind): DitGraph(self.model, kind, attention) for kind in kinds_of(self.model.config)},
             "text": TextGraph(text.model, config.text_layers),
             "vae_encoder": VaeEncoderGraph(vae),
             "vae_decoder": VaeDecoderGraph(vae),

@@ -17,12 +17,15 @@ from engine_build.errors import EngineError
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.model.packing import PackedBatch, Reference, Sequence, grid_ids, pack
 from engine_build.model.weights import locate
+from engine_build.options import EngineOptions
 from engine_build.runtime.loading import fingerprint
-from engine_build.runtime.torch_engine import EngineOptions, TorchEngine
+from engine_build.runtime.torch_engine import TorchEngine
 from engine_build.runtime.torch_engine import load as load_torch
-from engine_build.tensorrt.backend import engine_over
+from engine_build.tensorrt.backend import ENGINES, engine_over
+from engine_build.tensorrt.backend import load as load_tensorrt
 from engine_build.tensorrt.export import export_checkpoint
 from engine_build.tensorrt.lint import check, supported
+from engine_build.tensorrt.manifest import Manifest
 from engine_build.tensorrt.onnx_runner import OnnxRunner
 from engine_build.tensorrt.ports import Attention
 
@@ -94,12 +97,10 @@ def verify_engines(
 
     Raises BackendError without TensorRT, a GPU, or engines that fit.
     """
-    from engine_build.tensorrt.backend import load
-
     progress("loading engines")
     options = EngineOptions(previews=False)
-    theirs = load(model, options=options, engines=engines)
-    manifest = theirs.pipeline.model.runner.manifest
+    theirs = load_tensorrt(model, options=options, engines=engines)
+    manifest = Manifest.load(engines or locate(model) / ENGINES)
     progress("comparing with torch")
     ours = load_torch(model, device="cuda", dtype=manifest.precision, options=options)
     bound = BOUND if manifest.precision == "float32" else BOUND_BFLOAT16

@@ -30,7 +30,7 @@ VELOCITY_BUDGET = 0.1  # relative L2; 3 mantissa bits in both factors of every p
 def in_torch(model: MMDiT, batch: PackedBatch) -> torch.Tensor:
     """The velocity by the graph that is exported, before it is."""
     graph = DitGraph(model, "joint", "plugin")
-    (feeds,) = Feeder(model.config, model.dtype, packed=True).stage(batch, None).steps(batch.target, batch.sigma)
+    (feeds,) = Feeder(model.config, model.dtype, packed=True).pass_feeds(batch, None).steps(batch.target, batch.sigma)
     return graph(*(feeds[port.name] for port in graph.inputs))[0]
 
 

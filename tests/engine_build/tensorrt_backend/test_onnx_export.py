@@ -116,8 +116,8 @@ def feeds_of(name: str, large: bool) -> dict[str, Tensor]:
     if name == "references":
         return feeder.references(batch, batch.reference_ids)
     with torch.inference_mode():
-        stage = feeder.stage(batch, model.encode_references(batch))
-    (step,) = stage.steps(batch.target, batch.sigma)
+        feeds = feeder.pass_feeds(batch, model.encode_references(batch))
+    (step,) = feeds.steps(batch.target, batch.sigma)
     return step
 
 

@@ -85,7 +85,7 @@ def test_whatever_a_bucket_promises_fits_its_profile(texts: list[int], garments:
     c = MODEL.config
     kept = (torch.zeros(batch.reference_segments.total, c.num_attention_heads, c.attention_head_dim),) * c.layers
     kv = ReferenceKV(kept, kept, batch.reference_segments, batch.reference_counts, torch.zeros(1))
-    (step,) = feeder.stage(batch, kv).steps(batch.target, batch.sigma)
+    (step,) = feeder.pass_feeds(batch, kv).steps(batch.target, batch.sigma)
     for kind, given_to in (("references", feeder.references(batch, batch.reference_ids)), ("cached", step)):
         graph = DitGraph(MODEL, kind, "plugin")
         assert set(given_to) == {port.name for port in graph.inputs}
