@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from engine_build.runtime.loading import pick_device
+from engine_build.training.config import EvidenceConfig, TrainConfig
 from engine_build.training.evidence import plots
 from engine_build.training.evidence.comparisons import Measured, compare, figure_of, spread
 from engine_build.training.loop.start_from import Parts
@@ -25,9 +26,6 @@ from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
 from engine_build.training.stages import registry
 from engine_build.training.stages.merging import averages, merged
-
-if TYPE_CHECKING:
-    from engine_build.training.train import TrainConfig
 
 logger = logging.getLogger(__name__)
 FIGURES = (
@@ -49,33 +47,6 @@ FIGURES = (
     "pattern_common",
     "seconds_per_image",
 )
-
-
-@dataclass(frozen=True)
-class EvidenceConfig:
-    """`stages` in order, each starting as its table says; students of each number in `student_steps` at the end.
-
-    Stages in `brief` are measured at the full schedule alone, those in `guided` with guidance too. `samples` held-out
-    scenes with garments as in `mix`; `guidance` is the teacher's w, `focus` as in cfg_distill.py.
-    `baseline` names a checkpoint to measure beside the stages, as stage `start`. With a `student_share` below 1 each
-    student is measured a second time as `dmd-N-part`, its weights only that share of the way from its start.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    stages: tuple[str, ...] = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill")
-    student_steps: tuple[int, ...] = (4, 2, 1)
-    student_share: float = 1.0
-    brief: tuple[str, ...] = ("pretrain", "resolution")
-    guided: tuple[str, ...] = ("nft",)
-    samples: int = 128
-    mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    teacher_steps: int = 32
-    cut_steps: tuple[int, ...] = (4, 2, 1)
-    guidance: float = 2.0
-    focus: bool = False
-    baseline: str = ""
-    diversity_repeats: int = 3
-    judge: str = ""
 
 
 def run(config: TrainConfig, train_stage: Callable[..., Path]) -> Path:

@@ -11,14 +11,13 @@ from tiny import count_parameters
 
 from engine_build.config import PRESETS
 from engine_build.model.weights import locate
-from engine_build.training import train
+from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.loop.start_from import autoencoder_in
 from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages import registry
-from engine_build.training.train import TrainConfig
 
-CONFIGS = sorted(train.DEFAULT_CONFIG.parent.glob("*.toml"))
+CONFIGS = sorted(DEFAULT_CONFIG.parent.glob("*.toml"))
 TOKEN_SIDES = {
     "nano": 8,
     "nano-recipe": 8,

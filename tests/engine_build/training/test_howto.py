@@ -12,7 +12,7 @@ from real_pairs import garment, person, write_viton_hd
 from typer.testing import CliRunner
 from vision_endpoint import Answer, said, serving
 
-from engine_build.training.train import DEFAULT_CONFIG
+from engine_build.training.config import DEFAULT_CONFIG
 from service.cli import app
 
 GUIDE = Path(__file__).parents[3] / "docs" / "training.md"

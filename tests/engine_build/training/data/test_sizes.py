@@ -10,9 +10,10 @@ import pytest
 from recipe import write_config
 
 from engine_build.errors import RequestError
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.sizes import check_heights, check_squares, width_of
 from engine_build.training.stages import registry
-from engine_build.training.train import TrainConfig, main, run_stage
+from engine_build.training.train import main, run_stage
 
 
 def test_what_is_refused_and_what_is_named_instead() -> None:

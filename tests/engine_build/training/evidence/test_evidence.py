@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from recipe import write_config
 
-from engine_build.training.evidence.run import FIGURES, EvidenceConfig, run
-from engine_build.training.train import TrainConfig, run_stage
+from engine_build.training.config import EvidenceConfig, TrainConfig
+from engine_build.training.evidence.run import FIGURES, run
+from engine_build.training.train import run_stage
 
 
 def test_evidence_is_gathered_once_and_summed_over_seeds(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from engine_build.training.config import TrainConfig
 from engine_build.training.loop import run
 from engine_build.training.loop.sharding import processes, whole
-from engine_build.training.train import TrainConfig, run_stage
+from engine_build.training.train import run_stage
 
 
 def digest(tree: Any) -> str:

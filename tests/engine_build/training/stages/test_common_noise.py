@@ -9,13 +9,13 @@ import pytest
 import torch
 from recipe import write_config
 
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.sample import encode
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
 from engine_build.training.stages.nft import Nft, NftConfig, WorldRewards
-from engine_build.training.train import TrainConfig
 
 
 @pytest.mark.parametrize("common", [True, False])

@@ -15,6 +15,7 @@ from torch import Tensor
 from engine_build.config import ModelConfig
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import PackedBatch
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.packed_batch import noised, pack_samples
 from engine_build.training.data.sample import Tokens
 from engine_build.training.loop.learner import Learner, optimizers
@@ -22,7 +23,7 @@ from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import Backbone
 from engine_build.training.stages.critic import Critic, Head, critic_loss, look, push, student_loss
 from engine_build.training.stages.dmd import DmdConfig
-from engine_build.training.train import TrainConfig, run_stage
+from engine_build.training.train import run_stage
 from kernels import Segments
 
 SHAPE = ModelConfig(

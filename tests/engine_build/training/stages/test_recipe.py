@@ -17,6 +17,7 @@ from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
 from engine_build.model.packing import PackedBatch
 from engine_build.runtime.loading import load_model
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.packed_batch import noised
 from engine_build.training.data.sample import encode
 from engine_build.training.data.world_tryons import TryOns
@@ -28,7 +29,7 @@ from engine_build.training.stages import registry
 from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
 from engine_build.training.stages.matching import conditioned
 from engine_build.training.stages.merging import MergeConfig
-from engine_build.training.train import TrainConfig, main, run_stage
+from engine_build.training.train import main, run_stage
 from engine_build.training.world.render import render
 from engine_build.training.world.sample_files import picture
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene

@@ -13,6 +13,7 @@ from recipe import write_config
 from torch import Tensor, nn
 
 from engine_build.model.packing import PackedBatch
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.sample import Tokens
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop import adapters
@@ -22,7 +23,6 @@ from engine_build.training.loop.start_from import Parts
 from engine_build.training.stages.matching import Matching, held_out_by_category
 from engine_build.training.stages.nft import Nft, NftConfig
 from engine_build.training.stages.tables import TryOnConfig
-from engine_build.training.train import TrainConfig
 from engine_build.training.world.scenes import HELD_OUT_SEED
 from engine_build.training.world.specs import CATEGORIES
 

@@ -19,6 +19,7 @@ from vision_endpoint import Answer, said, serving
 
 from engine_build.errors import RequestError
 from engine_build.model.weights import locate
+from engine_build.training.config import TrainConfig
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.origins import Folder
@@ -30,7 +31,7 @@ from engine_build.training.loop.start_from import autoencoder_in
 from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages.nft import advantages, completed, geometric, optimality
 from engine_build.training.stages.vision_rewards import VisionRewards
-from engine_build.training.train import TrainConfig, run_stage
+from engine_build.training.train import run_stage
 
 
 @pytest.fixture(scope="module")
