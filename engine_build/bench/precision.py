@@ -27,14 +27,6 @@ BUDGETS = {
     "fp8": Budget(velocity=0.10, psnr=33.0),
 }
 
-NEIGHBOURS = {"float32": 1e-5, "bfloat16": 0.01, "fp8": 0.03}
-"""The most relative L2 by which a request's velocity may change with the requests that share its forward.
-
-Attention, norms and quantisation work on one request's rows alone, bit by bit the same in any company (a test compares
-attention's bits). Matrix products do not: libraries choose tiles and the order of summation by the number of rows, so a
-forward of another size rounds otherwise, and in FP8 such a difference can tip a value into the next of e4m3's steps.
-"""
-
 
 def relative_l2(actual: Tensor, truth: Tensor) -> float:
     """`|actual - truth| / |truth|` over all elements, in float64."""

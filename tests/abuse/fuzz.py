@@ -89,9 +89,7 @@ def fuzz_requests(seed: int, found: Findings, besieged: Besieged) -> None:
 def fuzz_queue(seed: int, found: Findings) -> None:
     """Interleavings of the queue against its model."""
     words = ["tests/service/jobs/test_queue_model.py", "--hypothesis-profile=fuzz", f"--hypothesis-seed={seed}"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *words], cwd=ROOT, capture_output=True, check=False
-    )
+    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", *words], cwd=ROOT, capture_output=True, check=False)
     if ran.returncode:
         found.add(f"queue-seed{seed}", ran.stdout, "the queue is not its model; the steps are in the file beside this")
     found.tried["queue"] += 1

@@ -66,7 +66,7 @@ def test_whatever_make_installs_it_installs_with_the_constraints() -> None:
     installs = re.findall(r"\$\((?:PIP|INSTALL)\)[^\n|&]*", MAKEFILE)
     assert len(installs) > 4
     for command in installs:
-        alone = "--no-deps" in command and "\"$(TORCH)\"" in command
+        alone = "--no-deps" in command and '"$(TORCH)"' in command
         assert alone or command.startswith("$(INSTALL)") or "-c constraints.txt" in command, command
     assert "TORCH := $(shell sed -n '/^torch==/p' constraints.txt)" in MAKEFILE
     assert "$(VENV)/.stamp: pyproject.toml constraints.txt\n" in MAKEFILE

@@ -1,11 +1,19 @@
-"""A request beside others and alone, in every number format, on nano; with compiled kernels where there is a GPU."""
+"""A request beside others and alone, in every number format, on nano; with compiled kernels where there is a GPU.
+
+Attention, norms and quantisation work on one request's rows alone, bit by bit the same in any company (a test compares
+attention's bits). Matrix products do not: libraries choose tiles and the order of summation by the number of rows and
+by the processor, so a forward of another size rounds otherwise. How far is a property of the machine, and so is the
+error that it is measured by here.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from engine_build.bench.precision import NEIGHBOURS, relative_l2
+from engine_build.bench.precision import relative_l2
 from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from engine_build.model.weights import NANO, load_model
 from engine_build.runtime.loading import pick_dtype
@@ -13,6 +21,9 @@ from kernels import fp8, select
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KERNELS = "triton" if DEVICE.type == "cuda" else "torch"
+TIMES = 2.0
+"""How much of its own rounding error a request may change by: two errors of one size that have nothing in common
+differ by sqrt(2) of it. What leaks from a neighbour is no rounding, and in float32 has 1e-6 to hide in."""
 
 
 def request(seed: int, text: int, *grids: tuple[int, int]) -> Sequence:
@@ -38,9 +49,16 @@ MIXED = [
 ]
 
 
+def exactly(asked: Sequence) -> Sequence:
+    """The same request in float64."""
+    shown = tuple(Reference(each.tokens.double(), each.ids) for each in asked.references)
+    return replace(asked, text=asked.text.double(), target=asked.target.double(), references=shown)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", NEIGHBOURS)
-def test_neighbours_change_a_result_by_less_than_the_stated_bound(dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "fp8"])
+def test_neighbours_change_a_result_by_no_more_than_rounding_does(dtype: str) -> None:
+    exact = load_model(NANO, device=DEVICE, dtype=torch.float64)
     model = load_model(NANO, device=DEVICE, dtype=pick_dtype(dtype, DEVICE), kernels=select(KERNELS))
     if dtype == "fp8":
         fp8.convert(model)
@@ -50,5 +68,6 @@ def test_neighbours_change_a_result_by_less_than_the_stated_bound(dtype: str) ->
         for asked, beside, otherwise in zip(MIXED, together, backwards, strict=True):
             alone = model(pack([asked]))
             assert alone.abs().mean() > 0.1
-            assert relative_l2(beside, alone) <= NEIGHBOURS[dtype]
-            assert relative_l2(otherwise, alone) <= NEIGHBOURS[dtype]
+            rounding = relative_l2(alone, exact(pack([exactly(asked)])))
+            assert relative_l2(beside, alone) <= TIMES * rounding
+            assert relative_l2(otherwise, alone) <= TIMES * rounding
