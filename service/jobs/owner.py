@@ -1,8 +1,10 @@
-"""What happened to a job, in order, for anyone who follows it and for those who lost the connection.
+"""What the owner of a job may ask: how it stands, what happens to it, to stop it, to erase it.
 
-Events are written inside the atomic steps of `queue.lua`, so that a state and its event appear
-together. A reader that names the last id it saw gets everything after it, then what happens, to the
-terminal event.
+Events are written inside the atomic steps of `scripts/queue.lua`, so that a state and its event appear together. A
+reader that names the last id it saw gets everything after it, then what happens, to the terminal event. Of the many
+who follow jobs, one connection a process hears of every event and wakes those it concerns: a blocking read a follower
+would need a connection each. Such a notice is only a hint: it carries no data, may be lost, and followers look again
+on their own every few seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +20,75 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio.client import PubSub
 
+from service.errors import NotFound
 from service.jobs import store_keys
 from service.jobs.schemas import TERMINAL, Event, JobRecord
 from service.jobs.store import Store
+from service.settings import Settings
 
 FOLLOW_S = 5.0
 POSITION_S = 1.0
 _EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
+
+
+class Owner:
+    """One job, for the caller who made it."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self.event_log = EventLog(store)
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """The job as it stands, with its place in the queue (0 is next), or None."""
+        answer = await self._store.script("read", job_id)
+        if not answer:
+            return None
+        return record_from_hash(*answer)
+
+    async def existed(self, job_id: str) -> bool:
+        """Whether a job of this id was here and has ended, been erased or run out (the difference of
+        410 and 404).
+        """
+        return bool(await self._store.call(lambda: self._store.client.exists(store_keys.GONE + job_id)))
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Ask for a job to stop: a queued one is canceled at once, a running one at its next step.
+
+        Returns the record after; a terminal job is returned as it is. Raises NotFound.
+        """
+        await self._store.script("cancel", job_id, self._settings.result_ttl_s)
+        record = await self.get(job_id)
+        if record is None:
+            raise NotFound("There is no such job.")
+        return record
+
+    async def erase(self, job_id: str) -> JobRecord | None:
+        """Remove a job, its events and its idempotency key at once; a running one is fenced off and stopped.
+
+        Returns the record before, so that its blobs can be erased (`blobs.blobs_of`), or None.
+        """
+        last = await self._store.script("erase", job_id, self._settings.result_ttl_s)
+        return record_from_hash(last, None) if last else None
+
+    def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
+        """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
+        return self.event_log.subscribe(job_id, last_id)
+
+    async def ended(self, job_id: str) -> JobRecord | None:
+        """The record once the job is terminal, None once it is gone; cheaper than following its events.
+
+        Raises StoreUnavailable.
+        """
+        async with self.event_log.notices.follow(job_id) as notice:
+            while True:
+                notice.clear()
+                record = await self.get(job_id)
+                if record is None or record.status in TERMINAL:
+                    return record
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FOLLOW_S):
+                        await notice.wait()
 
 
 class EventLog:

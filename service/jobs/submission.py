@@ -1,4 +1,9 @@
-"""The way in: one atomic decision before any work, then a reservation that becomes a job or is given back."""
+"""The way in: one atomic decision before any work, then a reservation that becomes a job or is given back.
+
+A reservation that nobody gives back takes room and holds its Idempotency-Key until it runs out, a minute later: after
+an outage that met many requests a queue with nothing in it would refuse as full. So unused ones are given back although
+the store was away, those too that were asked for and whose answer never came.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +29,8 @@ FULL_FOR_S = 0.1
 KNOWN_FOR_S, MOST_KNOWN = 2.0, 4096
 
 
-class Admission:
-    """The part of `JobQueue` that a gateway uses to take a request in."""
+class Submission:
+    """The part of the queue with which a gateway takes a request in."""
 
     def __init__(self, store: Store, settings: Settings, metrics: Metrics | None) -> None:
         self.store = store
@@ -195,7 +200,7 @@ ONCE_MORE_S = 4.0
 
 
 @dataclass(frozen=True)
-class Left:
+class Unused:
     """A reservation to give back from `due` on, of no interest after `until` (both monotonic seconds)."""
 
     reservation: Reserved
@@ -204,19 +209,19 @@ class Left:
     once_more: bool
 
 
-class GivingBack:
+class UnusedReservations:
     """Releases reservations, patiently, all on one task; `stopping` ends the patience.
 
-    Hears from `admission` of reservations that it cannot know to exist.
+    Hears from `submission` of reservations that it cannot know to exist.
     """
 
-    def __init__(self, admission: Admission, stopping: asyncio.Event) -> None:
-        self._admission = admission
+    def __init__(self, submission: Submission, stopping: asyncio.Event) -> None:
+        self._submission = submission
         self._stopping = stopping
-        self._left: list[Left] = []
+        self._unused: list[Unused] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._patient: asyncio.Task[None] | None = None
-        admission.unanswered = self.unanswered
+        submission.unanswered = self.unanswered
 
     async def release(self, reservation: Reserved) -> None:
         """Give a reservation back, at once or as soon as the store returns; the caller waits only a moment for it."""
@@ -229,19 +234,19 @@ class GivingBack:
 
     async def _at_once(self, reservation: Reserved) -> None:
         try:
-            await self._admission.release(reservation)
+            await self._submission.release(reservation)
         except StoreUnavailable:
             self._later(reservation, once_more=False)
 
     def _later(self, reservation: Reserved, *, once_more: bool) -> None:
         now = time.monotonic()
-        until = now + self._admission.settings.reservation_ttl_s
-        self._left.append(Left(reservation, now + RETRY_S, until, once_more))
+        until = now + self._submission.settings.reservation_ttl_s
+        self._unused.append(Unused(reservation, now + RETRY_S, until, once_more))
         if self._patient is None or self._patient.done():
             self._patient = self._start(self._patiently())
 
     async def _patiently(self) -> None:
-        while self._left:
+        while self._unused:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
                     await self._stopping.wait()
@@ -251,12 +256,12 @@ class GivingBack:
 
     async def _give_back_due(self) -> None:
         now = time.monotonic()
-        for item in [item for item in self._left if item.due <= now]:
+        for item in [item for item in self._unused if item.due <= now]:
             if item.until > now:
-                await self._admission.release(item.reservation)
+                await self._submission.release(item.reservation)
                 if item.once_more:
-                    self._left.append(replace(item, due=now + ONCE_MORE_S, once_more=False))
-            self._left.remove(item)
+                    self._unused.append(replace(item, due=now + ONCE_MORE_S, once_more=False))
+            self._unused.remove(item)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -1,35 +1,39 @@
-"""What time asks for, done by every gateway: one is enough, more do no harm.
+"""What time asks for, done by every gateway: one is enough, more do no harm; and the gauges and totals of the store.
 
-Workers sweep too; but with every worker gone, deadlines must still fire and pictures still be erased.
+Workers sweep too; but with every worker gone, deadlines must still fire and pictures still be erased. Totals count
+in the atomic step that makes a job terminal, which keeps the metrics equal to what clients saw, whatever process dies
+when.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from service.errors import StoreUnavailable
+from service.jobs import store_keys
 from service.jobs.blobs import BlobStore
+from service.jobs.schemas import Backlog, SweepReport
+from service.jobs.store import Store
 from service.metrics import Metrics
-
-if TYPE_CHECKING:
-    from service.jobs.queue import JobQueue
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ERASE_EVERY_S = 60.0
+DEADLINE_GRACE_S = 2.5
 
 
-async def keep_house(queue: JobQueue, blobs: BlobStore) -> None:
+async def keep_house(upkeep: Upkeep, blobs: BlobStore) -> None:
     """Sweep jobs every `sweep_s` and expired pictures every minute, until canceled; outages are waited out."""
     erase_at = 0.0
     loop = asyncio.get_running_loop()
     while True:
         try:
-            report = await queue.sweep()
+            report = await upkeep.sweep()
             for what in ("requeued", "failed", "expired", "canceled"):
                 for job_id in getattr(report, what):
                     log.info("swept", extra={"job_id": job_id, "outcome": what})
@@ -40,7 +44,51 @@ async def keep_house(queue: JobQueue, blobs: BlobStore) -> None:
                     log.info("expired pictures erased", extra={"count": erased})
         except StoreUnavailable as error:
             log.warning("upkeep waits", extra={"cause": error.detail})
-        await asyncio.sleep(queue.settings.sweep_s * random.uniform(0.75, 1.25))
+        await asyncio.sleep(upkeep.every_s * random.uniform(0.75, 1.25))
+
+
+class Upkeep:
+    """Sweeps, and what the store counts; `every_s` is the time between two sweeps of one process."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._totals = TotalsCopy()
+
+    @property
+    def every_s(self) -> float:
+        return self._settings.sweep_s
+
+    async def sweep(self) -> SweepReport:
+        """Do what time asks for: requeue or give up lost leases, expire deadlines, drop stale
+        reservations.
+        """
+        answer = await self._store.script(
+            "sweep", self._settings.max_attempts, self._settings.result_ttl_s, int(DEADLINE_GRACE_S * 1000)
+        )
+        return SweepReport.model_validate({name: ids or () for name, ids in json.loads(answer).items()})
+
+    async def backlog(self) -> Backlog:
+        """How much waits and runs, and how long the waiting part will take."""
+        waiting, running, in_flight, seconds = await self._store.script("backlog")
+        return Backlog(waiting=waiting, running=running, in_flight=in_flight, seconds=float(seconds))
+
+    async def totals(self) -> dict[str, int]:
+        """Counters of every terminal transition since the store began, by `name|label|label`."""
+        counted = await self._store.call(lambda: self._store.client.hgetall(store_keys.TOTALS))
+        return {name: int(value) for name, value in counted.items()}
+
+    async def observe(self, metrics: Metrics) -> None:
+        """Copy the store's gauges and totals into `metrics`, before a scrape.
+
+        The totals are exact under any crash, and the same from every gateway: aggregate them with max,
+        not sum.
+        """
+        backlog = await self.backlog()
+        metrics.requests_waiting.set(backlog.waiting)
+        metrics.requests_running.set(backlog.running)
+        metrics.backlog_seconds.set(backlog.seconds)
+        self._totals.copy(await self.totals(), metrics)
 
 
 class TotalsCopy:

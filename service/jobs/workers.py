@@ -1,7 +1,8 @@
-"""What workers must hear at once: running jobs that were canceled, and pictures that were erased.
+"""Which workers are ready and what their engines are; and what workers must hear at once.
 
-Both are streams, so that a worker that lost the store for a while goes on where it was. Erasures are kept ten minutes;
-who was away for longer is told to forget everything.
+That is running jobs that were canceled, and pictures that were erased. Both are streams, so that a worker that lost the
+store for a while goes on where it was. Erasures are kept ten minutes; who was away for longer is told to forget
+everything.
 """
 
 from __future__ import annotations
@@ -14,11 +15,34 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.jobs import store_keys
-from service.jobs.schemas import Canceled, Erased
+from service.jobs.schemas import Canceled, Erased, WorkerInfo
 from service.jobs.store import Store
 
 BLOCK_S = 5.0
 KEPT_S = 590.0
+
+
+class Workers:
+    """The workers that are there: they announce themselves, anyone may ask for them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def announce(self, info: WorkerInfo, ttl_s: float) -> None:
+        """Say that a worker is ready and what its engine is; forgotten after `ttl_s` without another call."""
+        await self._store.script("announce", info.id, info.model_dump_json(), int(ttl_s * 1000))
+
+    async def withdraw(self, worker_id: str) -> None:
+        """Take an announcement back."""
+        await self._store.script("announce", worker_id, "", 0)
+
+    async def ready(self) -> list[WorkerInfo]:
+        """The workers that are ready now."""
+        return [WorkerInfo.model_validate_json(text) for text in await self._store.script("workers")]
+
+    def news(self) -> WorkerNews:
+        """What a worker must hear at once, from now on; it goes on where it was when the store was away."""
+        return WorkerNews(self._store)
 
 
 class WorkerNews:

@@ -81,8 +81,8 @@ class Watcher:
         if self._queue is None:
             return None
         try:
-            backlog = await self._queue.backlog()
-            return backlog, tuple(await self._queue.workers()), await self._queue.totals()
+            backlog = await self._queue.upkeep.backlog()
+            return backlog, tuple(await self._queue.workers.ready()), await self._queue.upkeep.totals()
         except StoreUnavailable:
             return f"{self._store_name} does not answer"
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 from engine_build.engine import Outcome
 from engine_build.errors import MemoryShortage, RequestError
 from service.errors import StoreUnavailable
-from service.jobs.queue import Finish, JobQueue
+from service.jobs.claims import Finish
+from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, JobError, JobResult
 from service.metrics import Metrics
 from service.pictures.images import CONTENT_TYPES
@@ -130,7 +131,7 @@ class Finisher:
         try:
             await self._progress.settle(claim)
             written = await _patiently(
-                lambda: self._queue.finish(claim, status=status, result=result, error=error), lambda: True
+                lambda: self._queue.claims.finish(claim, status=status, result=result, error=error), lambda: True
             )
         finally:
             self._leases.drop(claim)
@@ -154,14 +155,14 @@ class Finisher:
         error = NOT_STORED if isinstance(cause, StoreUnavailable) else ENGINE_FAILED
         try:
             await self._progress.settle(claim)
-            await _patiently(lambda: self._queue.fail_attempt(claim, error), lambda: True)
+            await _patiently(lambda: self._queue.claims.fail_attempt(claim, error), lambda: True)
         finally:
             self._leases.drop(claim)
 
     async def hand_back(self, claim: Claim) -> None:
         try:
             await self._progress.settle(claim)
-            await _patiently(lambda: self._queue.hand_back(claim), lambda: True)
+            await _patiently(lambda: self._queue.claims.hand_back(claim), lambda: True)
         finally:
             self._leases.drop(claim)
 

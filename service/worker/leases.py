@@ -91,7 +91,7 @@ class Leases:
         """One heartbeat for everything held. Without the store for a whole lease, all count as lost."""
         claims = self.held()
         try:
-            states = await self._queue.heartbeat(self._worker_id, claims)
+            states = await self._queue.claims.heartbeat(self._worker_id, claims)
         except StoreUnavailable:
             if time.monotonic() - self._renewed_at > self._lease_s:
                 self.stop_all("lost")

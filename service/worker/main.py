@@ -144,7 +144,7 @@ class Worker:
         blobs = BlobStore.open(self._settings)
         photos = Photos(blobs)
         leases = Leases(queue, self.id, self._settings.lease_s)
-        hearing = Hearing(queue.news(), leases, engine, self._settings.input_ttl_s)
+        hearing = Hearing(queue.workers.news(), leases, engine, self._settings.input_ttl_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
         finisher = Finisher(queue, leases, photos, progress, self.metrics, info.model)
@@ -157,7 +157,7 @@ class Worker:
                 hearing.listen_forever(),
                 hearing.tidy_forever(),
                 progress.send_forever(),
-                keep_house(queue, blobs),
+                keep_house(queue.upkeep, blobs),
                 self._watch_engine(queue, thread),
             )
         ]
@@ -221,14 +221,14 @@ class Worker:
             await _within(runner.drained(), LAST_STEP_S)
         for claim in leases.held():
             try:
-                await queue.hand_back(claim)
+                await queue.claims.hand_back(claim)
             except ServiceError:
                 log.warning("a job waits for its lease to run out", extra={"job_id": claim.spec.id})
         log.info("drained")
 
     async def _withdraw(self, queue: JobQueue) -> None:
         try:
-            await queue.withdraw(self.id)
+            await queue.workers.withdraw(self.id)
         except StoreUnavailable:
             log.warning("readiness not taken back: the store does not answer")
 
@@ -238,7 +238,7 @@ class Worker:
             done = activity(self.metrics, since=since, holding=len(leases.held()))
             told = WorkerInfo(id=self.id, **asdict(info), activity=done)
             try:
-                await queue.announce(told, ANNOUNCE_TTL_S)
+                await queue.workers.announce(told, ANNOUNCE_TTL_S)
                 self.metrics.worker_ready.set(1)
             except StoreUnavailable:
                 self.metrics.worker_ready.set(0)

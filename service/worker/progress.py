@@ -60,6 +60,6 @@ class Progress:
         try:
             picture = event.preview
             preview = None if picture is None else await self._photos.preview(picture)
-            await self._queue.progress(claim, stage=stage, step=event.step, steps=event.steps, preview=preview)
+            await self._queue.claims.progress(claim, stage=stage, step=event.step, steps=event.steps, preview=preview)
         except ServiceError as error:
             log.info("progress not told: %s", error.code, extra={"job_id": claim.spec.id})

@@ -97,7 +97,7 @@ class Runner:
                 await asyncio.wait(self._parked, timeout=PARKED_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 continue
             try:
-                claims = await self._queue.claim(
+                claims = await self._queue.claims.claim(
                     self._worker_id,
                     max_jobs=MAX_JOBS,
                     token_budget=self._info.token_budget,

@@ -169,21 +169,21 @@ class WebhookDelivery:
 
     async def _due(self, limit: int) -> list[tuple[str, int]]:
         try:
-            return await self._queue.due_webhooks(limit=limit, hold_s=HOLD_S)
+            return await self._queue.webhooks.due(limit=limit, hold_s=HOLD_S)
         except StoreUnavailable:
             return []
 
     async def _deliver(self, job_id: str, tries: int) -> None:
         try:
-            record = await self._queue.get(job_id)
+            record = await self._queue.owner.get(job_id)
             what = message(record) if record is not None else None
             answer = await self._sender.send(what) if what is not None else "refused"
             if answer == "failed" and tries <= len(self._delays):
                 pause = self._delays[tries - 1] * (0.5 + self._jitter())
-                await self._queue.settle_webhook(job_id, retry_in_s=pause)
+                await self._queue.webhooks.settle(job_id, retry_in_s=pause)
                 return
             if answer == "failed":
                 log.warning("webhook given up after %d tries", tries, extra={"job_id": job_id})
-            await self._queue.settle_webhook(job_id)
+            await self._queue.webhooks.settle(job_id)
         except StoreUnavailable:
             log.info("webhook left to the next try", extra={"job_id": job_id})

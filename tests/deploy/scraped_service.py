@@ -101,8 +101,8 @@ async def dead_letter(url: str, redis_url: str) -> None:
     queue = await JobQueue.connect(load_settings(redis_url=redis_url, store_timeout_s=5))
     settled = ""
     while settled != "failed":
-        for claim in await queue.claim("failing", max_jobs=1, token_budget=1 << 40, block_s=2):
-            settled = await queue.fail_attempt(claim, JobError(code="engine-failed", message="The engine failed."))
+        for claim in await queue.claims.claim("failing", max_jobs=1, token_budget=1 << 40, block_s=2):
+            settled = await queue.claims.fail_attempt(claim, JobError(code="engine-failed", message="The engine failed."))
     await queue.close()
 
 

@@ -35,7 +35,7 @@ class EarlyRefusals:
 
 async def _refusal(request: Request) -> QueueFull | None:
     try:
-        await gateway_of(request).queue.turn_away(
+        await gateway_of(request).queue.submission.turn_away(
             tenant=caller_of(request).tenant,
             idempotency_key=headers.idempotency_key(request.headers.get("idempotency-key")),
         )

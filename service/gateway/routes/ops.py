@@ -42,7 +42,7 @@ async def livez() -> views.Health:
 )
 async def readyz(parts: Parts) -> views.Health:
     """200 only when the store answers and a worker that passed its warm-up is announced."""
-    workers = await parts.queue.workers()
+    workers = await parts.queue.workers.ready()
     if not workers:
         raise EngineUnavailable("No worker has announced itself as ready yet.", retry_after=2)
     return views.Health(status="ok", workers=len(workers))
@@ -63,7 +63,7 @@ async def readyz(parts: Parts) -> views.Health:
 )
 async def metrics(parts: Parts) -> Response:
     """The gauges and totals of the store, read at this moment, and this process's own counters."""
-    await parts.queue.observe(parts.metrics)
+    await parts.queue.upkeep.observe(parts.metrics)
     return Response(generate_latest(parts.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -35,7 +35,7 @@ class Fleet:
         """The ready workers. Raises StoreUnavailable."""
         now = time.monotonic()
         if now - self._read >= FRESH_S:
-            self._workers = await self._queue.workers()
+            self._workers = await self._queue.workers.ready()
             self._read = now
         return self._workers
 

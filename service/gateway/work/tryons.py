@@ -37,7 +37,7 @@ from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
-from service.jobs.submission import GivingBack
+from service.jobs.submission import UnusedReservations
 from service.pictures.pool import ImagePool
 from service.settings import Settings
 
@@ -86,7 +86,7 @@ class TryOns:
         self._fleet = fleet
         self._webhooks = webhooks
         self.stopping = asyncio.Event()
-        self._giving_back = GivingBack(queue, self.stopping)
+        self._unused = UnusedReservations(queue.submission, self.stopping)
 
     async def submit(self, requested: RequestedTryOn, asked: Asked) -> Submitted:
         """Turn a request into a job, or find the one it already is.
@@ -107,7 +107,7 @@ class TryOns:
             )
         self._webhooks.check(options.webhook_url)
         with timed(asked.timings, "reserve"):
-            reserved = await self._queue.reserve(
+            reserved = await self._queue.submission.reserve(
                 tenant=asked.caller.tenant,
                 idempotency_key=asked.idempotency_key,
                 body_digest=digest,
@@ -143,9 +143,9 @@ class TryOns:
                 traceparent=asked.traceparent,
             )
             with timed(asked.timings, "submit"):
-                await self._queue.submit(reserved, spec)
+                await self._queue.submission.submit(reserved, spec)
         except BaseException:
-            await asyncio.shield(self._giving_back.release(reserved))
+            await asyncio.shield(self._unused.release(reserved))
             raise
         return Submitted(reserved.id, replayed=False)
 
@@ -196,8 +196,8 @@ class TryOns:
 
     async def get(self, caller: Caller, job_id: str) -> JobRecord:
         """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
-        record = await self._queue.get(job_id)
-        if record is None and await self._queue.existed(job_id):
+        record = await self._queue.owner.get(job_id)
+        if record is None and await self._queue.owner.existed(job_id):
             raise Gone("This try-on has expired or was erased.", code="try-on-erased")
         if record is None or record.spec.tenant != caller.tenant:
             raise unknown_job()
@@ -208,7 +208,8 @@ class TryOns:
         record = await self.get(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
             return record
-        ended, stopping = asyncio.create_task(self._queue.ended(job_id)), asyncio.create_task(self.stopping.wait())
+        ended = asyncio.create_task(self._queue.owner.ended(job_id))
+        stopping = asyncio.create_task(self.stopping.wait())
         try:
             await asyncio.wait((ended, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             last = ended.result() if ended.done() and ended.exception() is None else None
@@ -221,12 +222,12 @@ class TryOns:
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""
         await self.get(caller, job_id)
-        return await self._queue.cancel(job_id)
+        return await self._queue.owner.cancel(job_id)
 
     async def erase(self, caller: Caller, job_id: str) -> None:
         """Cancel a job where it still runs and erase its record, inputs and result. Raises NotFound."""
         await self.get(caller, job_id)
-        record = await self._queue.erase(job_id)
+        record = await self._queue.owner.erase(job_id)
         if record is None:
             raise unknown_job()
         await self._blobs.delete(*blobs_of(record))
@@ -254,7 +255,7 @@ class TryOns:
                 "The token of this address does not fit; read the try-on again for a fresh address.",
                 code="invalid-token",
             )
-        record = await self._queue.get(job_id)
+        record = await self._queue.owner.get(job_id)
         if record is None:
             raise gone()
         return record

@@ -92,20 +92,20 @@ class PlainWorker:
                 await asyncio.sleep(0.1)
 
     async def _turn(self) -> None:
-        await self._queue.announce(INFO, 30)
+        await self._queue.workers.announce(INFO, 30)
         if not self.open.is_set():
             self.parked.set()
             await self.open.wait()
             self.parked.clear()
-        for claim in await self._queue.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
+        for claim in await self._queue.claims.claim(INFO.id, max_jobs=4, token_budget=10**9, block_s=0.2):
             try:
                 await self._serve(claim)
             except Gone:
-                await self._queue.fail_attempt(claim, JobError(code="inputs-gone", message="Erased."))
+                await self._queue.claims.fail_attempt(claim, JobError(code="inputs-gone", message="Erased."))
 
     async def _serve(self, claim: Claim) -> None:
         if self.failing is not None:
-            await self._queue.finish(claim, status="failed", error=self.failing)
+            await self._queue.claims.finish(claim, status="failed", error=self.failing)
             return
         spec = claim.spec
         person = open_photo(await self._blobs.get(spec.person))
@@ -114,9 +114,9 @@ class PlainWorker:
         image.paste(garment.resize((32, 32)), (16, 16))
         for step in (1, 2):
             preview = preview_jpeg(image)
-            await self._queue.progress(claim, stage="denoise", step=step, steps=2, preview=preview)
-            if (await self._queue.heartbeat(INFO.id, [claim]))[spec.id] == "canceled":
-                await self._queue.finish(claim, status="canceled")
+            await self._queue.claims.progress(claim, stage="denoise", step=step, steps=2, preview=preview)
+            if (await self._queue.claims.heartbeat(INFO.id, [claim]))[spec.id] == "canceled":
+                await self._queue.claims.finish(claim, status="canceled")
                 return
             await asyncio.sleep(0.05)
         blob = await self._blobs.put(
@@ -133,7 +133,7 @@ class PlainWorker:
             nfe=2,
             stages={"denoise": 0.1},
         )
-        await self._queue.finish(claim, status="succeeded", result=result)
+        await self._queue.claims.finish(claim, status="succeeded", result=result)
 
 
 class Live:
@@ -170,7 +170,7 @@ class Live:
     def hold(self) -> None:
         """No job is claimed until `resume`; what is in flight ends first."""
         patience = time.monotonic() + 20
-        while self.call(self.queue.backlog()).in_flight and time.monotonic() < patience:
+        while self.call(self.queue.upkeep.backlog()).in_flight and time.monotonic() < patience:
             time.sleep(0.05)
         self._loop.call_soon_threadsafe(self.worker.open.clear)
         self.call(self.worker.parked.wait())
@@ -217,7 +217,7 @@ class Live:
         self.blobs = BlobStore.open(self.settings)
         self.worker = PlainWorker(self.queue, self.blobs)
         working = asyncio.create_task(self.worker.run())
-        await self.queue.announce(INFO, 30)
+        await self.queue.workers.announce(INFO, 30)
         self._ready.set()
         try:
             await serving

@@ -89,13 +89,13 @@ async def drain(queue: JobQueue, model: Model, erased: Set[str]) -> None:
     """Let time pass until nothing is left. Raises AssertionError for a job that did not end once, as its events say."""
     client = queue.store.client
     for _ in range(model.rules.max_attempts + 2):
-        while batch := await queue.claim("last", max_jobs=8, token_budget=10_000, block_s=0):
+        while batch := await queue.claims.claim("last", max_jobs=8, token_budget=10_000, block_s=0):
             for claim in batch:
-                await queue.finish(claim, status="succeeded", result=RESULT)
+                await queue.claims.finish(claim, status="succeeded", result=RESULT)
         model.now += 30_000
         await client.set(CLOCK, model.now)
-        await queue.sweep()
-    backlog = await queue.backlog()
+        await queue.upkeep.sweep()
+    backlog = await queue.upkeep.backlog()
     assert (backlog.waiting, backlog.running, backlog.in_flight) == (0, 0, 0)
     accepted = {job_id for job_id, job in model.jobs.items() if job.status != "reserved"}
     for job_id in accepted:
@@ -105,7 +105,7 @@ async def drain(queue: JobQueue, model: Model, erased: Set[str]) -> None:
         assert kinds[-1] == await client.hget(store_keys.JOB + job_id, "status")
     for job_id in erased:
         assert not await client.exists(store_keys.JOB + job_id, store_keys.EVENTS + job_id)
-    totals = await queue.totals()
+    totals = await queue.upkeep.totals()
     ended = sum(count for name, count in totals.items() if name.startswith("requests|"))
     note(f"{ended} jobs ended")
     assert ended == len(accepted | erased)

@@ -39,26 +39,28 @@ class Hand:
     async def reserve(
         self, tenant: str = "shop", key: str | None = None, digest: str = "body", limits: Limits = UNLIMITED
     ) -> Reserved:
-        answer = await self.queue.reserve(tenant=tenant, idempotency_key=key, body_digest=digest, limits=limits)
+        answer = await self.queue.submission.reserve(
+            tenant=tenant, idempotency_key=key, body_digest=digest, limits=limits
+        )
         assert isinstance(answer, Reserved)
         return answer
 
     async def post(self, tenant: str = "shop", *, deadline_s: float = 60, **changes: Any) -> str:
         reservation = await self.reserve(tenant)
-        await self.queue.submit(reservation, make_spec(reservation, deadline_s=deadline_s, **changes))
+        await self.queue.submission.submit(reservation, make_spec(reservation, deadline_s=deadline_s, **changes))
         return reservation.id
 
     async def claim(
         self, worker: str = "w1", *, max_jobs: int = 1, budget: int = 10_000, block_s: float = 0
     ) -> list[Claim]:
-        return await self.queue.claim(worker, max_jobs=max_jobs, token_budget=budget, block_s=block_s)
+        return await self.queue.claims.claim(worker, max_jobs=max_jobs, token_budget=budget, block_s=block_s)
 
     async def claim_one(self, worker: str = "w1") -> Claim:
         (claim,) = await self.claim(worker)
         return claim
 
     async def status(self, job_id: str) -> str:
-        record = await self.queue.get(job_id)
+        record = await self.queue.owner.get(job_id)
         assert record is not None
         return record.status
 

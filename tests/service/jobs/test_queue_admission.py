@@ -17,9 +17,9 @@ from service.settings import load_settings
 async def test_a_submitted_job_can_be_read_back_whole(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve()
     spec = make_spec(reservation, prompt="tuck it in 👗", metadata={"order": "17"}, traceparent="00-a-b-01")
-    assert await queue.get(reservation.id) is None
-    await queue.submit(reservation, spec)
-    record = await queue.get(reservation.id)
+    assert await queue.owner.get(reservation.id) is None
+    await queue.submission.submit(reservation, spec)
+    record = await queue.owner.get(reservation.id)
     assert record is not None
     assert record.spec == spec
     assert (record.status, record.position, record.attempts) == ("queued", 0, 0)
@@ -28,28 +28,28 @@ async def test_a_submitted_job_can_be_read_back_whole(queue: JobQueue, hand: Han
 
 async def test_fifty_parallel_posts_with_one_key_make_one_job(queue: JobQueue, hand: Hand) -> None:
     async def post() -> str:
-        answer = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=UNLIMITED)
+        answer = await queue.submission.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=UNLIMITED)
         if isinstance(answer, Existing):
             return answer.job_id
         await asyncio.sleep(0.1)
-        await queue.submit(answer, make_spec(answer))
+        await queue.submission.submit(answer, make_spec(answer))
         return answer.id
 
     ids = await asyncio.gather(*(post() for _ in range(50)))
     assert len(set(ids)) == 1
-    assert (await queue.backlog()).in_flight == 1
+    assert (await queue.upkeep.backlog()).in_flight == 1
     assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
 
 
 async def test_the_same_key_with_another_body_is_refused_even_after_the_end(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve(key="k", digest="one")
-    await queue.submit(reservation, make_spec(reservation))
+    await queue.submission.submit(reservation, make_spec(reservation))
     with pytest.raises(IdempotencyMismatch):
         await hand.reserve(key="k", digest="two")
-    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await queue.claims.finish(await hand.claim_one(), status="succeeded", result=RESULT)
     with pytest.raises(IdempotencyMismatch):
         await hand.reserve(key="k", digest="two")
-    again = await queue.reserve(tenant="shop", idempotency_key="k", body_digest="one", limits=UNLIMITED)
+    again = await queue.submission.reserve(tenant="shop", idempotency_key="k", body_digest="one", limits=UNLIMITED)
     assert again == Existing(job_id=reservation.id)
 
 
@@ -74,7 +74,7 @@ async def test_a_released_key_lets_its_waiting_twin_in(queue: JobQueue, hand: Ha
     first = await hand.reserve(key="k")
     twin = asyncio.create_task(hand.reserve(key="k"))
     await asyncio.sleep(0.05)
-    await queue.release(first)
+    await queue.submission.release(first)
     assert (await twin).id != first.id
 
 
@@ -96,7 +96,7 @@ async def test_retry_after_follows_backlog_and_service_rate(queue: JobQueue, han
     with pytest.raises(QueueFull) as caught:
         await hand.reserve()
     assert caught.value.retry_after == 20
-    assert (await queue.backlog()).seconds == pytest.approx(20)
+    assert (await queue.upkeep.backlog()).seconds == pytest.approx(20)
 
 
 async def test_concurrency_counts_what_is_in_flight_and_frees_at_the_end(queue: JobQueue, hand: Hand) -> None:
@@ -107,7 +107,7 @@ async def test_concurrency_counts_what_is_in_flight_and_frees_at_the_end(queue: 
         await hand.reserve(limits=limits)
     assert caught.value.code == "concurrency-limited"
     assert isinstance(await hand.reserve("other", limits=limits), Reserved)
-    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await queue.claims.finish(await hand.claim_one(), status="succeeded", result=RESULT)
     await hand.reserve(limits=limits)
 
 
@@ -123,11 +123,11 @@ async def test_the_rate_limit_says_when_the_next_request_fits(hand: Hand) -> Non
 
 async def test_a_repeated_key_costs_neither_rate_nor_quota(queue: JobQueue) -> None:
     limits = Limits(rate_per_minute=1, daily_quota=1, concurrency=1)
-    first = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
+    first = await queue.submission.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
     assert isinstance(first, Reserved)
-    await queue.submit(first, make_spec(first))
+    await queue.submission.submit(first, make_spec(first))
     for _ in range(5):
-        again = await queue.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
+        again = await queue.submission.reserve(tenant="t", idempotency_key="k", body_digest="d", limits=limits)
         assert again == Existing(job_id=first.id)
 
 
@@ -138,11 +138,11 @@ async def test_the_daily_quota_is_refunded_by_release_only(queue: JobQueue, hand
         await hand.reserve(limits=limits)
     assert caught.value.code == "quota-exceeded"
     assert 0 < (caught.value.retry_after or 0) <= 86_400
-    await queue.release(first)
-    await queue.release(first)
+    await queue.submission.release(first)
+    await queue.submission.release(first)
     second = await hand.reserve(limits=limits)
-    await queue.submit(second, make_spec(second))
-    await queue.release(second)
+    await queue.submission.submit(second, make_spec(second))
+    await queue.submission.release(second)
     with pytest.raises(TooManyRequests):
         await hand.reserve(limits=limits)
     assert await hand.status(second.id) == "queued"
@@ -151,23 +151,23 @@ async def test_the_daily_quota_is_refunded_by_release_only(queue: JobQueue, hand
 async def test_submitting_twice_is_one_job(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve()
     spec = make_spec(reservation)
-    await queue.submit(reservation, spec)
-    await queue.submit(reservation, spec)
+    await queue.submission.submit(reservation, spec)
+    await queue.submission.submit(reservation, spec)
     assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
-    assert (await queue.backlog()).waiting == 1
+    assert (await queue.upkeep.backlog()).waiting == 1
 
 
 async def test_submitting_a_released_reservation_is_a_conflict(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve()
-    await queue.release(reservation)
+    await queue.submission.release(reservation)
     with pytest.raises(Conflict):
-        await queue.submit(reservation, make_spec(reservation))
+        await queue.submission.submit(reservation, make_spec(reservation))
 
 
 async def test_a_job_must_be_its_reservation_s(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve()
     with pytest.raises(ValueError, match="reservation"):
-        await queue.submit(reservation, make_spec(reservation, tenant="someone else"))
+        await queue.submission.submit(reservation, make_spec(reservation, tenant="someone else"))
 
 
 async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path: object) -> None:
@@ -181,9 +181,9 @@ async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path:
         await asyncio.sleep(0.3)
         lost = await hand.reserve(key="k")
         await asyncio.sleep(0.3)
-        report = await queue.sweep()
+        report = await queue.upkeep.sweep()
         assert report.reservations == (lost.id,)
-        assert (await queue.backlog()).in_flight == 0
+        assert (await queue.upkeep.backlog()).in_flight == 0
     finally:
         await queue.close()
 
@@ -191,7 +191,7 @@ async def test_a_gateway_that_died_gives_its_room_back(store_url: str, tmp_path:
 async def learned(queue: JobQueue, hand: Hand, seconds: float) -> None:
     """The store believes that one job takes so long; one worker is announced."""
     await hand.post()
-    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await queue.claims.finish(await hand.claim_one(), status="succeeded", result=RESULT)
     await queue.store.client.hset(store_keys.SERVICE, "seconds", seconds)
     await queue.store.client.zadd(store_keys.WORKERS, {"w1": 9e15})
 
@@ -250,14 +250,14 @@ async def test_who_was_just_refused_is_turned_away_before_the_body_unless_the_ke
     monkeypatch.setattr(submission, "FULL_FOR_S", 60.0)
     queue = await JobQueue.connect(load_settings(redis_url=store_url, max_in_flight=1, store_timeout_s=5))
     hand = Hand(queue)
-    await queue.turn_away(tenant="shop", idempotency_key=None)
+    await queue.submission.turn_away(tenant="shop", idempotency_key=None)
     await hand.reserve(key="k")
     with pytest.raises(QueueFull):
         await hand.reserve()
     for key in (None, "new"):
         with pytest.raises(QueueFull) as refused:
-            await queue.turn_away(tenant="shop", idempotency_key=key)
+            await queue.submission.turn_away(tenant="shop", idempotency_key=key)
         assert refused.value.retry_after is not None and refused.value.retry_after >= 1
-    await queue.turn_away(tenant="shop", idempotency_key="k")
-    await queue.turn_away(tenant="other", idempotency_key=None)
+    await queue.submission.turn_away(tenant="shop", idempotency_key="k")
+    await queue.submission.turn_away(tenant="other", idempotency_key=None)
     await queue.close()

@@ -66,7 +66,7 @@ async def test_low_jobs_are_served_under_endless_high_load(queue: JobQueue, hand
         await hand.post(priority="high")
         await hand.post(priority="high")
         (claim,) = await hand.claim()
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
         if claim.spec.id == low:
             assert turn > 20
             break
@@ -88,7 +88,7 @@ async def test_jobs_of_one_tenant_stay_in_their_order(queue: JobQueue, hand: Han
     posted = [await hand.post() for _ in range(6)]
     served = [(await hand.claim_one()) for _ in range(4)]
     for claim in served:
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
     posted += [await hand.post() for _ in range(3)]
     served += [(await hand.claim_one()) for _ in range(5)]
     assert ids(served) == posted
@@ -109,12 +109,12 @@ async def test_positions_follow_the_claim_order(queue: JobQueue, hand: Hand) -> 
     high = await hand.post(priority="high")
     places = {}
     for job_id in (low, normal, high):
-        record = await queue.get(job_id)
+        record = await queue.owner.get(job_id)
         assert record is not None
         places[job_id] = record.position
     assert places == {high: 0, normal: 1, low: 2}
     await hand.claim()
-    record = await queue.get(low)
+    record = await queue.owner.get(low)
     assert record is not None and record.position == 1
 
 
@@ -175,7 +175,7 @@ async def test_a_poisonous_job_spares_its_batch_mates(queue: JobQueue, hand: Han
     assert ids(batch) == posted
     for claim in batch:
         await hand.lose_lease(claim.spec.id)
-    assert set((await queue.sweep()).requeued) == set(posted)
+    assert set((await queue.upkeep.sweep()).requeued) == set(posted)
     for job_id in posted:
         assert ids(await hand.claim(max_jobs=3)) == [job_id]
 
@@ -196,14 +196,14 @@ async def test_workers_are_known_while_they_announce_themselves(queue: JobQueue)
         token_budget=4096,
         note="",
     )
-    await queue.announce(info, ttl_s=60)
-    await queue.announce(info.model_copy(update={"id": "w2"}), ttl_s=0.1)
+    await queue.workers.announce(info, ttl_s=60)
+    await queue.workers.announce(info.model_copy(update={"id": "w2"}), ttl_s=0.1)
     await asyncio.sleep(0.15)
-    assert await queue.workers() == [info]
-    await queue.sweep()
+    assert await queue.workers.ready() == [info]
+    await queue.upkeep.sweep()
     assert await queue.store.client.hlen(store_keys.WORKER_INFO) == 1
-    await queue.withdraw("w1")
-    assert await queue.workers() == []
+    await queue.workers.withdraw("w1")
+    assert await queue.workers.ready() == []
 
 
 async def test_the_service_rate_is_learnt_from_what_finished(queue: JobQueue, hand: Hand) -> None:
@@ -212,7 +212,7 @@ async def test_the_service_rate_is_learnt_from_what_finished(queue: JobQueue, ha
     batch = await hand.claim(max_jobs=2)
     await asyncio.sleep(0.4)
     for claim in batch:
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
     for _ in range(10):
         await hand.post()
-    assert 1.5 < (await queue.backlog()).seconds < 3.5
+    assert 1.5 < (await queue.upkeep.backlog()).seconds < 3.5

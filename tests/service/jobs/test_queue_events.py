@@ -15,14 +15,14 @@ from service.jobs.schemas import Event
 
 
 async def collect(queue: JobQueue, job_id: str, last_id: str | None = None) -> list[Event]:
-    return [event async for event in queue.subscribe(job_id, last_id)]
+    return [event async for event in queue.owner.subscribe(job_id, last_id)]
 
 
 async def run_to_the_end(queue: JobQueue, hand: Hand, steps: int = 4) -> None:
     claim = await hand.claim_one()
     for step in range(1, steps + 1):
-        await queue.progress(claim, stage="denoise", step=step, steps=steps, preview=b"jpeg %d" % step)
-    await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.progress(claim, stage="denoise", step=step, steps=steps, preview=b"jpeg %d" % step)
+    await queue.claims.finish(claim, status="succeeded", result=RESULT)
 
 
 async def test_a_follower_sees_the_whole_life_of_a_job(queue: JobQueue, hand: Hand) -> None:
@@ -56,16 +56,16 @@ async def test_reconnecting_after_any_event_loses_and_repeats_nothing(queue: Job
 async def test_a_follower_that_came_back_mid_run_gets_the_rest_live(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     claim = await hand.claim_one()
-    await queue.progress(claim, stage="denoise", step=1, steps=2)
+    await queue.claims.progress(claim, stage="denoise", step=1, steps=2)
     seen = []
-    async for event in queue.subscribe(job_id):
+    async for event in queue.owner.subscribe(job_id):
         seen.append(event)
         if event.type == "progress":
             break
     following = asyncio.create_task(collect(queue, job_id, seen[-1].id))
     await asyncio.sleep(0.05)
-    await queue.progress(claim, stage="denoise", step=2, steps=2)
-    await queue.finish(claim, status="succeeded", result=RESULT)
+    await queue.claims.progress(claim, stage="denoise", step=2, steps=2)
+    await queue.claims.finish(claim, status="succeeded", result=RESULT)
     rest = await asyncio.wait_for(following, 2)
     assert [event.type for event in rest] == ["progress", "succeeded"]
 
@@ -76,7 +76,7 @@ async def test_events_arrive_at_once(queue: JobQueue, hand: Hand) -> None:
     following = asyncio.create_task(collect(queue, job_id))
     await asyncio.sleep(0.2)
     finished = time.monotonic()
-    await queue.finish(claim, status="succeeded", result=RESULT)
+    await queue.claims.finish(claim, status="succeeded", result=RESULT)
     await following
     assert time.monotonic() - finished < 0.2
 
@@ -87,14 +87,14 @@ async def test_a_waiting_follower_sees_its_place_change(queue: JobQueue, hand: H
     places: list[object] = []
 
     async def watch() -> None:
-        async for event in queue.subscribe(job_id):
+        async for event in queue.owner.subscribe(job_id):
             places.append(event.data.get("position"))
             if event.type == "processing":
                 return
 
     watching = asyncio.create_task(watch())
     await asyncio.sleep(0.1)
-    await queue.cancel(ahead[0])
+    await queue.owner.cancel(ahead[0])
     await asyncio.sleep(1.3)
     await hand.claim_one()
     await asyncio.sleep(1.3)
@@ -110,7 +110,7 @@ async def test_three_hundred_followers_share_one_listener(queue: JobQueue, hand:
     await asyncio.sleep(1)
     clients = await queue.store.client.client_list()
     assert len(clients) < 40
-    await queue.finish(claim, status="succeeded", result=RESULT)
+    await queue.claims.finish(claim, status="succeeded", result=RESULT)
     everyone = await asyncio.wait_for(asyncio.gather(*followers), 5)
     assert all(events[-1].type == "succeeded" for events in everyone)
 
@@ -119,7 +119,7 @@ async def test_following_ends_when_the_job_is_erased(queue: JobQueue, hand: Hand
     job_id = await hand.post()
     following = asyncio.create_task(collect(queue, job_id))
     await asyncio.sleep(0.2)
-    await queue.erase(job_id)
+    await queue.owner.erase(job_id)
     events = await asyncio.wait_for(following, 1)
     assert [event.type for event in events] == ["queued"]
 
@@ -153,15 +153,15 @@ async def test_malformed_ids_are_refused(queue: JobQueue, bad: str) -> None:
 
 async def test_waiting_for_an_end_returns_with_it_however_it_comes(queue: JobQueue, hand: Hand) -> None:
     finished, canceled, erased = [await hand.post() for _ in range(3)]
-    waiting = [asyncio.create_task(queue.ended(job_id)) for job_id in (finished, canceled, erased)]
+    waiting = [asyncio.create_task(queue.owner.ended(job_id)) for job_id in (finished, canceled, erased)]
     await run_to_the_end(queue, hand)
-    assert await asyncio.wait_for(waiting[0], 20) == await queue.get(finished)
+    assert await asyncio.wait_for(waiting[0], 20) == await queue.owner.get(finished)
     assert not waiting[1].done() and not waiting[2].done()
-    await queue.cancel(canceled)
+    await queue.owner.cancel(canceled)
     record = await asyncio.wait_for(waiting[1], 20)
     assert record is not None and record.status == "canceled"
-    await queue.erase(erased)
+    await queue.owner.erase(erased)
     assert await asyncio.wait_for(waiting[2], 20) is None
-    record = await asyncio.wait_for(queue.ended(finished), 20)
+    record = await asyncio.wait_for(queue.owner.ended(finished), 20)
     assert record is not None and record.status == "succeeded"
-    assert await asyncio.wait_for(queue.ended("nobody"), 20) is None
+    assert await asyncio.wait_for(queue.owner.ended("nobody"), 20) is None

@@ -42,18 +42,18 @@ async def test_everything_survives_a_killed_store(
     waiting = [await hand.post() for _ in range(20)]
     running = await hand.claim_one()
     done = await hand.claim_one()
-    await queue.finish(done, status="succeeded", result=RESULT)
+    await queue.claims.finish(done, status="succeeded", result=RESULT)
     own_server.kill()
     await refused_within_a_second(queue, hand)
     again = start_server(tmp_path / "own")
     try:
         assert await hand.status(done.spec.id) == "succeeded"
-        assert await queue.finish(running, status="succeeded", result=RESULT)
+        assert await queue.claims.finish(running, status="succeeded", result=RESULT)
         for job_id in waiting[2:]:
             claim = await hand.claim_one()
             assert claim.spec.id == job_id
-            assert await queue.finish(claim, status="succeeded", result=RESULT)
-        assert (await queue.totals())["requests|succeeded|"] == 20
+            assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
+        assert (await queue.upkeep.totals())["requests|succeeded|"] == 20
     finally:
         again.kill()
 
@@ -100,12 +100,12 @@ async def test_two_hundred_callers_of_a_frozen_store_give_up_together(
     os.kill(own_server.pid, signal.SIGSTOP)
     started = time.monotonic()
     try:
-        answers = await asyncio.gather(*(queue.get("x") for _ in range(200)), return_exceptions=True)
+        answers = await asyncio.gather(*(queue.owner.get("x") for _ in range(200)), return_exceptions=True)
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     assert time.monotonic() - started < 1.5
     assert {type(answer) for answer in answers} == {StoreUnavailable}
-    assert await queue.get("x") is None
+    assert await queue.owner.get("x") is None
 
 
 async def test_reservations_outlive_a_long_silence_of_everyone(queue: JobQueue, hand: Hand) -> None:
@@ -114,8 +114,8 @@ async def test_reservations_outlive_a_long_silence_of_everyone(queue: JobQueue, 
     client = queue.store.client
     assert await client.ttl(store_keys.JOB + reservation.id) == -1
     await client.zadd(store_keys.RESERVATIONS, {reservation.id: 1})
-    await queue.sweep()
-    assert (await queue.backlog()).in_flight == 0
+    await queue.upkeep.sweep()
+    assert (await queue.upkeep.backlog()).in_flight == 0
     left = {key async for key in client.scan_iter()}
     assert left == set()
 
@@ -126,11 +126,11 @@ async def test_a_record_deleted_by_hand_does_not_stop_the_sweep(queue: JobQueue,
     await queue.store.client.delete(store_keys.JOB + deleted)
     for job_id in (deleted, other):
         await hand.lose_lease(job_id)
-    assert (await queue.sweep()).requeued == (other,)
+    assert (await queue.upkeep.sweep()).requeued == (other,)
     await queue.store.client.zadd(store_keys.DEADLINES, {"ghost": 1})
-    await queue.sweep()
+    await queue.upkeep.sweep()
     assert await queue.store.client.zscore(store_keys.DEADLINES, "ghost") is None
-    assert (await queue.backlog()).in_flight == 1
+    assert (await queue.upkeep.backlog()).in_flight == 1
 
 
 async def test_a_store_that_freezes_under_a_blocked_claim_is_noticed(
@@ -156,12 +156,12 @@ async def test_a_write_that_stalled_is_written_once(queue: JobQueue, hand: Hand,
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable):
-            await queue.submit(reservation, spec)
+            await queue.submission.submit(reservation, spec)
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     await asyncio.sleep(0.1)
-    await queue.submit(reservation, spec)
-    again = await queue.reserve(tenant="shop", idempotency_key="k", body_digest="body", limits=UNLIMITED)
+    await queue.submission.submit(reservation, spec)
+    again = await queue.submission.reserve(tenant="shop", idempotency_key="k", body_digest="body", limits=UNLIMITED)
     assert again == Existing(job_id=reservation.id)
     assert await queue.store.client.xlen(store_keys.STREAM + "normal") == 1
     assert len(await hand.claim(max_jobs=8)) == 1
@@ -171,12 +171,12 @@ async def test_an_emptied_store_works_again_at_once(queue: JobQueue, hand: Hand)
     await hand.post()
     running = await hand.claim_one()
     await queue.store.client.flushall()
-    assert await queue.heartbeat("w1", [running]) == {running.spec.id: "lost"}
-    assert not await queue.finish(running, status="succeeded", result=RESULT)
+    assert await queue.claims.heartbeat("w1", [running]) == {running.spec.id: "lost"}
+    assert not await queue.claims.finish(running, status="succeeded", result=RESULT)
     job_id = await hand.post()
     claim = await hand.claim_one()
     assert claim.spec.id == job_id
-    assert await queue.finish(claim, status="succeeded", result=RESULT)
+    assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
 
 
 @pytest.mark.parametrize("loss", ["stream", "group"])
@@ -191,7 +191,7 @@ async def test_a_lost_stream_or_group_loses_no_job(queue: JobQueue, hand: Hand, 
     claimed = [await hand.claim_one() for _ in range(2)]
     assert [claim.spec.id for claim in (running, *claimed)] == posted
     for claim in (running, *claimed):
-        assert await queue.finish(claim, status="succeeded", result=RESULT)
+        assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
     assert await client.xlen(stream) == 0
 
 
@@ -201,14 +201,14 @@ async def test_a_full_store_keeps_the_job_until_the_result_is_written(queue: Job
     client = queue.store.client
     await client.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable):
-        await queue.finish(claim, status="succeeded", result=JobResult(**RESULT.model_dump()))
+        await queue.claims.finish(claim, status="succeeded", result=JobResult(**RESULT.model_dump()))
     with pytest.raises(StoreUnavailable):
         await hand.reserve()
     assert (await client.xpending(store_keys.STREAM + "normal", store_keys.GROUP))["pending"] == 1
     assert await hand.status(job_id) == "processing"
     await client.config_set("maxmemory", "0")
-    assert await queue.finish(claim, status="succeeded", result=RESULT)
-    record = await queue.get(job_id)
+    assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
+    record = await queue.owner.get(job_id)
     assert record is not None and record.result == RESULT
 
 
@@ -220,7 +220,7 @@ async def test_following_ends_with_the_store_and_resumes_after(
     seen = []
 
     async def follow(last_id: str | None) -> None:
-        async for event in queue.subscribe(job_id, last_id):
+        async for event in queue.owner.subscribe(job_id, last_id):
             seen.append(event)
 
     following = asyncio.create_task(follow(None))
@@ -232,7 +232,7 @@ async def test_following_ends_with_the_store_and_resumes_after(
     try:
         following = asyncio.create_task(follow(seen[-1].id))
         await asyncio.sleep(0.2)
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
         await asyncio.wait_for(following, 6)
         assert [event.type for event in seen] == ["queued", "processing", "succeeded"]
     finally:

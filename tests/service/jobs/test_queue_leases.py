@@ -19,12 +19,12 @@ async def test_a_lease_that_ran_out_is_requeued_at_the_head(queue: JobQueue, han
     second = await hand.post()
     await hand.claim_one("w1")
     await asyncio.sleep(1.1)
-    assert (await queue.sweep()).requeued == (first,)
+    assert (await queue.upkeep.sweep()).requeued == (first,)
     assert await hand.status(first) == "queued"
     again = await hand.claim_one("w2")
     assert (again.spec.id, again.attempt) == (first, 2)
     assert (await hand.claim_one("w2")).spec.id == second
-    assert (await queue.totals())["lease_lost"] == 1
+    assert (await queue.upkeep.totals())["lease_lost"] == 1
 
 
 async def test_a_job_longer_than_its_lease_runs_once_while_heartbeats_flow(queue: JobQueue, hand: Hand) -> None:
@@ -32,30 +32,30 @@ async def test_a_job_longer_than_its_lease_runs_once_while_heartbeats_flow(queue
     claim = await hand.claim_one()
     for _ in range(8):
         await asyncio.sleep(0.3)
-        assert await queue.heartbeat("w1", [claim]) == {job_id: "ok"}
-        assert (await queue.sweep()).requeued == ()
+        assert await queue.claims.heartbeat("w1", [claim]) == {job_id: "ok"}
+        assert (await queue.upkeep.sweep()).requeued == ()
     assert await hand.claim("w2") == []
-    assert await queue.finish(claim, status="succeeded", result=RESULT)
+    assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
 
 
 async def test_a_zombie_cannot_touch_what_another_worker_owns(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     zombie = await hand.claim_one("zombie")
     await hand.lose_lease(job_id)
-    await queue.sweep()
+    await queue.upkeep.sweep()
     owner = await hand.claim_one("owner")
     assert owner.fence > zombie.fence
     late = RESULT.model_copy(update={"blob": "result/zombie"})
-    assert await queue.heartbeat("zombie", [zombie]) == {job_id: "lost"}
-    assert not await queue.progress(zombie, stage="denoise", step=4, steps=4)
-    assert not await queue.finish(zombie, status="succeeded", result=late)
-    assert not await queue.hand_back(zombie)
-    assert await queue.fail_attempt(zombie, FAILURE) == "lost"
-    assert await queue.finish(owner, status="succeeded", result=RESULT)
-    assert not await queue.finish(zombie, status="failed", error=FAILURE)
-    record = await queue.get(job_id)
+    assert await queue.claims.heartbeat("zombie", [zombie]) == {job_id: "lost"}
+    assert not await queue.claims.progress(zombie, stage="denoise", step=4, steps=4)
+    assert not await queue.claims.finish(zombie, status="succeeded", result=late)
+    assert not await queue.claims.hand_back(zombie)
+    assert await queue.claims.fail_attempt(zombie, FAILURE) == "lost"
+    assert await queue.claims.finish(owner, status="succeeded", result=RESULT)
+    assert not await queue.claims.finish(zombie, status="failed", error=FAILURE)
+    record = await queue.owner.get(job_id)
     assert record is not None and record.status == "succeeded" and record.result == RESULT
-    terminal = [event.type async for event in queue.subscribe(job_id)]
+    terminal = [event.type async for event in queue.owner.subscribe(job_id)]
     assert terminal.count("succeeded") == 1 and terminal[-1] == "succeeded"
 
 
@@ -63,8 +63,8 @@ async def test_a_zombie_fenced_off_before_anyone_reclaims_it(queue: JobQueue, ha
     job_id = await hand.post()
     zombie = await hand.claim_one()
     await hand.lose_lease(job_id)
-    await queue.sweep()
-    assert not await queue.finish(zombie, status="succeeded", result=RESULT)
+    await queue.upkeep.sweep()
+    assert not await queue.claims.finish(zombie, status="succeeded", result=RESULT)
     assert await hand.status(job_id) == "queued"
 
 
@@ -73,13 +73,13 @@ async def test_stealing_the_stream_entry_changes_nothing(queue: JobQueue, hand: 
     job_id = await hand.post()
     zombie = await hand.claim_one("zombie")
     await hand.lose_lease(job_id)
-    await queue.sweep()
+    await queue.upkeep.sweep()
     owner = await hand.claim_one("owner")
     stream, client = store_keys.STREAM + "normal", queue.store.client
     assert await client.xclaim(stream, store_keys.GROUP, "zombie", 0, [zombie.entry], justid=True)
     assert await client.xack(stream, store_keys.GROUP, zombie.entry) == 1
-    assert await queue.heartbeat("owner", [owner]) == {job_id: "ok"}
-    assert await queue.finish(owner, status="succeeded", result=RESULT)
+    assert await queue.claims.heartbeat("owner", [owner]) == {job_id: "ok"}
+    assert await queue.claims.finish(owner, status="succeeded", result=RESULT)
 
 
 async def test_a_deleted_consumer_loses_no_job(queue: JobQueue, hand: Hand) -> None:
@@ -87,8 +87,8 @@ async def test_a_deleted_consumer_loses_no_job(queue: JobQueue, hand: Hand) -> N
     await hand.claim_one("gone")
     assert await queue.store.client.xgroup_delconsumer(store_keys.STREAM + "normal", store_keys.GROUP, "gone") == 1
     await hand.lose_lease(job_id)
-    assert (await queue.sweep()).requeued == (job_id,)
-    assert await queue.finish(await hand.claim_one("next"), status="succeeded", result=RESULT)
+    assert (await queue.upkeep.sweep()).requeued == (job_id,)
+    assert await queue.claims.finish(await hand.claim_one("next"), status="succeeded", result=RESULT)
 
 
 async def test_the_pending_list_is_exactly_what_runs(queue: JobQueue, hand: Hand) -> None:
@@ -100,7 +100,7 @@ async def test_the_pending_list_is_exactly_what_runs(queue: JobQueue, hand: Hand
     assert pending["pending"] == 3
     assert {(who["name"], who["pending"]) for who in pending["consumers"]} == {("w1", 2), ("w2", 1)}
     for claim in running:
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
     assert (await client.xpending(stream, store_keys.GROUP))["pending"] == 0
     assert await client.xlen(stream) == 1
 
@@ -110,25 +110,25 @@ async def test_three_lost_workers_make_a_dead_letter_with_its_reason(queue: JobQ
     for attempt in (1, 2, 3):
         assert (await hand.claim_one()).attempt == attempt
         await hand.lose_lease(job_id)
-        report = await queue.sweep()
+        report = await queue.upkeep.sweep()
     assert report.failed == (job_id,)
     assert await hand.claim() == []
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     assert record is not None and record.error is not None
     assert (record.status, record.error.code, record.attempts) == ("failed", "worker-lost", 3)
     (_, letter), *others = await queue.store.client.xrange(store_keys.DEAD)
     assert not others
     assert (letter["job"], letter["reason"]) == (job_id, "worker-lost")
-    assert (await queue.totals())["dead_letter|worker-lost"] == 1
+    assert (await queue.upkeep.totals())["dead_letter|worker-lost"] == 1
 
 
 async def test_failed_attempts_are_tried_again_then_given_up(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
-    settled = [await queue.fail_attempt(await hand.claim_one(), FAILURE) for _ in range(3)]
+    settled = [await queue.claims.fail_attempt(await hand.claim_one(), FAILURE) for _ in range(3)]
     assert settled == ["requeued", "requeued", "failed"]
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     assert record is not None and record.error == FAILURE
-    assert (await queue.totals())["dead_letter|engine-failed"] == 1
+    assert (await queue.upkeep.totals())["dead_letter|engine-failed"] == 1
 
 
 async def test_handing_back_keeps_place_and_attempts(queue: JobQueue, hand: Hand) -> None:
@@ -137,8 +137,8 @@ async def test_handing_back_keeps_place_and_attempts(queue: JobQueue, hand: Hand
     for _ in range(5):
         claim = await hand.claim_one()
         assert (claim.spec.id, claim.attempt) == (first, 1)
-        assert await queue.hand_back(claim)
-    record = await queue.get(first)
+        assert await queue.claims.hand_back(claim)
+    record = await queue.owner.get(first)
     assert record is not None and (record.status, record.attempts, record.position) == ("queued", 0, 0)
 
 
@@ -147,7 +147,7 @@ async def test_a_handed_back_job_wakes_another_worker(queue: JobQueue, hand: Han
     claim = await hand.claim_one("w1")
     waiting = asyncio.create_task(hand.claim("w2", block_s=5))
     await asyncio.sleep(0.2)
-    await queue.hand_back(claim)
+    await queue.claims.hand_back(claim)
     assert len(await asyncio.wait_for(waiting, 1)) == 1
 
 
@@ -155,16 +155,16 @@ async def test_finishing_twice_is_finishing_once(queue: JobQueue, hand: Hand) ->
     """A worker whose answer was lost repeats the call and must not take it for a lost lease."""
     await hand.post()
     claim = await hand.claim_one()
-    assert await queue.finish(claim, status="succeeded", result=RESULT)
-    assert await queue.finish(claim, status="succeeded", result=RESULT)
-    assert (await queue.totals()) == {"requests|succeeded|": 1}
+    assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
+    assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
+    assert (await queue.upkeep.totals()) == {"requests|succeeded|": 1}
 
 
 async def test_progress_is_part_of_the_record(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     claim = await hand.claim_one()
-    assert await queue.progress(claim, stage="denoise", step=2, steps=4, preview=b"\xff\xd8jpeg")
-    record = await queue.get(job_id)
+    assert await queue.claims.progress(claim, stage="denoise", step=2, steps=4, preview=b"\xff\xd8jpeg")
+    record = await queue.owner.get(job_id)
     assert record is not None
     assert (record.stage, record.step, record.steps) == ("denoise", 2, 4)
     assert record.started_at == pytest.approx(claim.spec.created_at, abs=5)
@@ -172,21 +172,21 @@ async def test_progress_is_part_of_the_record(queue: JobQueue, hand: Hand) -> No
 
 async def test_records_run_out_after_their_time(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
-    await queue.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    await queue.claims.finish(await hand.claim_one(), status="succeeded", result=RESULT)
     client, ttl_s = queue.store.client, queue.settings.result_ttl_s
     assert ttl_s - 5 < await client.ttl(store_keys.JOB + job_id) <= ttl_s
     assert 590 < await client.ttl(store_keys.EVENTS + job_id) <= 600
     await client.delete(store_keys.JOB + job_id)
-    assert await queue.get(job_id) is None
-    assert await queue.existed(job_id)
-    assert not await queue.existed("never")
+    assert await queue.owner.get(job_id) is None
+    assert await queue.owner.existed(job_id)
+    assert not await queue.owner.existed("never")
 
 
 async def test_nothing_is_left_of_finished_jobs_but_records(queue: JobQueue, hand: Hand) -> None:
     for tenant in ("a", "b", "b"):
         await hand.post(tenant)
     for claim in await hand.claim(max_jobs=8):
-        await queue.finish(claim, status="succeeded", result=RESULT)
+        await queue.claims.finish(claim, status="succeeded", result=RESULT)
     left = {key async for key in queue.store.client.scan_iter()}
     kinds = {key.removeprefix(store_keys.PREFIX).split(":")[0] for key in left}
     assert kinds == {"job", "events", "gone", "stream", "fence", "service", "totals"}

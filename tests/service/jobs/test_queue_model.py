@@ -34,8 +34,9 @@ from queue_model import Model, Rules
 
 from service.errors import Conflict, NotFound, ServiceError
 from service.jobs import store, store_keys, submission
-from service.jobs.queue import DEADLINE_GRACE_S, JobQueue
+from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, Existing, JobError, Limits, Reserved
+from service.jobs.upkeep import DEADLINE_GRACE_S
 from service.settings import load_settings
 
 SCRIPT_TEXT = store.script_text
@@ -124,7 +125,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.model.reserve(head[0], tenant, key, body)
         try:
             answer = self.bench.run(
-                self.queue.reserve(tenant=tenant, idempotency_key=key, body_digest=body, limits=limits)
+                self.queue.submission.reserve(tenant=tenant, idempotency_key=key, body_digest=body, limits=limits)
             )
         except ServiceError as error:
             assert error.code == expected
@@ -140,7 +141,7 @@ class QueueMachine(RuleBasedStateMachine):
         spec = make_spec(reserved, priority=priority, tokens=tokens, deadline_at=deadline_at)
         expected = self.model.submit(reserved.id, priority, tokens, int(deadline_at * 1000))
         try:
-            self.bench.run(self.queue.submit(reserved, spec))
+            self.bench.run(self.queue.submission.submit(reserved, spec))
         except Conflict:
             assert not expected
             return False
@@ -179,7 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(reserved=consumes(reservations))
     def release(self, reserved: Reserved) -> None:
-        self.bench.run(self.queue.release(reserved))
+        self.bench.run(self.queue.submission.release(reserved))
         self.model.release(reserved.id)
 
     @rule(
@@ -190,7 +191,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def claim(self, worker: str, max_jobs: int, budget: int) -> MultipleResults[Claim]:
         overdue = self.model.overdue()
-        taken = self.bench.run(self.queue.claim(worker, max_jobs=max_jobs, token_budget=budget, block_s=0))
+        taken = self.bench.run(self.queue.claims.claim(worker, max_jobs=max_jobs, token_budget=budget, block_s=0))
         self.model.claim([(claim.spec.id, claim.fence, claim.attempt) for claim in taken], max_jobs, budget)
         for job_id in overdue:
             if self.bench.run(self.client.hget(store_keys.JOB + job_id, "status")) != "queued":
@@ -200,12 +201,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(held=st.lists(claims, min_size=1, max_size=4, unique_by=lambda claim: claim.fence))
     def heartbeat(self, held: list[Claim]) -> None:
         for claim in held:
-            answer = self.bench.run(self.queue.heartbeat("w1", [claim]))
+            answer = self.bench.run(self.queue.claims.heartbeat("w1", [claim]))
             assert answer == {claim.spec.id: self.model.heartbeat(claim.spec.id, claim.fence)}
 
     @rule(claim=claims)
     def progress(self, claim: Claim) -> None:
-        done = self.bench.run(self.queue.progress(claim, stage="denoise", step=1, steps=4))
+        done = self.bench.run(self.queue.claims.progress(claim, stage="denoise", step=1, steps=4))
         assert done == self.model.holds(claim.spec.id, claim.fence)
 
     @rule(claim=claims)
@@ -217,17 +218,17 @@ class QueueMachine(RuleBasedStateMachine):
         self._finish(claim, status, "", error=FAILURE if status == "failed" else None)
 
     def _finish(self, claim: Claim, status: Any, result_text: str, **outcome: Any) -> None:
-        visible = self.bench.run(self.queue.finish(claim, status=status, **outcome))
+        visible = self.bench.run(self.queue.claims.finish(claim, status=status, **outcome))
         assert visible == self.model.finish(claim.spec.id, claim.fence, status, result_text)
 
     @rule(claim=claims)
     def fail_attempt(self, claim: Claim) -> None:
-        settled = self.bench.run(self.queue.fail_attempt(claim, FAILURE))
+        settled = self.bench.run(self.queue.claims.fail_attempt(claim, FAILURE))
         assert settled == self.model.fail_attempt(claim.spec.id, claim.fence)
 
     @rule(claim=claims)
     def hand_back(self, claim: Claim) -> None:
-        assert self.bench.run(self.queue.hand_back(claim)) == self.model.hand_back(claim.spec.id, claim.fence)
+        assert self.bench.run(self.queue.claims.hand_back(claim)) == self.model.hand_back(claim.spec.id, claim.fence)
 
     @rule(claim=claims)
     def cancel_what_was_claimed(self, claim: Claim) -> None:
@@ -237,7 +238,7 @@ class QueueMachine(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         expected = self.model.cancel(job_id)
         try:
-            record = self.bench.run(self.queue.cancel(job_id))
+            record = self.bench.run(self.queue.owner.cancel(job_id))
         except NotFound:
             assert not expected
             return
@@ -245,14 +246,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def erase(self, job_id: str) -> None:
-        record = self.bench.run(self.queue.erase(job_id))
+        record = self.bench.run(self.queue.owner.erase(job_id))
         assert (record is not None) == self.model.erase(job_id)
         self.erased.add(job_id)
-        assert self.bench.run(self.queue.existed(job_id))
+        assert self.bench.run(self.queue.owner.existed(job_id))
 
     @rule()
     def sweep(self) -> None:
-        report = self.bench.run(self.queue.sweep())
+        report = self.bench.run(self.queue.upkeep.sweep())
         assert {name: set(ids) for name, ids in report.model_dump().items()} == self.model.sweep()
 
     @rule(passed_ms=st.sampled_from((1, 900, 1_000, 2_600, 3_000, 5_000)))

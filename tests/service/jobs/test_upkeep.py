@@ -26,7 +26,7 @@ async def test_jobs_and_pictures_end_without_any_worker(own_server: EmbeddedServ
     assert stored.is_file()
     blobs._clock = lambda: time.time() + 2
     own_server.kill()
-    upkeep = asyncio.create_task(keep_house(queue, blobs))
+    upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs))
     await asyncio.sleep(0.4)
     again = start_server(tmp_path / "own")
     try:
@@ -47,7 +47,7 @@ async def test_a_vanished_worker_s_job_reaches_an_idle_one_without_traffic(queue
     job_id = await hand.post()
     await hand.claim_one("vanished")
     idle = asyncio.create_task(hand.claim("idle", block_s=30))
-    upkeep = asyncio.create_task(keep_house(queue, BlobStore.open(queue.settings)))
+    upkeep = asyncio.create_task(keep_house(queue.upkeep, BlobStore.open(queue.settings)))
     started = time.monotonic()
     (claim,) = await asyncio.wait_for(idle, 10)
     upkeep.cancel()
@@ -63,19 +63,19 @@ async def test_every_waiting_loop_together_idles_under_one_percent(queue: JobQue
     blobs = BlobStore.open(queue.settings)
 
     async def follow() -> None:
-        async for _ in queue.subscribe(job_id):
+        async for _ in queue.owner.subscribe(job_id):
             pass
 
     async def hear() -> None:
-        async for _ in queue.news().follow():
+        async for _ in queue.workers.news().follow():
             pass
 
     async def wait_for_work() -> None:
         while True:
-            await queue.claim("idle", max_jobs=4, token_budget=1000, block_s=30)
+            await queue.claims.claim("idle", max_jobs=4, token_budget=1000, block_s=30)
 
     await queue.store.client.zadd(store_keys.LEASES, {job_id: 2**45})
-    tasks = [asyncio.create_task(work) for work in (follow(), hear(), wait_for_work(), keep_house(queue, blobs))]
+    tasks = [asyncio.create_task(work) for work in (follow(), hear(), wait_for_work(), keep_house(queue.upkeep, blobs))]
     await asyncio.sleep(1)
     before = time.process_time()
     await asyncio.sleep(8)

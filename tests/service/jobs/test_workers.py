@@ -33,7 +33,7 @@ async def heard(reading: workers.WorkerNews) -> Any:
 
 async def following(queue: JobQueue) -> workers.WorkerNews:
     """A reading that has begun."""
-    reading = queue.news()
+    reading = queue.workers.news()
     begun = asyncio.create_task(anext(reading.follow()))
     async with asyncio.timeout(20):
         while len(reading._last) < 2:  # noqa: ASYNC110
@@ -46,8 +46,8 @@ async def following(queue: JobQueue) -> workers.WorkerNews:
 async def test_an_erased_job_names_its_own_pictures_and_no_catalogue_garment(queue: JobQueue, hand: Hand) -> None:
     reading = await following(queue)
     plain, wordy = await worn(hand), await worn(hand, prompt="my scar hidden")
-    await queue.erase(plain)
-    await queue.erase(wordy)
+    await queue.owner.erase(plain)
+    await queue.owner.erase(wordy)
     own = frozenset({PERSON, SHIRT})
     assert await heard(reading) == Erased(job_id=plain, content=own, words=False)
     assert await heard(reading) == Erased(job_id=wordy, content=own, words=True)
@@ -73,7 +73,7 @@ async def test_what_was_erased_during_an_outage_is_heard_after_it(queue: JobQueu
     await reading._store.blocking.connection_pool.disconnect()
     with pytest.raises(StoreUnavailable):
         await waiting
-    await queue.erase(job_id)
+    await queue.owner.erase(job_id)
     assert (await heard(reading)).job_id == job_id
 
 
@@ -90,6 +90,6 @@ async def test_the_store_keeps_the_news_for_minutes_only(queue: JobQueue, hand: 
     client = queue.store.client
     await client.xadd(store_keys.ERASED, {"job": "old", "content": PERSON, "words": "0"}, id="1-0")
     job_id = await worn(hand)
-    await queue.erase(job_id)
+    await queue.owner.erase(job_id)
     assert [fields["job"] for _, fields in await client.xrange(store_keys.ERASED)] == [job_id]
     assert 0 < await client.pttl(store_keys.ERASED) <= 600_000

@@ -61,7 +61,7 @@ def submit(queue: JobQueue, blobs: BlobStore) -> Submit:
     async def put(**said: Any) -> str:
         out = io.BytesIO()
         PERSON.save(out, "PNG")
-        reserved = await queue.reserve(
+        reserved = await queue.submission.reserve(
             tenant="t", idempotency_key=None, body_digest="d",
             limits=Limits(concurrency=0, rate_per_minute=0, daily_quota=0),
         )  # fmt: skip
@@ -74,7 +74,7 @@ def submit(queue: JobQueue, blobs: BlobStore) -> Submit:
             "instruction": "wear it", "instruction_by": "grammar", "seed": 1, "created_at": now,
             "deadline_at": now + 60, "tokens": 1, "output_format": "png",
         }  # fmt: skip
-        await queue.submit(reserved, JobSpec(**(given | said)))
+        await queue.submission.submit(reserved, JobSpec(**(given | said)))
         return reserved.id
 
     return put

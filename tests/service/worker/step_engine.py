@@ -116,7 +116,7 @@ async def ended(queue: JobQueue, job_id: str, seconds: float = 15) -> JobRecord:
 async def until(queue: JobQueue, job_id: str, true: Callable[[JobRecord], bool], seconds: float = 15) -> JobRecord:
     async with asyncio.timeout(seconds):
         while True:
-            record = await queue.get(job_id)
+            record = await queue.owner.get(job_id)
             assert record is not None
             if true(record):
                 return record

@@ -37,7 +37,7 @@ async def test_an_engine_forgets_the_pictures_of_an_erased_job(settings: Setting
         assert [record.status for record in done] == ["succeeded", "succeeded"]
         mine, other = (content_hash(record.spec.person) for record in done)
         assert mine in remembered(engine) and other in remembered(engine) and len(engine.pipeline.caches.text)
-        erased = await queue.erase(first)
+        erased = await queue.owner.erase(first)
         await blobs.delete(*blobs_of(erased))
         await eventually(lambda: mine not in remembered(engine), 20)
         assert other in remembered(engine)
@@ -49,7 +49,7 @@ async def test_a_running_job_is_forgotten_again_when_it_has_stopped(settings, qu
     async with working(settings, engine):
         job_id = await submit()
         record = await until(queue, job_id, lambda record: record.step >= 1)
-        await queue.erase(job_id)
+        await queue.owner.erase(job_id)
         await eventually(lambda: len(engine.forgotten) == 2, 30)
         assert engine.steps_run[job_id] < 400
     assert {content for content, _, _ in engine.forgotten} == {frozenset({content_hash(record.spec.person)})}
@@ -65,10 +65,10 @@ async def test_what_is_older_than_its_pictures_may_be_is_forgotten(settings, que
 async def test_a_catalogue_garment_stays_when_a_try_on_is_erased(settings, queue, blobs, submit):
     engine = StepEngine()
     async with working(settings, engine):
-        coat = await blobs.put(await blobs.get((await queue.get(await submit())).spec.person), kind="garment",
+        coat = await blobs.put(await blobs.get((await queue.owner.get(await submit())).spec.person), kind="garment",
                                content_type="image/png")  # fmt: skip
         job_id = await submit(garments=(GarmentRef(blob=coat, sku="COAT"),), prompt="open")
         record = await ended(queue, job_id)
-        await queue.erase(job_id)
+        await queue.owner.erase(job_id)
         await eventually(lambda: bool(engine.forgotten), 20)
     assert engine.forgotten == [(frozenset({content_hash(record.spec.person)}), True, None)]

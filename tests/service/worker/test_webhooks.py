@@ -129,7 +129,7 @@ async def test_failures_are_retried_with_the_same_id_until_accepted(settings, qu
 async def test_a_delivery_is_given_up_after_the_last_try(queue, submit, monkeypatch):
     async with receiving(b"500 Oops") as receiver:
         job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
-        await queue.cancel(job_id)
+        await queue.owner.cancel(job_id)
         async with delivering(queue, monkeypatch):
             await nothing_due(queue)
     assert len(receiver.received) == 4
@@ -138,24 +138,24 @@ async def test_a_delivery_is_given_up_after_the_last_try(queue, submit, monkeypa
 
 async def test_an_erased_job_tells_nobody(queue, submit, monkeypatch):
     async with receiving(b"200 OK") as receiver:
-        await queue.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
+        await queue.owner.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
         async with delivering(queue, monkeypatch):
             await nothing_due(queue)
     assert receiver.received == []
 
 
 async def test_a_job_without_a_webhook_leaves_nothing_due(queue, submit):
-    await queue.cancel(await submit())
+    await queue.owner.cancel(await submit())
     assert await queue.store.client.zcard(store_keys.WEBHOOKS) == 0
 
 
 async def test_a_worker_that_dies_while_delivering_leaves_it_to_the_next(queue, submit):
     job_id = await submit(webhook_url="https://example.com/")
-    await queue.cancel(job_id)
-    assert await queue.due_webhooks(limit=5, hold_s=0.05) == [(job_id, 1)]
-    assert await queue.due_webhooks(limit=5, hold_s=0.05) == []
+    await queue.owner.cancel(job_id)
+    assert await queue.webhooks.due(limit=5, hold_s=0.05) == [(job_id, 1)]
+    assert await queue.webhooks.due(limit=5, hold_s=0.05) == []
     await asyncio.sleep(0.1)
-    assert await queue.due_webhooks(limit=5, hold_s=0.05) == [(job_id, 2)]
+    assert await queue.webhooks.due(limit=5, hold_s=0.05) == [(job_id, 2)]
 
 
 async def test_a_redirect_is_not_followed():

@@ -29,7 +29,7 @@ async def test_every_step_is_told_with_a_small_preview(settings, queue, submit):
     job_id = await submit()
     async with working(settings, StepEngine(steps=3, step_seconds=0.2)):
         await ended(queue, job_id)
-    events: list[Event] = [event async for event in queue.subscribe(job_id, None)]
+    events: list[Event] = [event async for event in queue.owner.subscribe(job_id, None)]
     told = [event.data for event in events if event.type == "progress"]
     assert [(data["step"], data["steps"]) for data in told] == [(1, 3), (2, 3), (3, 3)]
     assert all(data["preview"] for data in told)
@@ -41,14 +41,14 @@ async def test_readiness_comes_only_after_the_warm_up_and_goes_with_the_drain(se
     engine.warm_up_gate.clear()
     async with working(settings, engine) as worker:
         await asyncio.sleep(0.3)
-        assert await queue.workers() == []
+        assert await queue.workers.ready() == []
         engine.warm_up_gate.set()
         async with asyncio.timeout(5):
-            while not (ready := await queue.workers()):  # noqa: ASYNC110 (readiness lives in the store)
+            while not (ready := await queue.workers.ready()):  # noqa: ASYNC110 (readiness lives in the store)
                 await asyncio.sleep(0.02)
         assert engine.warmed
         assert (ready[0].id, ready[0].model) == (worker.id, "steps")
-    assert await queue.workers() == []
+    assert await queue.workers.ready() == []
 
 
 async def test_a_running_job_stops_at_the_next_step_after_a_cancel(settings, queue, submit):
@@ -57,7 +57,7 @@ async def test_a_running_job_stops_at_the_next_step_after_a_cancel(settings, que
         job_id = await submit()
         await until(queue, job_id, lambda record: record.step >= 2)
         before = engine.steps_run[job_id]
-        await queue.cancel(job_id)
+        await queue.owner.cancel(job_id)
         record = await ended(queue, job_id)
         assert record.status == "canceled"
         assert engine.steps_run[job_id] - before <= 2
@@ -71,7 +71,7 @@ async def test_a_job_canceled_before_its_start_costs_no_engine_time(settings, qu
         first = await submit()
         await eventually(lambda: bool(engine.ran))
         second = await submit()
-        await queue.cancel(second)
+        await queue.owner.cancel(second)
         assert (await ended(queue, second)).status == "canceled"
         engine.gate.set()
         assert (await ended(queue, first)).status == "succeeded"
@@ -121,7 +121,7 @@ async def test_a_poisonous_job_is_given_up_and_its_batch_mates_survive(settings,
 
 async def test_an_erased_picture_fails_the_job_at_once(settings, queue, blobs, submit):
     job_id = await submit()
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     await blobs.delete(record.spec.person)
     async with working(settings, StepEngine()):
         record = await ended(queue, job_id)
@@ -134,14 +134,14 @@ async def test_a_picture_that_cannot_be_read_holds_nobody_up(settings, queue, su
     engine.warm_up_gate.clear()
     async with working(settings, engine) as worker:
         stuck, mate = await submit(), await submit()
-        path = settings.data_dir / "blobs" / (await queue.get(stuck)).spec.person
+        path = settings.data_dir / "blobs" / (await queue.owner.get(stuck)).spec.person
         path.unlink()
         os.mkfifo(path)
         engine.warm_up_gate.set()
         assert (await ended(queue, mate)).status == "succeeded"
         later = await ended(queue, await submit())
         assert later.status == "succeeded"
-        assert (await queue.get(stuck)).status in ("queued", "processing")
+        assert (await queue.owner.get(stuck)).status in ("queued", "processing")
         record = await ended(queue, stuck, 50)
         assert (record.status, record.error.code, record.attempts) == ("failed", "store-unavailable", 3)
         assert (await ended(queue, await submit())).status == "succeeded"
@@ -158,10 +158,10 @@ async def test_a_drain_hands_back_a_job_that_waits_for_its_pictures(settings, qu
     async with working(settings, StepEngine()) as worker:
         await until(queue, job_id, lambda record: record.status == "processing", 30)
         await asyncio.sleep(4)
-        assert (await queue.get(job_id)).attempts == 1
+        assert (await queue.owner.get(job_id)).attempts == 1
         worker.stop()
         assert await worker.finished == 0
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     assert (record.status, record.attempts) == ("queued", 0)
 
 
@@ -169,7 +169,7 @@ async def test_a_broken_engine_ends_the_worker_and_another_one_takes_over(settin
     async with working(settings, StepEngine()) as worker:
         job_id = await submit(instruction="break")
         assert await asyncio.wait_for(worker.finished, 10) == 1
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     assert (record.status, record.attempts) == ("queued", 1)
 
 
@@ -183,7 +183,7 @@ async def test_a_drain_finishes_or_hands_back_and_loses_nothing(settings, queue,
         worker.stop()
         assert await worker.finished == 0
         assert time.monotonic() - started < settings.drain_grace_s + 1
-    records = [await queue.get(job_id) for job_id in jobs]
+    records = [await queue.owner.get(job_id) for job_id in jobs]
     expected = "succeeded" if step_seconds < 1 else "queued"
     assert [record.status for record in records] == [expected, "queued", "queued"]
     assert [record.attempts for record in records[1:]] == [0, 0]

@@ -50,7 +50,7 @@ async def exit_code(process: subprocess.Popen[bytes], seconds: float = 30) -> in
 
 async def ready(queue: JobQueue, workers: int = 1) -> None:
     async with asyncio.timeout(60):
-        while len(await queue.workers()) < workers:  # noqa: ASYNC110 (readiness lives in the store)
+        while len(await queue.workers.ready()) < workers:  # noqa: ASYNC110 (readiness lives in the store)
             await asyncio.sleep(0.05)
 
 
@@ -66,7 +66,7 @@ async def test_a_killed_workers_job_runs_again_with_no_other_traffic(start: Star
     record = await ended(queue, job_id, 20)
     assert time.monotonic() - killed_at < 10
     assert (record.status, record.attempts) == ("succeeded", 2)
-    events = [event.type async for event in queue.subscribe(job_id)]
+    events = [event.type async for event in queue.owner.subscribe(job_id)]
     assert events.count("succeeded") == 1
 
 
@@ -79,9 +79,9 @@ async def test_sigterm_finishes_the_running_job_and_hands_the_rest_back(start: S
     worker.send_signal(signal.SIGTERM)
     assert await exit_code(worker) == 0
     assert (await ended(queue, running, 1)).status == "succeeded"
-    records = [await queue.get(job_id) for job_id in waiting]
+    records = [await queue.owner.get(job_id) for job_id in waiting]
     assert [(record.status, record.attempts) for record in records] == [("queued", 0)] * 2
-    assert await queue.workers() == []
+    assert await queue.workers.ready() == []
 
 
 async def test_sigterm_beyond_the_grace_hands_the_running_job_back(start: Start, queue, submit):
@@ -93,7 +93,7 @@ async def test_sigterm_beyond_the_grace_hands_the_running_job_back(start: Start,
     worker.send_signal(signal.SIGTERM)
     assert await exit_code(worker) == 0
     assert time.monotonic() - told < 9
-    record = await queue.get(job_id)
+    record = await queue.owner.get(job_id)
     assert (record.status, record.attempts) == ("queued", 0)
 
 

@@ -89,7 +89,7 @@ def test_a_silent_body_is_closed_with_408(strict: Live) -> None:
         raw.sendall(HEAD + b"--b\r\n")
         seconds, said = closed_after(raw)
     assert seconds < 3 and said.startswith(b"HTTP/1.1 408")
-    assert strict.call(strict.queue.backlog()).in_flight == 0
+    assert strict.call(strict.queue.upkeep.backlog()).in_flight == 0
 
 
 def test_a_trickled_body_is_closed_with_408(strict: Live) -> None:

@@ -50,7 +50,7 @@ def test_an_unfinished_picture_is_a_conflict(held: Live) -> None:
 
 def test_delete_erases_record_inputs_and_picture(live: Live, http: httpx.Client) -> None:
     made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    record = live.call(live.queue.get(made["id"]))
+    record = live.call(live.queue.owner.get(made["id"]))
     keys = [record.spec.person, record.spec.garments[0].blob, record.result.blob]
     assert http.delete(made["links"]["self"]).status_code == 204
     for address in (made["links"]["self"], made["links"]["image"], made["result"]["url"]):
@@ -64,7 +64,7 @@ def test_delete_erases_record_inputs_and_picture(live: Live, http: httpx.Client)
 
 def test_an_erased_picture_is_gone_while_the_record_stays(live: Live, http: httpx.Client) -> None:
     made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10"}).json()
-    record = live.call(live.queue.get(made["id"]))
+    record = live.call(live.queue.owner.get(made["id"]))
     live.call(live.blobs.delete(record.result.blob))
     answer = http.get(made["links"]["image"])
     assert answer.status_code == 410
@@ -86,7 +86,7 @@ def test_a_deadline_ends_a_job_nobody_takes(held: Live) -> None:
     with held.client() as client:
         made = client.post("/v1/try-ons", files=parts(), headers={"Cancel-After": "1s"}).json()
         time.sleep(1.2)
-        held.call(held.queue.sweep())
+        held.call(held.queue.upkeep.sweep())
         body = client.get(made["links"]["self"]).json()
     assert body["status"] == "expired" and body["error"]["code"] == "deadline-exceeded"
 

@@ -123,9 +123,9 @@ def test_a_client_that_leaves_while_waiting_does_not_lose_its_job(held: Live) ->
     with socket.create_connection(("127.0.0.1", held.port())) as raw:
         raw.sendall(head.encode() + b"\r\n" + request.read())
         deadline = time.monotonic() + 5
-        while held.call(held.queue.backlog()).waiting == 0 and time.monotonic() < deadline:
+        while held.call(held.queue.upkeep.backlog()).waiting == 0 and time.monotonic() < deadline:
             time.sleep(0.02)
-    assert held.call(held.queue.backlog()).waiting == 1
+    assert held.call(held.queue.upkeep.backlog()).waiting == 1
     held.resume()
     with held.client() as client:
         answer = client.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=10", "Idempotency-Key": "left"})
@@ -165,7 +165,7 @@ def test_every_answer_carries_its_request_id_and_trace(live: Live, http: httpx.C
     answer = http.post("/v1/try-ons", files=parts(), headers={"X-Request-Id": "mine-1", "traceparent": trace})
     assert answer.headers["x-request-id"] == "mine-1"
     assert "read;dur=" in answer.headers["server-timing"]
-    record = live.call(live.queue.get(answer.json()["id"]))
+    record = live.call(live.queue.owner.get(answer.json()["id"]))
     assert record.spec.request_id == "mine-1" and record.spec.traceparent == trace
     odd = http.get("/v1/try-ons/none", headers={"X-Request-Id": "a b\tc"})
     assert odd.headers["x-request-id"].startswith("req_")
@@ -194,7 +194,7 @@ def test_readiness_follows_workers_and_liveness_does_not(
     assert models["data"][0]["token_budget"] == INFO.token_budget
     live.hold()
     try:
-        live.call(live.queue.withdraw("test-worker"))
+        live.call(live.queue.workers.withdraw("test-worker"))
         answer = http.get("/readyz")
         assert answer.status_code == 503 and answer.json()["code"] == "engine-unavailable"
         assert http.get("/livez").status_code == 200

@@ -170,7 +170,7 @@ def test_a_refused_upload_holds_nothing(guarded: Live, keys: dict[str, str]) -> 
     with guarded.client(headers=bearer(keys["single"])) as client:
         for _ in range(3):
             assert client.post("/v1/try-ons", files=broken).status_code == 415
-    assert guarded.call(guarded.queue.backlog()).in_flight == 0
+    assert guarded.call(guarded.queue.upkeep.backlog()).in_flight == 0
 
 
 def test_a_full_queue_is_503_with_retry_after(launch: Callable[..., Live]) -> None:

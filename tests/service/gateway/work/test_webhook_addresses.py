@@ -79,7 +79,7 @@ def test_an_address_we_would_never_call_is_refused_at_once(calling: Live, client
     answer = client.post("/v1/try-ons", files=FILES, data={"webhook_url": url})
     assert answer.status_code == 400, answer.text
     assert answer.json()["code"] == "forbidden-webhook-url" and answer.json()["pointer"] == "webhook_url"
-    assert calling.call(calling.queue.backlog()).in_flight == 0
+    assert calling.call(calling.queue.upkeep.backlog()).in_flight == 0
 
 
 def test_a_private_name_and_a_missing_one_cannot_be_told_apart(client: httpx.Client) -> None:

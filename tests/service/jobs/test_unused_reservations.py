@@ -15,14 +15,14 @@ from service.errors import StoreUnavailable
 from service.jobs import submission
 from service.jobs.embedded import EmbeddedServer
 from service.jobs.queue import JobQueue
-from service.jobs.submission import GivingBack
+from service.jobs.submission import UnusedReservations
 from service.settings import load_settings
 
 
 async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer, tmp_path: Path) -> None:
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
-    returning = GivingBack(queue, stopping)
+    returning = UnusedReservations(queue.submission, stopping)
     reservation = await Hand(queue).reserve(key="k")
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
@@ -32,7 +32,7 @@ async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer,
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     async with asyncio.timeout(20):
-        while (await queue.backlog()).in_flight:  # noqa: ASYNC110 (the reservation lives in the store)
+        while (await queue.upkeep.backlog()).in_flight:  # noqa: ASYNC110 (the reservation lives in the store)
             await asyncio.sleep(0.05)
     await queue.close()
 
@@ -44,7 +44,7 @@ async def test_an_unanswered_reservation_takes_no_room(
     monkeypatch.setattr(submission, "RETRY_S", 4.0)
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
-    GivingBack(queue, stopping)
+    UnusedReservations(queue.submission, stopping)
     await Hand(queue).reserve(key="before")
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
@@ -53,9 +53,9 @@ async def test_an_unanswered_reservation_takes_no_room(
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     async with asyncio.timeout(30):
-        while (await queue.backlog()).in_flight != 2:  # noqa: ASYNC110 (it lives in the store)
+        while (await queue.upkeep.backlog()).in_flight != 2:  # noqa: ASYNC110 (it lives in the store)
             await asyncio.sleep(0.01)
-        while (await queue.backlog()).in_flight != 1:  # noqa: ASYNC110
+        while (await queue.upkeep.backlog()).in_flight != 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     stopping.set()
     await queue.close()
@@ -64,7 +64,7 @@ async def test_an_unanswered_reservation_takes_no_room(
 async def test_a_stop_ends_the_patience(own_server: EmbeddedServer, tmp_path: Path) -> None:
     queue = await JobQueue.connect(load_settings(redis_url=own_server.url, data_dir=tmp_path))
     stopping = asyncio.Event()
-    returning = GivingBack(queue, stopping)
+    returning = UnusedReservations(queue.submission, stopping)
     reservation = await Hand(queue).reserve(key="k")
     own_server.kill()
     await returning.release(reservation)
