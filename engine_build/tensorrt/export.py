@@ -33,7 +33,6 @@ from engine_build.tensorrt.part_graphs import TextGraph, VaeDecoderGraph, VaeEnc
 from engine_build.tensorrt.ports import Attention, Graph, Kind, Port
 
 OPSET = 23
-PARTS = ("text", "vae_encoder", "vae_decoder")
 _log = logging.getLogger(__name__)
 
 
@@ -48,38 +47,23 @@ class Exported:
 
 
 def export_checkpoint(
-    folder: Path,
-    out: Path,
-    *,
-    attention: Attention = "plugin",
-    dtype: torch.dtype = torch.float32,
-    only: tuple[str, ...] | None = None,
+    folder: Path, out: Path, *, attention: Attention = "plugin", dtype: torch.dtype = torch.float32
 ) -> list[Exported]:
     """Writes `NAME.onnx` for the graphs of a checkpoint: its DiT kinds, text, vae_encoder, vae_decoder.
 
-    `only` names some of them. Raises CheckpointError for a checkpoint that does not load.
+    Raises CheckpointError for a checkpoint that does not load.
     """
     out.mkdir(parents=True, exist_ok=True)
     config, cpu = CheckpointConfig.load(folder), torch.device("cpu")
-    exported = []
-
-    def wanted(name: str) -> bool:
-        return only is None or name in only
-
     model = load_model(folder, dtype=dtype)
-    for kind in kinds_of(model.config):
-        if wanted(kind):
-            exported.append(export_dit(model, kind, attention, out))
+    exported = [export_dit(model, kind, attention, out) for kind in kinds_of(model.config)]
     del model
-    if wanted("text"):
-        text = TextEncoder.load(folder, config, device=cpu, dtype=dtype)
-        exported.append(export_graph("text", TextGraph(text.model, config.text_layers), out, dtype))
-        del text
-    if wanted("vae_encoder") or wanted("vae_decoder"):
-        vae = Autoencoder.load(folder, device=cpu, dtype=dtype).vae
-        for name, graph in (("vae_encoder", VaeEncoderGraph(vae)), ("vae_decoder", VaeDecoderGraph(vae))):
-            if wanted(name):
-                exported.append(export_graph(name, graph, out, dtype))
+    text = TextEncoder.load(folder, config, device=cpu, dtype=dtype)
+    exported.append(export_graph("text", TextGraph(text.model, config.text_layers), out, dtype))
+    del text
+    vae = Autoencoder.load(folder, device=cpu, dtype=dtype).vae
+    exported.append(export_graph("vae_encoder", VaeEncoderGraph(vae), out, dtype))
+    exported.append(export_graph("vae_decoder", VaeDecoderGraph(vae), out, dtype))
     return exported
 
 
@@ -127,9 +111,7 @@ def export_graph(name: str, graph: Graph, out: Path, dtype: torch.dtype) -> Expo
     return Exported(name, path, graph.inputs, graph.outputs)
 
 
-def require_varying(
-    name: str, traced: ExportedProgram, inputs: tuple[Port, ...], outputs: tuple[Port, ...]
-) -> None:
+def require_varying(name: str, traced: ExportedProgram, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
     """Raises EngineError for an axis that ought to vary and was traced as a number, or as the same as another.
 
     `Dim.AUTO` takes what a trace assumed without a word, and the names in the file would still say that it varies.

@@ -49,9 +49,7 @@ def test_attention_with_a_prefix(lengths: tuple[int, ...], prefixes: tuple[int, 
     own, shared = Segments(lengths), Segments(prefixes)
     q, k, v = (random(own.total, H, E, seed=i).requires_grad_() for i in range(3))
     prefix_k, prefix_v = (random(shared.total, H, E, seed=i + 3).requires_grad_() for i in range(2))
-    out = reference.attention(
-        q, k, v, own, prefix_k=prefix_k, prefix_v=prefix_v, prefix_segments=shared, draws=draws
-    )
+    out = reference.attention(q, k, v, own, prefix_k=prefix_k, prefix_v=prefix_v, prefix_segments=shared, draws=draws)
     wanted = []
     for i, queries in enumerate(q.split(lengths)):
         keys = torch.cat((prefix_k.split(prefixes)[i // draws], k.split(lengths)[i]))
@@ -71,9 +69,7 @@ def test_attention_refuses_segments_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="q has 6 tokens, its segments 5"):
         reference.attention(x, x, x, Segments((2, 3)))
     with pytest.raises(ValueError, match="3 sequences cannot share 2 prefixes in 1 draws"):
-        reference.attention(
-            x, x, x, Segments((2, 2, 2)), prefix_k=x, prefix_v=x, prefix_segments=Segments((3, 3))
-        )
+        reference.attention(x, x, x, Segments((2, 2, 2)), prefix_k=x, prefix_v=x, prefix_segments=Segments((3, 3)))
 
 
 def test_rope_rotates_interleaved_pairs() -> None:

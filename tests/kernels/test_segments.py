@@ -18,9 +18,7 @@ def test_join_puts_each_pair_together_and_split_undoes_it(pairs: list[tuple[int,
     b = 1000 + torch.arange(b_segments.total)[:, None]
     joined = join(a, a_segments, b, b_segments)
     pieces = zip(a.split(a_segments.lengths), b.split(b_segments.lengths), strict=True)
-    assert joined.flatten().tolist() == [
-        n for x, y in pieces for n in (*x.flatten().tolist(), *y.flatten().tolist())
-    ]
+    assert joined.flatten().tolist() == [n for x, y in pieces for n in (*x.flatten().tolist(), *y.flatten().tolist())]
     again = split(joined, a_segments, b_segments)
     assert torch.equal(again[0], a)
     assert torch.equal(again[1], b)
