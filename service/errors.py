@@ -22,9 +22,11 @@ ServiceError
 
 from __future__ import annotations
 
+from service.retry_after import whole_seconds
+
 
 class ServiceError(Exception):
-    """Base. `code` is stable and becomes the problem type; `retry_after` is in seconds."""
+    """Base. `code` is stable and becomes the problem type; `retry_after` is in whole seconds."""
 
     status = 500
     code = "internal"
@@ -37,7 +39,7 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else whole_seconds(retry_after)
         self.pointer = pointer
 
 

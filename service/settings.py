@@ -81,7 +81,6 @@ class Settings(BaseSettings):
         default=10, ge=0, description="work waiting longer than this is refused more; 0 is unlimited"
     )
     lease_s: float = Field(default=15, gt=0)
-    heartbeat_s: float = Field(default=4, gt=0)
     sweep_s: float = Field(default=2, gt=0)
     max_attempts: int = Field(default=3, ge=1)
     deadline_default_s: float = Field(default=120, gt=0)

@@ -131,20 +131,6 @@ class RunningRequest:
         self.tickets.clear()
 
 
-def grouped(batch: Sequence[RunningRequest], budget: int) -> Iterator[list[RunningRequest]]:
-    """Jobs in order, as many to a forward as `budget` tokens hold, at least one."""
-    group: list[RunningRequest] = []
-    room = budget
-    for running in batch:
-        if group and running.tokens > room:
-            yield group
-            group = []
-        room = (room if group else budget) - running.tokens
-        group.append(running)
-    if group:
-        yield group
-
-
 def refuse_lost_device(error: Exception) -> None:
     """Raises EngineError for an accelerator error other than a lack of memory: nothing runs after it.
 

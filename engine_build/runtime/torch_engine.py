@@ -35,7 +35,8 @@ from engine_build.runtime.cuda_graphs import GraphSteps
 from engine_build.runtime.latent_state import LatentState
 from engine_build.runtime.loading import graphs_of, load_pipeline, pick_device, pick_dtype, pick_kernels
 from engine_build.runtime.pipeline import Pipeline
-from engine_build.runtime.running_request import RunningRequest, Ticket, grouped, refuse_lost_device
+from engine_build.runtime.running_request import RunningRequest, Ticket, refuse_lost_device
+from engine_build.token_budget import batches
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class TorchEngine:
                 for running in batch:
                     self._guarded(running, self._begin)
                 while waiting := [running for running in batch if running.outcome is None and not running.put_off]:
-                    for group in grouped(waiting, self._token_budget):
+                    for group in batches(waiting, self._token_budget, lambda running: running.tokens):
                         self._step(group, on_step)
                 for running in batch:
                     if running.outcome is None:

@@ -31,6 +31,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from service.errors import Damaged, Gone, StoreUnavailable
 from service.jobs.blocking import BlockingCalls
 from service.jobs.schemas import JobRecord
+from service.retry_after import SHORTLY
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class BlobStore:
             raise
         except (BaseError, OSError) as error:
             raise StoreUnavailable(
-                f"The picture store does not answer ({type(error).__name__}); try again.", retry_after=2
+                f"The picture store does not answer ({type(error).__name__}); try again.", retry_after=SHORTLY
             ) from error
 
     def sign(self, job_id: str, expires_at: float) -> str:

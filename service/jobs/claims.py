@@ -68,7 +68,7 @@ class Claims:
                     self._metrics.queue_time.observe(max(0.0, time.time() - claim.spec.created_at))
         return claims
 
-    async def heartbeat(self, worker_id: str, claims: Sequence[Claim]) -> dict[str, Heartbeat]:
+    async def heartbeat(self, claims: Sequence[Claim]) -> dict[str, Heartbeat]:
         """Renew the leases of `claims`; by job id what the worker should know: go on, or stop and why.
 
         `canceled` and `expired` jobs keep their lease and must be ended by `finish` with that status.

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine_build.instruction import MAX_GARMENTS
+
 Category = Literal["tops", "pants", "skirts", "dresses", "coats", "shoes", "bags", "hats", "auto"]
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
 Priority = Literal["high", "normal", "low"]
@@ -46,7 +48,7 @@ class JobSpec(Wire):
     id: str
     tenant: str = "anonymous"
     person: str
-    garments: tuple[GarmentRef, ...] = Field(min_length=1, max_length=6)
+    garments: tuple[GarmentRef, ...] = Field(min_length=1, max_length=MAX_GARMENTS)
     prompt: str = ""
     instruction: str
     instruction_by: str
@@ -154,22 +156,27 @@ class Activity(Announced):
     stages: dict[str, tuple[int, ...]]
 
 
-class WorkerInfo(Announced):
-    """What a ready worker announces about itself and its engine, under a TTL."""
+class EngineFacts(BaseModel):
+    """What a loaded engine is and accepts, for workers and callers: the fields of `engine_build.engine.EngineInfo`."""
 
-    id: str
-    model: str
     backend: str
     device: str
     reference_attention: str
     max_references: int
-    default_size: tuple[int, int]
     max_pixels: int
     size_multiple: int
     default_steps: int
     max_steps: int
     token_budget: int
     note: str
+
+
+class WorkerInfo(Announced, EngineFacts):
+    """What a ready worker announces about itself and its engine, under a TTL."""
+
+    id: str
+    model: str
+    default_size: tuple[int, int]
     activity: Activity | None = None
 
 

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 
 from service.errors import StoreUnavailable
 from service.jobs.store_keys import lua_table
+from service.retry_after import SOON
 
 _REFUSALS = (
     "OOM",
@@ -162,7 +163,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     """The one error for every way the store can fail; the cause is chained, addresses stay out of the
     message.
     """
-    return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=1)
+    return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=SOON)
 
 
 def _refused(error: exceptions.ResponseError) -> bool:

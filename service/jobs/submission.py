@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,6 +21,7 @@ from service.jobs import store_keys
 from service.jobs.schemas import Existing, JobSpec, Limits, Reserved
 from service.jobs.store import Store
 from service.metrics import Metrics
+from service.retry_after import SOON
 from service.settings import Settings
 
 PENDING_WAIT_S = 10.0
@@ -159,9 +159,9 @@ def refusal(answer: Sequence[str]) -> ServiceError:
     """The error for an answer of `reserve.lua` other than reserved or existing.
 
     QueueFull, TooManyRequests (rate-limited, concurrency-limited, quota-exceeded), IdempotencyMismatch, or a
-    retryable Conflict for a twin that is still being read. `retry_after` is in whole seconds.
+    retryable Conflict for a twin that is still being read.
     """
-    retry_after = math.ceil(float(answer[1])) if len(answer) > 1 else 1
+    retry_after = float(answer[1]) if len(answer) > 1 else SOON
     match answer[0]:
         case "mismatch":
             return IdempotencyMismatch("This Idempotency-Key came with another body; use a new key.")

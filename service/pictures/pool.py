@@ -28,6 +28,7 @@ from service.errors import InvalidImage, PayloadTooLarge, QueueFull, ServiceErro
 from service.pictures import jpeg
 from service.pictures.bounds import ImageLimits, sniff
 from service.pictures.images import PASS_BYTES, Photo, decode_photo, passes, warm_up
+from service.retry_after import SHORTLY
 
 GIB = 1 << 30
 
@@ -133,7 +134,7 @@ class ImagePool:
             raise QueueFull(
                 "Opening the pictures takes too long just now. Send the same request again shortly.",
                 code="decoder-busy",
-                retry_after=2,
+                retry_after=SHORTLY,
             ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
             raise InvalidImage(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine_build.engine import Engine, TryOnRequest
+from engine_build.token_budget import batches
 from service.jobs.schemas import Claim
 
 
@@ -35,17 +36,5 @@ def request_tokens(engine: Engine, request: TryOnRequest) -> int:
 
 
 def group(prepared: Sequence[Prepared], token_budget: int) -> list[list[Prepared]]:
-    """Split `prepared` into batches of at most `token_budget` tokens, keeping their order.
-
-    A request larger than the budget gets a batch of its own: the engine, not the grouping, refuses it.
-    """
-    batches: list[list[Prepared]] = []
-    room = 0
-    for item in prepared:
-        if not batches or item.alone or batches[-1][-1].alone or item.tokens > room:
-            batches.append([item])
-            room = token_budget - item.tokens
-        else:
-            batches[-1].append(item)
-            room -= item.tokens
-    return batches
+    """`prepared` as the batches that run one after the other (`engine_build.token_budget`)."""
+    return list(batches(prepared, token_budget, lambda item: item.tokens, lambda item: item.alone))

@@ -1,8 +1,8 @@
 """The jobs this worker holds, and the one set the engine looks at between steps.
 
-`_stops` is written by who hears of cancellations as they happen (`hearing`), and by the task that renews every lease
-each `POLL_S` and reads back what became of each job (canceled, expired, lost), also what the first may have missed. The
-engine's thread only reads that dictionary, so no store call ever happens inside a denoising step. While
+`_stops` is written by who hears of cancellations as they happen (`cancellations`), and by the task that renews every
+lease each `POLL_S` and reads back what became of each job (canceled, expired, lost), also what the first may have
+missed. The engine's thread only reads that dictionary, so no store call ever happens inside a denoising step. While
 nothing is held nothing is renewed.
 """
 
@@ -27,9 +27,8 @@ POLL_S = 0.25
 class Leases:
     """Held claims by job id. Methods belong to the event loop; `may_go_on` alone may be called elsewhere."""
 
-    def __init__(self, queue: JobQueue, worker_id: str, lease_s: float) -> None:
+    def __init__(self, queue: JobQueue, lease_s: float) -> None:
         self._queue = queue
-        self._worker_id = worker_id
         self._lease_s = lease_s
         self._held: dict[str, Claim] = {}
         self._stops: dict[str, Stop] = {}
@@ -91,7 +90,7 @@ class Leases:
         """One heartbeat for everything held. Without the store for a whole lease, all count as lost."""
         claims = self.held()
         try:
-            states = await self._queue.claims.heartbeat(self._worker_id, claims)
+            states = await self._queue.claims.heartbeat(claims)
         except StoreUnavailable:
             if time.monotonic() - self._renewed_at > self._lease_s:
                 self.stop_all("lost")

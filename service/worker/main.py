@@ -42,7 +42,7 @@ from service.worker.leases import Leases
 from service.worker.null_engine import NullEngine, is_null
 from service.worker.pictures import Photos
 from service.worker.progress import Progress
-from service.worker.runner import Runner
+from service.worker.runner import Runner, RunnerParts
 from service.worker.webhooks import WebhookDelivery, WebhookSender
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ ANNOUNCE_EVERY_S = 5.0
 ANNOUNCE_TTL_S = 16.0
 HANG_CHECK_S = 1.0
 FROZEN_EXTRA_S = 10.0
-ANNOUNCING = 0
 LAST_STEP_S = 5.0
 
 EXIT_OK, EXIT_BROKEN, EXIT_HUNG = 0, 1, 70
@@ -143,23 +142,38 @@ class Worker:
         log.info("engine ready", extra=asdict(info))
         blobs = BlobStore.open(self._settings)
         photos = Photos(blobs)
-        leases = Leases(queue, self.id, self._settings.lease_s)
+        leases = Leases(queue, self._settings.lease_s)
         hearing = Hearing(queue.workers.news(), leases, engine, self._settings.input_ttl_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
         finisher = Finisher(queue, leases, photos, progress, self.metrics, info.model)
-        runner = Runner(engine, thread, queue, self.id, leases, photos, progress, finisher, self.metrics)
+        runner = Runner(
+            RunnerParts(
+                engine=engine,
+                thread=thread,
+                queue=queue,
+                worker_id=self.id,
+                leases=leases,
+                photos=photos,
+                progress=progress,
+                finisher=finisher,
+                metrics=self.metrics,
+            )
+        )
+        announcing = asyncio.create_task(self._announce_forever(queue, info, leases))
         background = [
-            asyncio.create_task(work)
-            for work in (
-                self._announce_forever(queue, info, leases),
+            announcing,
+            *(
+                asyncio.create_task(work)
+                for work in (
                 leases.renew_forever(),
                 hearing.listen_forever(),
                 hearing.tidy_forever(),
                 progress.send_forever(),
                 keep_house(queue.upkeep, blobs),
                 self._watch_engine(queue, thread),
-            )
+                )
+            ),
         ]
         if webhooks is not None:
             delivery = WebhookDelivery(queue, webhooks)
@@ -169,7 +183,7 @@ class Worker:
         try:
             await asyncio.wait((stopped, claiming, running, *background), return_when=asyncio.FIRST_COMPLETED)
             broken = next((task for task in (running, claiming, *background) if task.done()), None)
-            background[ANNOUNCING].cancel()
+            announcing.cancel()
             await self._drain(queue, runner, leases, claiming, engine_works=not running.done())
             if broken is None:
                 return EXIT_OK

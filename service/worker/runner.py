@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from engine_build.engine import Engine, Outcome, StepEvent
@@ -41,31 +42,35 @@ class EngineBroken(Exception):
     """The engine can no longer be used; the process has to be replaced."""
 
 
+@dataclass(frozen=True)
+class RunnerParts:
+    """What a runner works with: the engine and its thread, the jobs it holds, and where their pictures come and go."""
+
+    engine: Engine
+    thread: EngineThread
+    queue: JobQueue
+    worker_id: str
+    leases: Leases
+    photos: Photos
+    progress: Progress
+    finisher: Finisher
+    metrics: Metrics
+
+
 class Runner:
     """Claims and runs jobs until `drain`; `run_forever` ends by itself only when the engine breaks."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        thread: EngineThread,
-        queue: JobQueue,
-        worker_id: str,
-        leases: Leases,
-        photos: Photos,
-        progress: Progress,
-        finisher: Finisher,
-        metrics: Metrics,
-    ) -> None:
-        self._engine = engine
-        self._info = engine.describe()
-        self._thread = thread
-        self._queue = queue
-        self._worker_id = worker_id
-        self._leases = leases
-        self._preparing = Preparing(engine, photos, lambda claim: self._stop_reason(claim) is None)
-        self._progress = progress
-        self._finisher = finisher
-        self._metrics = metrics
+    def __init__(self, parts: RunnerParts) -> None:
+        self._engine = parts.engine
+        self._info = parts.engine.describe()
+        self._thread = parts.thread
+        self._queue = parts.queue
+        self._worker_id = parts.worker_id
+        self._leases = parts.leases
+        self._preparing = Preparing(parts.engine, parts.photos, lambda claim: self._stop_reason(claim) is None)
+        self._progress = parts.progress
+        self._finisher = parts.finisher
+        self._metrics = parts.metrics
         self._batches: asyncio.Queue[list[Prepared]] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from service.settings import SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +76,35 @@ def test_a_given_secret_is_the_signing_key(tmp_path: Path) -> None:
 def test_blobs_lie_in_the_data_folder_by_default(tmp_path: Path) -> None:
     assert load_settings(data_dir=tmp_path).blob_address == f"file://{tmp_path}/blobs"
     assert load_settings(blob_url="s3://bucket/x").blob_address == "s3://bucket/x"
+
+
+ROOT = Path(__file__).parents[2]
+READERS = ("service", "engine_build", "loadtests", "deploy")
+NOT_SETTINGS = {"CHANGEROOM_FAULTS_LEDGER", "CHANGEROOM_TARGET"}  # of make test-faults and of the kustomizations
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    read = {
+        node.attr
+        for folder in READERS
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert {name for name in Settings.model_fields if name not in read} == set()
+
+
+def test_every_setting_that_is_documented_or_deployed_exists() -> None:
+    places = [ROOT / name for name in ("README.md", "Makefile", "Dockerfile", "compose.yaml")]
+    for folder in ("deploy", "docs"):
+        places += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".yaml", ".yml", ".sh")]
+    known = {f"CHANGEROOM_{name.upper()}" for name in Settings.model_fields}
+    named, short = set(), set()
+    for place in places:
+        text = place.read_text(encoding="utf-8")
+        named |= set(re.findall(r"\bCHANGEROOM_[A-Z0-9_]+", text))
+        for cell in re.findall(r"^\|([^|]*CHANGEROOM_[^|]*)\|", text, flags=re.MULTILINE):
+            short |= set(re.findall(r"`(_[A-Z0-9_]+)`", cell))
+    assert len(named) > 30 and len(short) > 5
+    assert named - known - NOT_SETTINGS == set()
+    assert {end for end in short if not any(name.endswith(end) for name in known)} == set()

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.errors import InvalidRequest, QueueFull, ServiceError, TooManyRequests
 from service.gateway.http import problems
 from service.gateway.http.peers import Peers
+from service.retry_after import SOON
 from service.settings import Settings
 
 log = logging.getLogger("changeroom.gateway")
@@ -66,9 +67,9 @@ def room_for(connections: int) -> int:
     return room
 
 
-_TOO_FULL = QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=1)
+_TOO_FULL = QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=SOON)
 _TOO_CROWDED = TooManyRequests(
-    "This address has too many connections; close some or try again shortly.", code="address-limited", retry_after=1
+    "This address has too many connections; close some or try again shortly.", code="address-limited", retry_after=SOON
 )
 
 
@@ -244,7 +245,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         """A problem for a request that never reached the application."""
         body = json.dumps(problems.of_error(error), separators=(",", ":")).encode()
         phrase = HTTPStatus(error.status).phrase
-        retry = f"retry-after: {error.retry_after:.0f}\r\n" if error.retry_after is not None else ""
+        retry = f"retry-after: {error.retry_after}\r\n" if error.retry_after is not None else ""
         self.transport.write(
             (
                 f"HTTP/1.1 {error.status} {phrase}\r\n"

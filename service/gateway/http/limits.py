@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidRequest, PayloadTooLarge, QueueFull, ServiceError
 from service.gateway.http import problems
+from service.retry_after import SHORTLY
 from service.settings import Settings
 
 BUDGET_BODIES = 8
@@ -35,7 +36,8 @@ class Upload:
     def add(self, count: int) -> None:
         """Raises QueueFull when all uploads together are over the budget."""
         if self._budget.held + count > self._budget.limit:
-            raise QueueFull("Too many uploads at the same time; try again shortly.", code="uploads-full", retry_after=2)
+            said = "Too many uploads at the same time; try again shortly."
+            raise QueueFull(said, code="uploads-full", retry_after=SHORTLY)
         self._budget.held += count
         self.received += count
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import http
 import json
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from starlette.routing import BaseRoute, Match
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
 from service.gateway.http.request_context import ENDLESS, QUIET
 from service.jobs.schemas import JobError
+from service.retry_after import SHORTLY, SOON
 
 log = logging.getLogger("changeroom.gateway")
 
@@ -50,7 +50,7 @@ def problem(
     *,
     retryable: bool = False,
     request_id: str | None = None,
-    retry_after: float | None = None,
+    retry_after: int | None = None,
     pointer: str | None = None,
 ) -> dict[str, Any]:
     """One problem document as plain JSON values."""
@@ -65,7 +65,7 @@ def problem(
     if request_id:
         document["request_id"] = request_id
     if retry_after is not None:
-        document["retry_after"] = max(1, math.ceil(retry_after))
+        document["retry_after"] = retry_after
     if pointer:
         document["pointer"] = pointer
     return document
@@ -109,9 +109,9 @@ def response(error: ServiceError, request: Request) -> Response:
         document["message"] = error.detail
     headers: dict[str, str] = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers["Retry-After"] = str(error.retry_after)
     elif error.status in (429, 503):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(SOON)
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="changeroom"'
     return Response(
@@ -202,7 +202,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     async def store_error(request: Request, error: Exception) -> Response:
         log.warning("store unavailable", extra={"error": type(error).__name__})
-        return response(StoreUnavailable("The store does not answer; try again shortly.", retry_after=2), request)
+        return response(StoreUnavailable("The store does not answer; try again shortly.", retry_after=SHORTLY), request)
 
     async def disconnected(request: Request, error: Exception) -> Response:
         return response(RequestTimeout("The body did not arrive."), request)

@@ -19,6 +19,7 @@ from service.gateway.shapes.request import CATEGORIES, MAX_LAYER, SKU, unknown_f
 from service.gateway.work.garments import view as garment_view
 from service.gateway.work.tryons import Submitted
 from service.jobs.schemas import TERMINAL, Category, JobRecord
+from service.retry_after import SOON
 
 router = APIRouter(prefix="/v1")
 
@@ -79,7 +80,7 @@ async def answer(request: Request, parts: Gateway, caller: Who, submitted: Submi
     if submitted.replayed:
         out["Idempotent-Replayed"] = "true"
     if not ended:
-        out["Retry-After"] = "1"
+        out["Retry-After"] = str(SOON)
     stages(request, record)
     status = 200 if ended and (wait is not None or submitted.replayed) else 202
     return JSONResponse(parts.tryons.view(record).model_dump(), status_code=status, headers=out)
@@ -102,7 +103,7 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
     """The state of a try-on; with `Prefer: wait=N` the answer comes when it has ended, or after N seconds."""
     wait = headers.prefer_wait(request.headers.get("prefer"))
     record = await parts.tryons.wait(caller, id, wait or 0.0)
-    out = {} if record.status in TERMINAL else {"Retry-After": "1"}
+    out = {} if record.status in TERMINAL else {"Retry-After": str(SOON)}
     if wait is not None:
         out["Preference-Applied"] = f"wait={wait:.0f}"
     stages(request, record)

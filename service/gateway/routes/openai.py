@@ -38,6 +38,7 @@ from service.gateway.shapes.request import (
     validate,
 )
 from service.jobs.schemas import TERMINAL, JobRecord
+from service.retry_after import SHORTLY
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["compatible"])
@@ -117,7 +118,7 @@ def failure(record: JobRecord) -> ServiceError:
     """Why a synchronous call has no picture to return."""
     if record.status not in TERMINAL or record.status == "expired":
         return EngineUnavailable(
-            "No worker finished the picture in time; try again.", code="deadline-exceeded", retry_after=2
+            "No worker finished the picture in time; try again.", code="deadline-exceeded", retry_after=SHORTLY
         )
     detail = record.error.message if record.error else f"The try-on ended as {record.status}."
     code = record.error.code if record.error else record.status

@@ -16,7 +16,8 @@ from starlette.staticfiles import StaticFiles
 from service.errors import EngineUnavailable, NotFound
 from service.gateway.routes.state import Parts, Who
 from service.gateway.shapes import error_samples, model_views, views
-from service.jobs.schemas import WorkerInfo
+from service.jobs.schemas import EngineFacts, WorkerInfo
+from service.retry_after import SHORTLY
 
 router = APIRouter()
 
@@ -44,7 +45,7 @@ async def readyz(parts: Parts) -> views.Health:
     """200 only when the store answers and a worker that passed its warm-up is announced."""
     workers = await parts.queue.workers.ready()
     if not workers:
-        raise EngineUnavailable("No worker has announced itself as ready yet.", retry_after=2)
+        raise EngineUnavailable("No worker has announced itself as ready yet.", retry_after=SHORTLY)
     return views.Health(status="ok", workers=len(workers))
 
 
@@ -105,18 +106,9 @@ def loaded(workers: Sequence[WorkerInfo]) -> list[model_views.ModelView]:
     return [
         model_views.ModelView(
             id=name,
-            backend=worker.backend,
-            device=worker.device,
             workers=counts[name],
-            reference_attention=worker.reference_attention,
-            max_references=worker.max_references,
             default_size=f"{worker.default_size[0]}x{worker.default_size[1]}",
-            max_pixels=worker.max_pixels,
-            size_multiple=worker.size_multiple,
-            default_steps=worker.default_steps,
-            max_steps=worker.max_steps,
-            token_budget=worker.token_budget,
-            note=worker.note,
+            **{fact: getattr(worker, fact) for fact in EngineFacts.model_fields},
         )
         for name, worker in sorted(by_model.items())
     ]

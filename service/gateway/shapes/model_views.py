@@ -6,6 +6,7 @@ from pydantic import ConfigDict
 from pydantic.config import JsonDict
 
 from service.gateway.shapes.views import View
+from service.jobs.schemas import EngineFacts
 
 NANO: JsonDict = {
     "id": "nano",
@@ -27,7 +28,7 @@ NANO: JsonDict = {
 }
 
 
-class ModelView(View):
+class ModelView(View, EngineFacts):
     """A loaded model, as its workers announce it, in the OpenAI list's shape with our facts beside.
 
     `token_budget` bounds the tokens of one forward, and so how many try-ons run together.
@@ -39,18 +40,8 @@ class ModelView(View):
     object: str = "model"
     created: int = 0
     owned_by: str = "changeroom"
-    backend: str
-    device: str
     workers: int
-    reference_attention: str
-    max_references: int
     default_size: str
-    max_pixels: int
-    size_multiple: int
-    default_steps: int
-    max_steps: int
-    token_budget: int
-    note: str
 
 
 class ModelList(View):

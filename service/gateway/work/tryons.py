@@ -39,6 +39,7 @@ from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
 from service.jobs.submission import UnusedReservations
 from service.pictures.pool import ImagePool
+from service.retry_after import SOON
 from service.settings import Settings
 
 
@@ -266,7 +267,7 @@ class TryOns:
             raise Conflict(
                 "The picture is not finished; wait for the status succeeded.",
                 code="not-finished",
-                retry_after=1,
+                retry_after=SOON,
             )
         if record.result is None:
             raise Conflict(f"The try-on ended as {record.status}; there is no picture.", code="no-picture")

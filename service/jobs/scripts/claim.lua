@@ -1,4 +1,5 @@
--- Leases waiting jobs to a worker: the first always, more while they fit the token budget. Answers a list of
+-- Leases waiting jobs to a worker: the first always, more while they fit the token budget together, the rule of
+-- engine_build/token_budget.py on the estimates of admission. Answers a list of
 -- {id, fence, attempt, entry, spec}.
 local worker, max_jobs, budget = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms, ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5])

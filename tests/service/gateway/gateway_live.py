@@ -115,7 +115,7 @@ class PlainWorker:
         for step in (1, 2):
             preview = preview_jpeg(image)
             await self._queue.claims.progress(claim, stage="denoise", step=step, steps=2, preview=preview)
-            if (await self._queue.claims.heartbeat(INFO.id, [claim]))[spec.id] == "canceled":
+            if (await self._queue.claims.heartbeat([claim]))[spec.id] == "canceled":
                 await self._queue.claims.finish(claim, status="canceled")
                 return
             await asyncio.sleep(0.05)

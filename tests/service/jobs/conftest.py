@@ -20,7 +20,10 @@ pytest.register_assert_rewrite("queue_books", "queue_model")
 
 @pytest.fixture
 def settings(store_url: str, tmp_path: Path) -> Settings:
-    return load_settings(redis_url=store_url, data_dir=tmp_path, lease_s=1.0, max_in_flight=200, max_backlog_s=0)
+    """Short leases; a store that is slow because the machine is busy is waited for."""
+    return load_settings(
+        redis_url=store_url, data_dir=tmp_path, lease_s=1.0, max_in_flight=200, max_backlog_s=0, store_timeout_s=30
+    )
 
 
 @pytest.fixture

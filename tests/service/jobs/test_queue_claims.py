@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import random
 import time
 
+import pytest
 from queue_hand import RESULT, Hand
 
+from engine_build.token_budget import batches
 from service.jobs import store_keys
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import Claim, WorkerInfo
@@ -33,6 +35,15 @@ async def test_a_job_over_the_budget_still_runs_alone(hand: Hand) -> None:
     big = await hand.post(tokens=5000)
     await hand.post(tokens=10)
     assert ids(await hand.claim(max_jobs=8, budget=1000)) == [big]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_claims_share_a_batch_by_the_one_rule_of_the_token_budget(hand: Hand, seed: int) -> None:
+    """Lua cannot call `engine_build.token_budget`; here it is held to it."""
+    drawn = random.Random(seed).choices((50, 300, 400, 700, 1000, 1300), k=12)
+    posted = {await hand.post(tokens=tokens): tokens for tokens in drawn}
+    for expected in batches(posted, 1000, posted.__getitem__):
+        assert ids(await hand.claim(max_jobs=20, budget=1000)) == expected
 
 
 async def test_max_jobs_counts_over_all_priorities_together(hand: Hand) -> None:
@@ -127,46 +138,52 @@ async def test_no_job_is_dropped_however_many_wait(hand: Hand) -> None:
     assert claimed == posted
 
 
-async def test_an_idle_worker_wakes_at_once(hand: Hand) -> None:
-    waiting = asyncio.create_task(hand.claim(block_s=5))
+@pytest.fixture
+def only_woken(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Nobody who waits looks again by himself in the time of a test: who finds work within it was woken."""
+    monkeypatch.setattr("service.jobs.claims.MAX_BLOCK_S", 120.0)
+    return 60.0
+
+
+async def test_an_idle_worker_is_woken(hand: Hand, only_woken: float) -> None:
+    waiting = asyncio.create_task(hand.claim(block_s=120))
     await asyncio.sleep(0.2)
-    posted = time.monotonic()
     job_id = await hand.post()
-    claims = await waiting
-    assert ids(claims) == [job_id]
-    assert time.monotonic() - posted < 0.25
+    assert ids(await asyncio.wait_for(waiting, only_woken)) == [job_id]
 
 
-async def test_every_idle_worker_finds_its_job(hand: Hand) -> None:
-    waiting = [asyncio.create_task(hand.claim(f"w{n}", block_s=5)) for n in range(4)]
+async def test_every_idle_worker_finds_its_job(hand: Hand, only_woken: float) -> None:
+    waiting = [asyncio.create_task(hand.claim(f"w{n}", block_s=120)) for n in range(4)]
     await asyncio.sleep(0.1)
     posted = {await hand.post() for _ in range(4)}
-    claimed = await asyncio.wait_for(asyncio.gather(*waiting), 2)
+    claimed = await asyncio.wait_for(asyncio.gather(*waiting), only_woken)
     assert {claims[0].spec.id for claims in claimed} == posted
 
 
-async def test_work_left_behind_wakes_the_next_worker(queue: JobQueue, hand: Hand) -> None:
+async def test_work_left_behind_wakes_the_next_worker(queue: JobQueue, hand: Hand, only_woken: float) -> None:
     for _ in range(2):
         await hand.post()
     await queue.store.client.delete(store_keys.WAKE)
     assert len(await hand.claim("w1")) == 1
-    started = time.monotonic()
-    assert len(await hand.claim("w2", block_s=5)) == 1
-    assert time.monotonic() - started < 0.5
+    assert len(await asyncio.wait_for(hand.claim("w2", block_s=120), only_woken)) == 1
 
 
 async def test_an_empty_queue_answers_after_the_wait(hand: Hand) -> None:
     started = time.monotonic()
-    assert await hand.claim(block_s=0.3) == []
-    assert 0.25 < time.monotonic() - started < 1
+    assert await asyncio.wait_for(hand.claim(block_s=0.3), 60) == []
+    assert time.monotonic() - started >= 0.3
 
 
-async def test_waiting_for_work_costs_almost_nothing(hand: Hand) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF)
+async def test_who_waits_for_work_asks_the_store_once_before_and_once_after(queue: JobQueue, hand: Hand) -> None:
+    async def asked() -> dict[str, int]:
+        told = await queue.store.client.info("commandstats")
+        return {name: told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "blpop")}
+
+    await hand.claim()
+    before = await asked()
     await hand.claim(block_s=3)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 0.1
+    after = await asked()
+    assert {name: after[name] - before[name] for name in after} == {"evalsha": 2, "blpop": 1}
 
 
 async def test_a_poisonous_job_spares_its_batch_mates(queue: JobQueue, hand: Hand) -> None:
@@ -213,6 +230,8 @@ async def test_the_service_rate_is_learnt_from_what_finished(queue: JobQueue, ha
     await asyncio.sleep(0.4)
     for claim in batch:
         await queue.claims.finish(claim, status="succeeded", result=RESULT)
+    learnt = float(await queue.store.client.hget(store_keys.SERVICE, "seconds") or 0)
+    assert learnt >= 0.2, "two jobs together took 0.4 s at least"
     for _ in range(10):
         await hand.post()
-    assert 1.5 < (await queue.upkeep.backlog()).seconds < 3.5
+    assert (await queue.upkeep.backlog()).seconds == pytest.approx(10 * learnt, rel=0.01)

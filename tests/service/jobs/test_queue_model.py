@@ -201,7 +201,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(held=st.lists(claims, min_size=1, max_size=4, unique_by=lambda claim: claim.fence))
     def heartbeat(self, held: list[Claim]) -> None:
         for claim in held:
-            answer = self.bench.run(self.queue.claims.heartbeat("w1", [claim]))
+            answer = self.bench.run(self.queue.claims.heartbeat([claim]))
             assert answer == {claim.spec.id: self.model.heartbeat(claim.spec.id, claim.fence)}
 
     @rule(claim=claims)

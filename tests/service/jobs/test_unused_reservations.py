@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,7 @@ async def test_the_key_is_free_soon_after_the_outage(own_server: EmbeddedServer,
     reservation = await Hand(queue).reserve(key="k")
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
-        started = time.monotonic()
-        await returning.release(reservation)
-        assert time.monotonic() - started < 5
+        await asyncio.wait_for(returning.release(reservation), 60)
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     async with asyncio.timeout(20):

@@ -31,7 +31,6 @@ def settings(server: EmbeddedServer, tmp_path: Path) -> Settings:
         redis_url=server.url,
         data_dir=tmp_path,
         lease_s=2,
-        heartbeat_s=0.5,
         sweep_s=0.2,
         drain_grace_s=8,
         store_timeout_s=5,  # a busy machine is not an outage
