@@ -22,7 +22,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -202,11 +202,6 @@ def blobs_of(record: JobRecord) -> list[str]:
     if record.result is not None:
         mine.append(record.result.blob)
     return mine
-
-
-def kind_of(key: str) -> Kind:
-    """The kind a key was put under."""
-    return cast(Kind, key.split("/", 1)[0])
 
 
 def _checked(key: str) -> str:

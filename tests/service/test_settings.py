@@ -80,7 +80,7 @@ def test_blobs_lie_in_the_data_folder_by_default(tmp_path: Path) -> None:
 
 ROOT = Path(__file__).parents[2]
 READERS = ("service", "engine_build", "loadtests", "deploy")
-NOT_SETTINGS = {"CHANGEROOM_FAULTS_LEDGER", "CHANGEROOM_TARGET"}  # of make test-faults and of the kustomizations
+NOT_SETTINGS = {"CHANGEROOM_FAULTS_LEDGER", "CHANGEROOM_TARGET"}  # of `make test-faults`, of compose.yaml
 
 
 def test_every_setting_is_read_somewhere() -> None:

@@ -33,7 +33,7 @@ async def test_jobs_and_pictures_end_without_any_worker(own_server: EmbeddedServ
     try:
         job_id = await hand.post(deadline_s=0.2)
         async with asyncio.timeout(60):
-            while await hand.status(job_id) != "expired" or stored.exists():  # noqa: ASYNC110, ASYNC240
+            while await hand.status(job_id) != "expired" or stored.exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert not upkeep.done()
     finally:
