@@ -11,13 +11,12 @@ and `changeroom engine bench` measures both. It launches attention directly, so 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from kernels import reference
-from kernels.fp8 import Quantised
+from kernels.fp8 import Quantised, Rows
 
 BACKENDS = ("torch", "triton", "triton-tma")
 TMA_CAPABILITY = (9, 0)
@@ -31,7 +30,7 @@ class BackendUnavailable(RuntimeError):
 class Kernels:
     """The functions a model calls; signatures and meaning are those of `kernels.reference`, the defaults.
 
-    Where `quantising` gives Quantised rows the types still say Tensor: what takes them is a linear, which takes either.
+    Rows that only a linear takes may be Quantised, after `quantising`.
     """
 
     name: str
@@ -40,16 +39,16 @@ class Kernels:
     joint_qkv: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.joint_qkv
     cached_qkv: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.cached_qkv
     rope: Callable[..., Tensor] = reference.rope
-    adaln: Callable[..., Tensor] = reference.adaln
+    adaln: Callable[..., Rows] = reference.adaln
     adaln_fp8: Callable[..., Quantised] = reference.adaln_fp8
     gated_residual: Callable[..., Tensor] = reference.gated_residual
-    residual_adaln: Callable[..., tuple[Tensor, Tensor]] = reference.residual_adaln
+    residual_adaln: Callable[..., tuple[Tensor, Rows]] = reference.residual_adaln
     residual_adaln_fp8: Callable[..., tuple[Tensor, Quantised]] = reference.residual_adaln_fp8
-    swiglu: Callable[..., Tensor] = reference.swiglu
+    swiglu: Callable[..., Rows] = reference.swiglu
     swiglu_fp8: Callable[..., Quantised] = reference.swiglu_fp8
     quantise: Callable[..., Quantised] = reference.quantise
     group_norm_silu: Callable[..., Tensor] = reference.group_norm_silu
-    feed: Callable[[Tensor], Tensor | Quantised] = reference.feed
+    feed: Callable[[Tensor], Rows] = reference.feed
 
     @property
     def fused(self) -> bool:
@@ -60,9 +59,9 @@ class Kernels:
         """The same kernels with row-wise e4m3 outputs wherever a linear of a block follows."""
         return replace(
             self,
-            adaln=cast("Callable[..., Tensor]", self.adaln_fp8),
-            residual_adaln=cast("Callable[..., tuple[Tensor, Tensor]]", self.residual_adaln_fp8),
-            swiglu=cast("Callable[..., Tensor]", self.swiglu_fp8),
+            adaln=self.adaln_fp8,
+            residual_adaln=self.residual_adaln_fp8,
+            swiglu=self.swiglu_fp8,
             feed=self.quantise,
         )
 

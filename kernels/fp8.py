@@ -41,6 +41,10 @@ class Quantised:
         return Quantised(move(self.values.view(torch.uint8)).view(self.values.dtype), move(self.scales))
 
 
+Rows = Tensor | Quantised
+"""`(T, D)` as a linear of a block takes it."""
+
+
 def quantise_twin(x: Tensor) -> tuple[Tensor, Tensor]:
     """What every FP8 kernel computes, in plain torch: x `(T, D)` to e4m3 values and float32 scales."""
     x = x.float()
@@ -103,11 +107,11 @@ class Fp8Linear(nn.Module):
             raise ValueError(f"{layer} has sizes that are not multiples of 16")
         return cls(Quantised(*quantise_twin(layer.weight.detach())), layer.weight.dtype)
 
-    def forward(self, x: Tensor | Quantised) -> Tensor:
+    def forward(self, x: Rows) -> Tensor:
         """`(T, D)` to `(T, M)`."""
         return self.rows(x, slice(None))
 
-    def rows(self, x: Tensor | Quantised, rows: slice) -> Tensor:
+    def rows(self, x: Rows, rows: slice) -> Tensor:
         """Only some of the outputs: `(T, D)` to `(T, len(rows))`."""
         given = x if isinstance(x, Quantised) else Quantised(*quantise_twin(x))
         return linear(given, Quantised(self.values[rows], self.scales[rows]), self.dtype)

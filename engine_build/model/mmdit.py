@@ -31,7 +31,7 @@ from engine_build.config import ModelConfig
 from engine_build.model.packing import PackedBatch
 from engine_build.model.reference_kv import Prefix, ReferenceKV, Rope, StepConstants
 from kernels import Kernels, Segments, select
-from kernels.fp8 import Fp8Linear, Quantised
+from kernels.fp8 import Fp8Linear, Quantised, Rows
 from kernels.segments import Heads, Interleaved
 
 
@@ -367,11 +367,11 @@ class JointAttention(nn.Module):
         self.add_v_proj = nn.Linear(d, d, bias=False)
         self.to_add_out = nn.Linear(d, d, bias=False)
 
-    def image_heads(self, x: Tensor, rope: Rope) -> Heads:
+    def image_heads(self, x: Rows, rope: Rope) -> Heads:
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in (self.to_q, self.to_k, self.to_v))
         return Heads(q, k, v, self.norm_q.weight, self.norm_k.weight, *rope)
 
-    def text_heads(self, x: Tensor, rope: Rope) -> Heads:
+    def text_heads(self, x: Rows, rope: Rope) -> Heads:
         projections = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
         q, k, v = (p(x).unflatten(-1, (-1, self.head_dim)) for p in projections)
         return Heads(q, k, v, self.norm_added_q.weight, self.norm_added_k.weight, *rope)
@@ -389,17 +389,17 @@ class ParallelAttention(nn.Module):
         self.norm_k = nn.RMSNorm(e, eps=config.eps)
         self.to_out = nn.Linear(d + m, d, bias=False)
 
-    def project(self, x: Tensor, rope: Rope) -> tuple[Heads, Tensor]:
+    def project(self, x: Rows, rope: Rope) -> tuple[Heads, Tensor]:
         """q, k, v `(T, H, E)` and the MLP's input `(T, 2M)`."""
         *qkv, mlp = self.to_qkv_mlp_proj(x).split(self.widths, dim=-1)
         return self._heads(qkv, rope), mlp
 
-    def heads(self, x: Tensor, rope: Rope) -> Heads:
+    def heads(self, x: Rows, rope: Rope) -> Heads:
         """`project` without the MLP's input."""
         qkv = _some(self.to_qkv_mlp_proj, x, slice(0, sum(self.widths[:3])))
         return self._heads(qkv.chunk(3, dim=-1), rope)
 
-    def mlp(self, x: Tensor) -> Tensor:
+    def mlp(self, x: Rows) -> Tensor:
         """`project` without q, k and v."""
         return _some(self.to_qkv_mlp_proj, x, slice(sum(self.widths[:3]), None))
 
@@ -408,11 +408,11 @@ class ParallelAttention(nn.Module):
         return Heads(q, k, v, self.norm_q.weight, self.norm_k.weight, *rope)
 
 
-def _some(linear: nn.Module, x: Tensor, rows: slice) -> Tensor:
+def _some(linear: nn.Module, x: Rows, rows: slice) -> Tensor:
     """Some of a linear's outputs. A linear with adapters beside its weights computes all of them."""
     if isinstance(linear, Fp8Linear):
         return linear.rows(x, rows)
-    if type(linear) is nn.Linear:
+    if type(linear) is nn.Linear and isinstance(x, Tensor):
         return F.linear(x, linear.weight[rows])
     whole: Tensor = linear(x)
     return whole[:, rows]
@@ -426,7 +426,7 @@ class FeedForward(nn.Module):
         self.linear_in = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
         self.linear_out = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, k: Kernels) -> Tensor:
+    def forward(self, x: Rows, k: Kernels) -> Tensor:
         made: Tensor = self.linear_out(k.swiglu(self.linear_in(x)))
         return made
 

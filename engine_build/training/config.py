@@ -20,8 +20,9 @@ from engine_build.errors import RequestError
 from engine_build.model.weights import locate
 from engine_build.training.loop import tokenizer
 from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.nano_model import FlowConfig
 from engine_build.training.loop.start_from import Workshop, autoencoder_in
-from engine_build.training.nano import flow, vae
+from engine_build.training.nano import vae
 from engine_build.training.stages import registry
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class TrainConfig:
     out: Path
     threads: int
     vaes: tuple[vae.VaeConfig, ...]
-    flows: tuple[flow.FlowConfig, ...]
+    flows: tuple[FlowConfig, ...]
     model: dict[str, Any]
     steps: int
     device: str = "auto"
@@ -81,7 +82,7 @@ class TrainConfig:
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
 
     @property
-    def flow(self) -> flow.FlowConfig:
+    def flow(self) -> FlowConfig:
         """The first flow stage."""
         return self.flows[0]
 
@@ -107,7 +108,7 @@ class TrainConfig:
             out=Path(raw.get("out", "runs/nano")),
             threads=int(raw.get("threads", 0)),
             vaes=tuple(_table(vae.VaeConfig, "[vae] ", one, path) for one in listed["vae"]),
-            flows=tuple(_table(flow.FlowConfig, "[flow] ", one, path) for one in listed["flow"]),
+            flows=tuple(_table(FlowConfig, "[flow] ", one, path) for one in listed["flow"]),
             model={name: tuple(v) if isinstance(v, list) else v for name, v in raw.get("model", {}).items()},
             steps=int(raw.get("checkpoint", {}).get("default_steps", 4)),
             device=str(raw.get("device", "auto")),

@@ -15,6 +15,7 @@ from engine_build.config import PRESETS
 from engine_build.errors import RequestError
 from engine_build.runtime.loading import pick_device
 from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.evidence.run import run as run_evidence
 from engine_build.training.loop import tokenizer
@@ -23,7 +24,6 @@ from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.sharding import Place, processes
 from engine_build.training.nano import flow, vae
 from engine_build.training.nano.grids import Grids
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages import registry
 
 NAMES = ("nano", *registry.STAGES, "evidence")

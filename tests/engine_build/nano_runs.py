@@ -10,7 +10,7 @@ import torch
 from engine_build.config import PRESETS
 from engine_build.training.loop import tokenizer
 from engine_build.training.loop.export import export
-from engine_build.training.nano.flow import FlowConfig, NanoModel
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.nano.vae import VaeConfig, build
 
 VAE = VaeConfig(channels=(8, 8, 8), steps=4, batch=2, crop=16, heights=(32,), save_every=2)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine_build.training.nano.latents import Encoder
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.world.specs import Scene
 
 PERSON = "person"

@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass, field
 
 from engine_build.errors import RequestError
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.sample import Source, Tokens, encode
-from engine_build.training.nano.latents import Encoder
 
 
 @dataclass

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from engine_build.training.measure.measures import standard_error
 
 Measured = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Figures of a network by its name and seed."""
@@ -105,3 +104,11 @@ def spread(values: list[float]) -> dict[str, float | None]:
         "mean": round(sum(values) / len(values), 5),
         "standard_error": None if error != error else round(error, 5),
     }
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of a mean; NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    centre = sum(values) / len(values)
+    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from engine_build.config import CheckpointConfig
-from engine_build.training.nano.flow import TEXT_LAYERS, FlowConfig, NanoModel
+from engine_build.training.loop.nano_model import TEXT_LAYERS, FlowConfig, NanoModel
 
 NOTE = (
     "nano knows only its illustrated world: drawn people and product shots like the samples on this page. "

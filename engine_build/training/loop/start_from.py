@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,18 @@ from engine_build.config import CheckpointConfig, ModelConfig, ReferenceAttentio
 from engine_build.errors import RequestError
 from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.mmdit import MMDiT
+from engine_build.model.packing import PackedBatch
 from engine_build.model.text_encoder import TextEncoder
 from engine_build.model.weights import load_model, locate
 from engine_build.runtime.sampling import Schedule
+from engine_build.training.data.encoder import Encoder
+from engine_build.training.data.packed_batch import pack_samples
+from engine_build.training.data.sample import Tokens
 from engine_build.training.loop import adapters
 from engine_build.training.loop.export import export
 from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.loop.text_tokens import FrozenWords, NanoWords, Words
-from engine_build.training.nano.flow import FlowConfig, NanoModel
-from engine_build.training.nano.latents import Encoder
 
 
 class Backbone(nn.Module):
@@ -76,6 +79,12 @@ class Parts:
     @property
     def device(self) -> torch.device:
         return self.dit.device
+
+
+def conditioned(parts: Parts, samples: Sequence[Tokens], draws: int = 1) -> PackedBatch:
+    """Samples packed with their words as the network reads them."""
+    joint = parts.dit.config.reference_attention == "joint"
+    return pack_samples(samples, parts.words([sample.instruction for sample in samples]), draws, joint)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from engine_build.model.text_encoder import TextEncoder
-from engine_build.training.nano.flow import NanoModel
+from engine_build.training.loop.nano_model import NanoModel
 
 
 class Words(Protocol):

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from engine_build.training.loop.run import Run
 from engine_build.training.world.render import garment_region, render
 from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import CATEGORIES, COLOURS, PATTERNS, GarmentSpec
+from engine_build.training.world.specs import CATEGORIES, COLOURS, PATTERNS, SMALLEST, GarmentSpec
 
 JUDGE = Path(__file__).parent / "judge.safetensors"
 SIDE = 32
-SMALLEST = 12
-"""Regions of fewer pixels are not judged: too little of the garment shows."""
 
 
 class Classifier(nn.Module):

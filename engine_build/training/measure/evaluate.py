@@ -7,10 +7,8 @@ hands in the sampled target, so its scores show what the measures themselves all
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +23,14 @@ from engine_build.errors import RequestError
 from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.measure import classifier
 from engine_build.training.measure.classifier import Classifier
-from engine_build.training.measure.scores import Sample, nearest, score
-from engine_build.training.nano.grids import sample_row
+from engine_build.training.measure.scores import Sample, judged
+from engine_build.training.measure.summary import by_category, by_count, summary
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture
+from engine_build.training.world.sample_files import picture, sample_row
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 from engine_build.training.world.specs import Scene
-from engine_build.training.world.wrong_outfits import Truth, admissible, alternatives
+from engine_build.training.world.wrong_outfits import admissible
 
 BATCH = 4
 SHOT = 48
@@ -91,74 +89,6 @@ def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int 
         sheet.paste(row, (i % 2 * (width + gap), i // 2 * (height + gap)))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.LANCZOS).save(path)
-
-
-def judged(
-    outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier, others: bool = True
-) -> list[list[Sample]]:
-    """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once.
-
-    Without `others` nothing is said about retrieval, at a fraction of the cost.
-    """
-    choice = [[nearest(one, allowed) for one in some] for some, allowed in zip(outputs, truths, strict=True)]
-    needed = sorted({(i, k) for i, row in enumerate(choice) for k in row})
-    wrong = dict(zip(needed, alternatives([truths[i][k] for i, k in needed], others), strict=True))
-    return [
-        [score(one, truths[i][k], wrong[i, k], judge) for one, k in zip(some, choice[i], strict=True)]
-        for i, some in enumerate(outputs)
-    ]
-
-
-def summary(samples: list[Sample], seconds: float | None, nfe: int) -> dict[str, float | int | None]:
-    """The issue's figures: means over samples, and over garments where a figure is one a garment."""
-
-    def mean(values: Iterable[float]) -> float | None:
-        kept = [v for v in values if not math.isnan(v)]
-        return round(sum(kept) / len(kept), 4) if kept else None
-
-    return {
-        "background_psnr": mean(s.background_psnr for s in samples),
-        "head_psnr": mean(s.head_psnr for s in samples),
-        "garment_psnr": mean(v for s in samples for v in s.garment_psnr),
-        "retrieval_at_16": mean(float(v) for s in samples for v in s.retrieval),
-        "attribute_accuracy": mean(v for s in samples for v in s.attributes),
-        "attribute_accuracy_truth": mean(v for s in samples for v in s.attributes_truth),
-        "omission_rate": mean(float(v) for s in samples for v in s.omitted),
-        "layering_accuracy": mean(float(v) for s in samples for v in s.layering),
-        "sharpness": mean(s.sharpness for s in samples),
-        "identity": mean(s.identity for s in samples),
-        "garment_fidelity": mean(s.garment_fidelity for s in samples),
-        "background": mean(s.background for s in samples),
-        "physics": mean(s.physics for s in samples),
-        "overall": mean(s.overall for s in samples),
-        "seconds_per_image": seconds,
-        "nfe": nfe,
-    }
-
-
-def by_category(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    """PSNR and omission rate a category."""
-    rows: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for sample in samples:
-        for category, db, gone in zip(sample.categories, sample.garment_psnr, sample.omitted, strict=True):
-            rows[category].append((db, gone))
-    return {category: _losses(values) for category, values in sorted(rows.items())}
-
-
-def by_count(samples: list[Sample], scenes: list[Scene]) -> dict[str, dict[str, float]]:
-    """PSNR and omission rate by the number of requested garments."""
-    rows: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for sample, scene in zip(samples, scenes, strict=True):
-        rows[str(len(scene.garments))] += zip(sample.garment_psnr, sample.omitted, strict=True)
-    return {count: _losses(values) for count, values in sorted(rows.items()) if values}
-
-
-def _losses(values: list[tuple[float, bool]]) -> dict[str, float]:
-    return {
-        "garments": len(values),
-        "garment_psnr": round(sum(db for db, _ in values) / len(values), 3),
-        "omission_rate": round(sum(gone for _, gone in values) / len(values), 4),
-    }
 
 
 def evaluate(

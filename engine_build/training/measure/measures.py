@@ -1,14 +1,14 @@
 """What a network's pictures are worth on held-out scenes: scores, KID on the judge's features, diversity.
 
 Pictures come from the training sampler, so that guidance, cut schedules and unfinished networks can be measured
-alike. PSNR alone rewards blur: sharpness, KID and diversity stand beside it.
+alike, and are judged against the nearest truth their scene's instruction allows. PSNR alone rewards blur:
+sharpness, KID and diversity stand beside it.
 
 Letters: N pictures or crops, D features (128), S scenes, K pictures of one scene.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from torch import Tensor
 
 from engine_build.training.data.sample import Tokens, encode
 from engine_build.training.data.world_tryons import TryOns
-from engine_build.training.loop.start_from import Parts
-from engine_build.training.measure.classifier import SMALLEST, Classifier, crops, labels
-from engine_build.training.measure.evaluate import by_category, by_count, judged, summary
-from engine_build.training.measure.sampler import draw
-from engine_build.training.measure.scores import Sample
-from engine_build.training.stages.cfg_distill import strength
-from engine_build.training.stages.matching import conditioned
+from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.measure.classifier import Classifier, crops, labels
+from engine_build.training.measure.sampler import draw, strength
+from engine_build.training.measure.scores import Sample, judged
+from engine_build.training.measure.summary import by_category, by_count, summary
 from engine_build.training.world.render import garment_region, render
 from engine_build.training.world.scenes import HELD_OUT_SEED
-from engine_build.training.world.specs import GarmentSpec, Scene
+from engine_build.training.world.specs import SMALLEST, GarmentSpec, Scene
 from engine_build.training.world.wrong_outfits import admissible
 
 FIRST = HELD_OUT_SEED // 64 + 100_000
+DIMENSIONS = ("identity", "garment_fidelity", "background", "physics")
+"""The scores a network is rewarded for, in the order of every row of rewards."""
 
 
 @dataclass(frozen=True)
@@ -68,33 +68,6 @@ class Way:
         return self.steps * (1 if self.guidance == 1.0 else 2)
 
 
-@torch.no_grad()
-def generate(
-    parts: Parts, samples: Sequence[Tokens], way: Way, seed: int = 0, batch: int = 16, encode_once: bool = True
-) -> tuple[Tensor, float]:
-    """Pictures (N, 3, H, W) on the CPU of samples of one size, and seconds a picture of the denoising alone."""
-    pictures, spent = [], 0.0
-    side = parts.encoder.token_pixels
-    for i in range(0, len(samples), batch):
-        some = samples[i : i + batch]
-        packed = conditioned(parts, some)
-        null = conditioned(parts, [one.unconditioned() for one in some]) if way.guidance != 1.0 else None
-        towards = strength(some, way.guidance, way.focus) if null is not None else 1.0
-        noises = []
-        for j, one in enumerate(some):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + i + j)
-            noises.append(torch.randn(one.target.shape, generator=generator))
-        eps = torch.cat(noises).to(packed.target.device)
-        began = time.perf_counter()
-        x = draw(parts.dit, packed, eps, parts.schedule, way.steps, towards, null, encode_once)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-        spent += time.perf_counter() - began
-        rows, columns = some[0].grid
-        pictures.append(parts.encoder.decode(x.view(len(some), -1, x.shape[1]), rows * side, columns * side).cpu())
-    return torch.cat(pictures), spent / len(samples)
-
-
 def assess(
     parts: Parts,
     held: HeldOut,
@@ -126,6 +99,41 @@ def assess(
         "by_garments": by_count(rows, held.scenes),
         "patterns": pattern_accuracy(pictures, held, judge, rare),
     }
+
+
+@torch.no_grad()
+def generate(
+    parts: Parts, samples: Sequence[Tokens], way: Way, seed: int = 0, batch: int = 16, encode_once: bool = True
+) -> tuple[Tensor, float]:
+    """Pictures (N, 3, H, W) on the CPU of samples of one size, and seconds a picture of the denoising alone."""
+    pictures, spent = [], 0.0
+    side = parts.encoder.token_pixels
+    for i in range(0, len(samples), batch):
+        some = samples[i : i + batch]
+        packed = conditioned(parts, some)
+        null = conditioned(parts, [one.unconditioned() for one in some]) if way.guidance != 1.0 else None
+        towards = strength(some, way.guidance, way.focus) if null is not None else 1.0
+        noises = []
+        for j, one in enumerate(some):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + i + j)
+            noises.append(torch.randn(one.target.shape, generator=generator))
+        eps = torch.cat(noises).to(packed.target.device)
+        began = time.perf_counter()
+        x = draw(parts.dit, packed, eps, parts.schedule, way.steps, towards, null, encode_once)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        spent += time.perf_counter() - began
+        rows, columns = some[0].grid
+        pictures.append(parts.encoder.decode(x.view(len(some), -1, x.shape[1]), rows * side, columns * side).cpu())
+    return torch.cat(pictures), spent / len(samples)
+
+
+def world_scores(
+    pictures: Sequence[list[Tensor]], scenes: Sequence[Scene], judge: Classifier, retrieval: bool = False
+) -> list[list[Sample]]:
+    """Judges pictures (3, H, W) of each scene against the nearest truth its instruction allows."""
+    height = pictures[0][0].shape[1]
+    return judged(list(pictures), admissible(list(scenes), height), judge, retrieval)
 
 
 def features(pictures: Tensor, held: HeldOut, judge: Classifier) -> Tensor:
@@ -188,22 +196,3 @@ def _garments(pictures: Tensor, held: HeldOut) -> list[tuple[Tensor, GarmentSpec
 
 def _mean(values: Sequence[bool]) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of a mean; NaN for fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    centre = sum(values) / len(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
-
-
-DIMENSIONS = ("identity", "garment_fidelity", "background", "physics")
-
-
-def world_scores(
-    pictures: Sequence[list[Tensor]], scenes: Sequence[Scene], judge: Classifier, retrieval: bool = False
-) -> list[list[Sample]]:
-    """Judges pictures (3, H, W) of each scene against the nearest truth its instruction allows."""
-    height = pictures[0][0].shape[1]
-    return judged(list(pictures), admissible(list(scenes), height), judge, retrieval)

@@ -6,6 +6,7 @@ that change under way and guidance. References that do not depend on the noise a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -16,7 +17,7 @@ from engine_build.model.packing import PackedBatch
 from engine_build.model.reference_kv import ReferenceKV
 from engine_build.runtime.sampling import Schedule
 from engine_build.training.data.packed_batch import per_token
-from engine_build.training.stages.cfg_distill import guided
+from engine_build.training.data.sample import Tokens
 
 
 def references_of(dit: MMDiT, batch: PackedBatch) -> ReferenceKV | None:
@@ -31,6 +32,19 @@ def levels(schedule: Schedule, batch: PackedBatch, steps: int) -> Tensor:
     by_length = {n: schedule.sigmas(n, steps) for n in set(batch.target_segments.lengths)}
     rows = torch.stack([by_length[n] for n in batch.target_segments.lengths], 1)
     return rows.to(batch.target.device)
+
+
+def guided(conditioned: Tensor, unconditioned: Tensor, guidance: float | Tensor) -> Tensor:
+    """Classifier-free guidance of velocities (T, C): `v0 + w (vc - v0)`, w = 1 the condition alone, or (T, 1)."""
+    return unconditioned + guidance * (conditioned - unconditioned)
+
+
+def strength(samples: Sequence[Tokens], guidance: float, focus: bool, draws: int = 1) -> float | Tensor:
+    """`guidance` for every token, or focused: (T, 1), 1 where more than half of a token's pixels should stay."""
+    if not focus:
+        return guidance
+    concerned = torch.cat([sample.share for sample in samples for _ in range(draws)]) > 0.5
+    return 1 + (guidance - 1) * concerned.float()[:, None]
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine_build.training.measure.classifier import SMALLEST, Classifier, crops, labels
+from engine_build.training.measure.classifier import Classifier, crops, labels
 from engine_build.training.world.render import garment_region, head_region, unchanged_background
-from engine_build.training.world.specs import GarmentSpec
-from engine_build.training.world.wrong_outfits import Alternatives, Truth
+from engine_build.training.world.specs import SMALLEST, GarmentSpec
+from engine_build.training.world.wrong_outfits import Alternatives, Truth, alternatives
 
 _CEILING = 60.0
 _PLAIN_TO_SEE = 0.15
@@ -62,6 +62,22 @@ class Sample:
 def nearest(output: Tensor, truths: list[Truth]) -> int:
     """Index of the admissible truth with the smallest squared error; the first of equals."""
     return min(range(len(truths)), key=lambda i: float((output - truths[i].target).square().mean()))
+
+
+def judged(
+    outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier, others: bool = True
+) -> list[list[Sample]]:
+    """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once.
+
+    Without `others` nothing is said about retrieval, at a fraction of the cost.
+    """
+    choice = [[nearest(one, allowed) for one in some] for some, allowed in zip(outputs, truths, strict=True)]
+    needed = sorted({(i, k) for i, row in enumerate(choice) for k in row})
+    wrong = dict(zip(needed, alternatives([truths[i][k] for i, k in needed], others), strict=True))
+    return [
+        [score(one, truths[i][k], wrong[i, k], judge) for one, k in zip(some, choice[i], strict=True)]
+        for i, some in enumerate(outputs)
+    ]
 
 
 @torch.no_grad()

@@ -10,70 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from engine_build.config import ModelConfig
-from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import PackedBatch, grid_ids, text_ids_of
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop.muon import Muon
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.loop.run import Ema, Run, descend, warm_then_decay
-from engine_build.training.nano.latents import Encoder, Latents, LatentStream
+from engine_build.training.nano.latents import Latents, LatentStream
+from engine_build.training.stages.matching import noise_levels
 from kernels import Segments
-
-TEXT_LAYERS = (1, 2, 3)
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """One flow-matching stage; sizes in pixels, `mix` the frequencies of 1 to 6 garments."""
-
-    steps: int = 5000
-    height: int = 96
-    shot: int = 40
-    scenes: int = 8
-    draws: int = 3
-    mix: tuple[float, ...] = (0.25, 0.2, 0.18, 0.15, 0.12, 0.1)
-    learning_rate: float = 1.5e-3
-    decay_steps: int = 1500
-    shift: float = 1.8
-    edit_weight: float = 4.0
-    first_seed: int = 0
-    ema: float = 0.998
-    save_every: int = 200
-    show_every: int = 500
-
-
-class NanoModel(nn.Module):
-    """Text encoder and MMDiT trained together; `forward` is the velocity for packed tokens."""
-
-    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
-        super().__init__()
-        hidden = config.joint_attention_dim // len(TEXT_LAYERS)
-        self.text = Qwen3Model(
-            Qwen3Config(
-                vocab_size=vocabulary,
-                hidden_size=hidden,
-                intermediate_size=2 * hidden,
-                num_hidden_layers=max(TEXT_LAYERS) + 1,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=hidden // 2,
-                max_position_embeddings=512,
-                tie_word_embeddings=True,
-            )
-        )
-        self.dit = MMDiT(config)
-        self.dit.initialise()
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """(N, Lt) token ids to text tokens (N, Lt, Dt)."""
-        states = self.text(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-        return torch.cat([states[layer] for layer in TEXT_LAYERS], dim=-1)
 
 
 def packed(text: Tensor, noisy: Tensor, sigma: Tensor, latents: Latents, height: int, shot: int) -> PackedBatch:
@@ -102,13 +53,6 @@ def packed(text: Tensor, noisy: Tensor, sigma: Tensor, latents: Latents, height:
 def tokenize(tokenizer: PreTrainedTokenizerFast, instructions: tuple[str, ...]) -> Tensor:
     """(N, Lt) ids, padded on the right to the longest; a few attended padding tokens change nothing that is read."""
     return tokenizer(list(instructions), padding=True, return_tensors="pt")["input_ids"]
-
-
-def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """(count,) stratified logit-normal noise levels, shifted towards noise by `shift`."""
-    quantile = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    odds = torch.exp(torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)))
-    return (shift * odds / (1 + shift * odds)).clamp(1e-3, 1.0)
 
 
 def flow_loss(

@@ -15,11 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from engine_build.runtime.sampling import Schedule, euler_step, noise
-from engine_build.training.nano.flow import FlowConfig, NanoModel, packed, tokenize
-from engine_build.training.nano.latents import Encoder, Latents
+from engine_build.training.data.encoder import Encoder
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
+from engine_build.training.nano.flow import packed, tokenize
+from engine_build.training.nano.latents import Latents
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.render import Rendered, render
-from engine_build.training.world.sample_files import picture
+from engine_build.training.world.sample_files import sample_row
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 from engine_build.training.world.specs import Scene
 
@@ -72,17 +74,3 @@ class Grids:
             batch = packed(text, x[None], now[None], latents, height, self.config.shot)
             x = euler_step(x, model.dit(batch), float(now), float(then))
         return self.encoder.decode(x[None], height, width)[0]
-
-
-def sample_row(drawn: Rendered, garments: int, result: Tensor) -> Image.Image:
-    """Person, garments, result (3, H, W) and truth of a one-scene drawing, side by side."""
-    height, width = result.shape[1:]
-    side = height // 2
-    row = Image.new("RGB", (3 * width + 3 * side, height), _GROUND)
-    row.paste(picture(drawn.person[0]), (0, 0))
-    for i in range(garments):
-        shot = picture(drawn.garments[0, i]).resize((side, side), Image.Resampling.LANCZOS)
-        row.paste(shot, (width + i % 3 * side, i // 3 * side))
-    row.paste(picture(result), (width + 3 * side, 0))
-    row.paste(picture(drawn.target[0]), (2 * width + 3 * side, 0))
-    return row

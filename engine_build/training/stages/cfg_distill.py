@@ -8,7 +8,6 @@ student needs no map of it afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from engine_build.model.mmdit import MMDiT
 from engine_build.training.data.packed_batch import noised, token_weights
-from engine_build.training.data.sample import Stream, Tokens
+from engine_build.training.data.sample import Stream
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
-from engine_build.training.loop.start_from import Parts
-from engine_build.training.stages.matching import chance, conditioned
+from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.measure.sampler import guided, strength
+from engine_build.training.stages.matching import chance
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,6 @@ class CfgDistillConfig(StageConfig):
     focus: bool = False
     drop: float = 0.0
     mix: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-
-
-def guided(conditioned: Tensor, unconditioned: Tensor, guidance: float | Tensor) -> Tensor:
-    """Classifier-free guidance of velocities (T, C): `v0 + w (vc - v0)`, w = 1 the condition alone, or (T, 1)."""
-    return unconditioned + guidance * (conditioned - unconditioned)
-
-
-def strength(samples: Sequence[Tokens], guidance: float, focus: bool, draws: int = 1) -> float | Tensor:
-    """`guidance` for every token, or focused: (T, 1), 1 where more than half of a token's pixels should stay."""
-    if not focus:
-        return guidance
-    concerned = torch.cat([sample.share for sample in samples for _ in range(draws)]) > 0.5
-    return 1 + (guidance - 1) * concerned.float()[:, None]
 
 
 def imitation_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:

@@ -22,12 +22,10 @@ from engine_build.model.packing import PackedBatch
 from engine_build.training.data.packed_batch import noise_like, noised, per_token, sample_means
 from engine_build.training.data.sample import Stream, Tokens
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
-from engine_build.training.loop.start_from import Parts
-from engine_build.training.measure.sampler import levels, references_of
-from engine_build.training.nano.flow import noise_levels
-from engine_build.training.stages.cfg_distill import guided
+from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.measure.sampler import guided, levels, references_of
 from engine_build.training.stages.critic import Head, critic_loss, look, push
-from engine_build.training.stages.matching import conditioned
+from engine_build.training.stages.matching import noise_levels
 from kernels import Segments
 
 

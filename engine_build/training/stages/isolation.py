@@ -16,11 +16,10 @@ import torch
 
 from engine_build.training.data.sample import Tokens
 from engine_build.training.loop.learner import StageConfig
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
 from engine_build.training.measure.sampler import levels, references_of
-from engine_build.training.stages.matching import conditioned
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine_build.model.packing import PackedBatch
-from engine_build.training.data.packed_batch import noised, pack_samples, per_token, sample_means, token_weights
+from engine_build.training.data.packed_batch import noised, sample_means, token_weights
 from engine_build.training.data.sample import PERSON, Stream, Tokens, encode
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.sharding import Place
-from engine_build.training.loop.start_from import Parts
-from engine_build.training.nano.flow import noise_levels
+from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.world.scenes import HELD_OUT_SEED
 from engine_build.training.world.specs import CATEGORIES
 
@@ -39,6 +37,13 @@ class Draw:
     dropped: list[bool]
 
 
+def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """(count,) stratified logit-normal noise levels, shifted towards noise by `shift`."""
+    quantile = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    odds = torch.exp(torch.special.ndtri(quantile.clamp(1e-4, 1 - 1e-4)))
+    return (shift * odds / (1 + shift * odds)).clamp(1e-3, 1.0)
+
+
 def chance(samples: Sequence[Tokens], step: int, config: StageConfig, place: Place) -> Draw:
     """What the step draws for this process's samples, the same whatever the number of processes."""
     total = len(samples) * place.world
@@ -52,12 +57,6 @@ def chance(samples: Sequence[Tokens], step: int, config: StageConfig, place: Pla
     dropped = [random.Random(f"{config.seed}/{step}/{i}").random() < config.drop for i in mine]
     device = samples[0].target.device
     return Draw(torch.cat(eps).to(device), sigma[list(mine)].flatten().to(device), dropped)
-
-
-def conditioned(parts: Parts, samples: Sequence[Tokens], draws: int = 1) -> PackedBatch:
-    """Samples packed with their words as the network reads them."""
-    joint = parts.dit.config.reference_attention == "joint"
-    return pack_samples(samples, parts.words([sample.instruction for sample in samples]), draws, joint)
 
 
 def velocity_loss(
@@ -136,8 +135,3 @@ def held_out_by_category(parts: Parts, config: StageConfig, each: int = 4) -> di
         (category,) = (c for c in sample.categories if c != PERSON)
         groups[category].append(sample)
     return dict(sorted(groups.items()))
-
-
-def x0_prediction(noisy: Tensor, velocity: Tensor, sigma: Tensor, batch: PackedBatch) -> Tensor:
-    """(T, C) clean tokens a velocity points at, sigma (M,)."""
-    return noisy - per_token(batch, sigma) * velocity

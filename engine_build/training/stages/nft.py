@@ -26,12 +26,11 @@ from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import gathered, mean, placed
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.measures import DIMENSIONS, world_scores
 from engine_build.training.measure.sampler import draw
-from engine_build.training.nano.flow import noise_levels
-from engine_build.training.stages.matching import conditioned
+from engine_build.training.stages.matching import noise_levels
 from engine_build.training.stages.reward_watch import Watch
 from kernels import Segments
 

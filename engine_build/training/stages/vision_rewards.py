@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from engine_build.errors import RequestError
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.review import Endpoint, NotJudged, Question, Reviewer
 from engine_build.training.data.sample import Tokens
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import DIMENSIONS
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages.nft import NftConfig, Rewards, WorldRewards
 from engine_build.training.world.sample_files import picture
 

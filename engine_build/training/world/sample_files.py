@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import render
+from engine_build.training.world.render import Rendered, render
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
 from engine_build.training.world.specs import REGION_OF
 
@@ -25,6 +25,20 @@ def picture(x: Tensor) -> Image.Image:
     """(3, H, W) in [0, 1] as an RGB picture."""
     pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels.numpy())
+
+
+def sample_row(drawn: Rendered, garments: int, result: Tensor) -> Image.Image:
+    """Person, garments, result (3, H, W) and truth of a one-scene drawing, side by side."""
+    height, width = result.shape[1:]
+    side = height // 2
+    row = Image.new("RGB", (3 * width + 3 * side, height), (255, 255, 255))
+    row.paste(picture(drawn.person[0]), (0, 0))
+    for i in range(garments):
+        shot = picture(drawn.garments[0, i]).resize((side, side), Image.Resampling.LANCZOS)
+        row.paste(shot, (width + i % 3 * side, i // 3 * side))
+    row.paste(picture(result), (width + 3 * side, 0))
+    row.paste(picture(drawn.target[0]), (2 * width + 3 * side, 0))
+    return row
 
 
 def write_samples(folder: Path, seed: int = 0, garments: int = 3, height: int = 96) -> Path:

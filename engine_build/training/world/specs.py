@@ -27,6 +27,8 @@ COLOURS = tuple(PALETTE)
 
 BACKGROUND, SKIN, FACE, HAIR = 0, 1, 2, 3
 REGION_OF = {name: 4 + i for i, name in enumerate(CATEGORIES)}
+SMALLEST = 12
+"""Regions of fewer pixels are not judged: too little of the garment shows."""
 
 _PATTERN_WORDS = {
     "plain": "",

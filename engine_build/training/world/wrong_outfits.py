@@ -13,11 +13,10 @@ from random import Random
 import torch
 from torch import Tensor
 
-from engine_build.training.measure.classifier import SMALLEST
 from engine_build.training.world.casting import hanging_sides
 from engine_build.training.world.render import garment_region, render
 from engine_build.training.world.scenes import sample_garment
-from engine_build.training.world.specs import GarmentSpec, Scene, Worn
+from engine_build.training.world.specs import SMALLEST, GarmentSpec, Scene, Worn
 
 CANDIDATES = 16
 _SMALLEST_SHOT = 8

@@ -12,9 +12,9 @@ from tiny import count_parameters
 from engine_build.config import PRESETS
 from engine_build.model.weights import locate
 from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.loop.start_from import autoencoder_in
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages import registry
 
 CONFIGS = sorted(DEFAULT_CONFIG.parent.glob("*.toml"))

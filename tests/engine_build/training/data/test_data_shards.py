@@ -18,6 +18,7 @@ from engine_build.errors import RequestError
 from engine_build.model.weights import locate
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.build import Plan, build
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.entry import Entry, Reference, ShardError
 from engine_build.training.data.inspection import inspect
 from engine_build.training.data.origins import World
@@ -30,7 +31,6 @@ from engine_build.training.data.stream import TokenStream
 from engine_build.training.data.world_edits import Edits
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.start_from import autoencoder_in
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.train import run_stage
 
 

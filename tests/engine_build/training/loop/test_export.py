@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, Qwen3Model
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.runtime.torch_engine import EngineOptions, load
-from engine_build.training.nano.flow import FlowConfig, NanoModel
+from engine_build.training.data.encoder import Encoder
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.nano.grids import Grids
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.sample_files import picture
 

@@ -12,12 +12,13 @@ import torch
 from nano_runs import FLOW, SHAPE, VAE
 from torch import nn
 
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop import tokenizer
 from engine_build.training.loop.muon import Muon, orthogonalise
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.loop.run import Ema, Run, psnr, warm_then_decay
 from engine_build.training.loop.sharding import Place
 from engine_build.training.nano import flow, vae
-from engine_build.training.nano.latents import Encoder
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -76,13 +77,13 @@ def test_looking_at_samples_changes_nothing(tmp_path: Path) -> None:
     words, encoder = tokenizer.train(samples=50), Encoder(vae.build(VAE))
     seen: list[int] = []
 
-    def show(stage: str, step: int, model: flow.NanoModel) -> None:
+    def show(stage: str, step: int, model: NanoModel) -> None:
         seen.append(step)
         shown = model.dit.x_embedder.weight.detach().clone()
         averages.append(shown)
 
     averages: list[torch.Tensor] = []
-    config = flow.FlowConfig(**{**FLOW.__dict__, "show_every": 2})
+    config = FlowConfig(**{**FLOW.__dict__, "show_every": 2})
     plain = flow.train(config, SHAPE, encoder, words, tmp_path / "plain", False)
     shown = flow.train(config, SHAPE, encoder, words, tmp_path / "shown", False, show=show)
     assert seen == [2, 4]

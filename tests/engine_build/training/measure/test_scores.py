@@ -13,11 +13,12 @@ from torch import Tensor
 
 from engine_build.training.measure import classifier
 from engine_build.training.measure.classifier import Classifier
-from engine_build.training.measure.evaluate import by_category, by_count, held_out, judged, summary
+from engine_build.training.measure.evaluate import held_out
 from engine_build.training.measure.scores import (
     Sample,
     borders,
     edge_agreement,
+    judged,
     layers,
     nearest,
     omitted,
@@ -26,6 +27,7 @@ from engine_build.training.measure.scores import (
     scale,
     score,
 )
+from engine_build.training.measure.summary import by_category, by_count, summary
 from engine_build.training.world.casting import hanging_sides
 from engine_build.training.world.render import head_region, render, unchanged_background
 from engine_build.training.world.scenes import HELD_OUT_SEED, sample_garment, sample_scene

@@ -10,10 +10,12 @@ from engine_build.config import PRESETS
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.request.plan import plan
 from engine_build.runtime.torch_engine import TorchEngine, load
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop import tokenizer
 from engine_build.training.loop.export import export
-from engine_build.training.nano.flow import FlowConfig, NanoModel, packed, tokenize
-from engine_build.training.nano.latents import Encoder, Latents
+from engine_build.training.loop.nano_model import FlowConfig, NanoModel
+from engine_build.training.nano.flow import packed, tokenize
+from engine_build.training.nano.latents import Latents
 from engine_build.training.nano.vae import VaeConfig, build
 from engine_build.training.world.instructions import instruction_of
 from engine_build.training.world.render import render

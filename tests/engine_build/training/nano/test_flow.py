@@ -9,10 +9,13 @@ import torch
 from nano_runs import FLOW, VAE, random_nano
 from torch import Tensor
 
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop import tokenizer
-from engine_build.training.nano.flow import NanoModel, flow_loss, noise_levels, packed, tokenize
-from engine_build.training.nano.latents import Encoder, Latents, LatentStream, token_weight
+from engine_build.training.loop.nano_model import NanoModel
+from engine_build.training.nano.flow import flow_loss, packed, tokenize
+from engine_build.training.nano.latents import Latents, LatentStream, token_weight
 from engine_build.training.nano.vae import build
+from engine_build.training.stages.matching import noise_levels
 from engine_build.training.world.render import render
 from engine_build.training.world.scenes import sample_scene
 from engine_build.training.world.specs import REGION_OF

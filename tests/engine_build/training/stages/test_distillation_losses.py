@@ -11,7 +11,8 @@ from torch import Tensor
 
 from engine_build.training.data.packed_batch import sample_means
 from engine_build.training.data.sample import Tokens
-from engine_build.training.stages.cfg_distill import guided, imitation_loss, strength
+from engine_build.training.measure.sampler import guided, strength
+from engine_build.training.stages.cfg_distill import imitation_loss
 from engine_build.training.stages.dmd import matching_direction, matching_levels, matching_loss, renoised
 from engine_build.training.stages.nft import (
     advantages,

@@ -22,9 +22,10 @@ from engine_build.training.data.origins import Folder
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.evidence.comparisons import standard_error
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig
-from engine_build.training.measure.measures import Way, diversity, kid, standard_error
+from engine_build.training.measure.measures import Way, diversity, kid
 from engine_build.training.stages.experts import (
     DOMAINS,
     GREY,

@@ -23,11 +23,10 @@ from engine_build.training.data.sample import encode
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.measure.evaluate import requests_of, tensor
 from engine_build.training.stages import registry
 from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
-from engine_build.training.stages.matching import conditioned
 from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.train import main, run_stage
 from engine_build.training.world.render import render

@@ -22,13 +22,13 @@ from engine_build.model.weights import locate
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.build import Plan, build
 from engine_build.training.data.candidate_entry import Rules
+from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.review import Endpoint, Reviewer
 from engine_build.training.data.sample import Tokens, encode
 from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import autoencoder_in
-from engine_build.training.nano.latents import Encoder
 from engine_build.training.stages.nft import advantages, completed, geometric, optimality
 from engine_build.training.stages.vision_rewards import VisionRewards
 from engine_build.training.train import run_stage
