@@ -22,7 +22,7 @@ STILL_HELD_S = 0.25
 TIDY_EVERY_S = 60.0
 
 
-class Hearing:
+class Cancellations:
     """Belongs to the event loop; `input_ttl_s` is how long pictures of try-ons are kept at all."""
 
     def __init__(self, news: WorkerNews, leases: Leases, engine: Engine, input_ttl_s: float) -> None:

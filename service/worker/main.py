@@ -35,7 +35,7 @@ from service.metrics import Metrics
 from service.settings import Settings, let_threads_sleep, without_password
 from service.telemetry import configure_tracing
 from service.worker.activity import activity
-from service.worker.cancellations import Hearing
+from service.worker.cancellations import Cancellations
 from service.worker.engine_thread import EngineThread
 from service.worker.finishing import Finisher
 from service.worker.leases import Leases
@@ -143,7 +143,7 @@ class Worker:
         blobs = BlobStore.open(self._settings)
         photos = Photos(blobs)
         leases = Leases(queue, self._settings.lease_s)
-        hearing = Hearing(queue.workers.news(), leases, engine, self._settings.input_ttl_s)
+        cancellations = Cancellations(queue.workers.news(), leases, engine, self._settings.input_ttl_s)
         progress = Progress(queue, photos)
         webhooks = self._webhooks()
         finisher = Finisher(queue, leases, photos, progress, self.metrics, info.model)
@@ -167,8 +167,8 @@ class Worker:
                 asyncio.create_task(work)
                 for work in (
                 leases.renew_forever(),
-                hearing.listen_forever(),
-                hearing.tidy_forever(),
+                cancellations.listen_forever(),
+                cancellations.tidy_forever(),
                 progress.send_forever(),
                 keep_house(queue.upkeep, blobs),
                 self._watch_engine(queue, thread),
