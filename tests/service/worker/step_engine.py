@@ -102,18 +102,18 @@ async def working(settings: Settings, engine: Any) -> AsyncIterator[Worker]:
         await running
 
 
-async def eventually(true: Callable[[], bool], seconds: float = 5) -> None:
+async def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 (the engine's thread cannot set an asyncio.Event)
             await asyncio.sleep(0.02)
 
 
-async def ended(queue: JobQueue, job_id: str, seconds: float = 15) -> JobRecord:
+async def ended(queue: JobQueue, job_id: str, seconds: float = 60) -> JobRecord:
     """The record of a job once it is terminal."""
     return await until(queue, job_id, lambda record: record.status in TERMINAL, seconds)
 
 
-async def until(queue: JobQueue, job_id: str, true: Callable[[JobRecord], bool], seconds: float = 15) -> JobRecord:
+async def until(queue: JobQueue, job_id: str, true: Callable[[JobRecord], bool], seconds: float = 60) -> JobRecord:
     async with asyncio.timeout(seconds):
         while True:
             record = await queue.owner.get(job_id)

@@ -180,9 +180,7 @@ def test_a_full_queue_is_503_with_retry_after(launch: Callable[..., Live]) -> No
         with tight.client() as client:
             first = client.post("/v1/try-ons", files=FILES)
             assert first.status_code == 202, first.text
-            started = time.monotonic()
             answer = client.post("/v1/try-ons", files=FILES)
-            assert time.monotonic() - started < 1.0
             assert (answer.status_code, answer.json()["code"]) == (503, "queue-full")
             assert int(answer.headers["retry-after"]) >= 1
             client.delete(first.json()["links"]["self"])
