@@ -102,6 +102,15 @@ def damaged(draw: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
+def whole(line: bytes, kind: bytes, body: bytes, chosen: bytes = b"", length: int | None = None) -> bytes:
+    """A request of one of BASES; `chosen` are more headers, `length` what it says of its body."""
+    head = line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + chosen
+    if kind:
+        told = len(body) if length is None else length
+        head += b"Content-Type: " + kind + b"\r\nContent-Length: " + str(told).encode() + b"\r\n"
+    return head + b"\r\n" + body
+
+
 def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
     """Requests as bytes; mostly with a true length, so that the damage is met behind the parser as well."""
     draw = random.Random(seed)
@@ -116,10 +125,7 @@ def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
         if where == "headers":
             chosen = damaged(draw, chosen + b"X-Request-Id: fuzz\r\n")
         length = len(body) if draw.random() < 0.95 else draw.randrange(2 * len(body) + 2)
-        head = line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + chosen
-        if kind:
-            head += b"Content-Type: " + kind + b"\r\nContent-Length: " + str(length).encode() + b"\r\n"
-        request = head + b"\r\n" + body
+        request = whole(line, kind, body, chosen, length)
         yield f"request-{where}-seed{seed}-{number}", damaged(draw, request) if where == "all" else request
 
 

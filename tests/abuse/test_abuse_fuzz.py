@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from besieged import Besieged
 from fuzz import Findings
-from hostile_requests import asked, mutants, wrong_with
+from hostile_requests import BASES, asked, mutants, whole, wrong_with
 
 REQUESTS = 80
 
@@ -17,7 +17,7 @@ REQUESTS = 80
 def test_random_damage_to_requests_is_answered_or_closed(besieged: Besieged) -> None:
     seed = random.SystemRandom().randrange(10**9)
     print(f"seed {seed}")
-    batch = list(mutants(seed, REQUESTS))
+    batch = [("undamaged", whole(*base)) for base in BASES] + list(mutants(seed, REQUESTS))
     with besieged.siege(), ThreadPoolExecutor(8) as pool:
         said = list(pool.map(lambda one: asked(besieged, one[1]), batch))
     wrong = {name: reason for (name, _), answer in zip(batch, said, strict=True) if (reason := wrong_with(answer))}
