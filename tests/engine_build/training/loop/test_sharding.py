@@ -127,7 +127,7 @@ def _together(alone: TrainConfig, name: str) -> Path:
 
 def _torchrun(*words: str) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = str(HERE.parents[2])
+    root = str(HERE.parents[3])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, *words], capture_output=True, text=True, timeout=560, check=False, cwd=root, env=environment
