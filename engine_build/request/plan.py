@@ -40,7 +40,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Dressing:
+class RequestPlan:
     """A checked request: output `size` (width, height), steps of each pass, the fitted person, the passes."""
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Dressing:
     passes: tuple[Pass, ...]
 
 
-def plan(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, overflow: Overflow) -> Dressing:
+def plan(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, overflow: Overflow) -> RequestPlan:
     """How `request` runs on a checkpoint. Raises RequestError for what the checkpoint cannot do."""
     count = len(request.garments)
     if not 1 <= count <= MAX_GARMENTS:
@@ -64,7 +64,7 @@ def plan(request: TryOnRequest, config: CheckpointConfig, token_pixels: int, ove
     else:
         placed = arrange(request.garments, places)
         passes = (_pass(retell(request.instruction, placed), placed, config, token_pixels),)
-    return Dressing(size, steps, fitted_person(request.person, size, config, token_pixels), passes)
+    return RequestPlan(size, steps, fitted_person(request.person, size, config, token_pixels), passes)
 
 
 def fitted_person(person: ImageInput, size: tuple[int, int], config: CheckpointConfig, token_pixels: int) -> ImageInput:

@@ -16,7 +16,7 @@ from PIL import Image
 from engine_build.engine import Outcome, TryOnRequest
 from engine_build.errors import EngineError, MemoryShortage
 from engine_build.model.host_device import Landing, Stopwatch
-from engine_build.request.plan import Dressing
+from engine_build.request.plan import RequestPlan
 from engine_build.runtime.caches import ByteCache
 from engine_build.runtime.latent_state import LatentState
 
@@ -90,7 +90,7 @@ class RunningRequest:
     request: TryOnRequest
     approximation: str | None
     meter: RequestMeter = field(default_factory=RequestMeter)
-    dressing: Dressing | None = None
+    planned: RequestPlan | None = None
     state: LatentState | None = None
     turn: int = 0
     tickets: deque[Ticket] = field(default_factory=deque)

@@ -27,7 +27,7 @@ from engine_build.model.autoencoder import picture
 from engine_build.model.host_device import Landing, Stopwatch
 from engine_build.model.weights import locate
 from engine_build.options import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, EngineOptions
-from engine_build.request.plan import Dressing, plan, reference_tokens
+from engine_build.request.plan import RequestPlan, plan, reference_tokens
 from engine_build.request.reference_pictures import named_by_pixels
 from engine_build.request.warm_sizes import WarmSize
 from engine_build.runtime.caches import Caches
@@ -158,13 +158,13 @@ class TorchEngine:
 
     def _begin(self, running: RunningRequest) -> None:
         side = self.pipeline.autoencoder.token_pixels
-        running.dressing = plan(running.request, self.config, side, self.options.overflow)
-        running.state = self._begin_pass(running, running.dressing, running.dressing.person, 0)
+        running.planned = plan(running.request, self.config, side, self.options.overflow)
+        running.state = self._begin_pass(running, running.planned, running.planned.person, 0)
 
-    def _begin_pass(self, running: RunningRequest, dressing: Dressing, person: ImageInput, turn: int) -> LatentState:
-        wanted = dressing.passes[turn]
+    def _begin_pass(self, running: RunningRequest, planned: RequestPlan, person: ImageInput, turn: int) -> LatentState:
+        wanted = planned.passes[turn]
         conditioning = self.pipeline.condition(wanted.instruction, (person, *wanted.garments), running.meter)
-        return self.pipeline.begin(conditioning, dressing.size, dressing.steps, seed=running.request.seed)
+        return self.pipeline.begin(conditioning, planned.size, planned.steps, seed=running.request.seed)
 
     def _step(self, batch: Sequence[RunningRequest], on_step: OnStep | None) -> None:
         """One forward of batch that fit it together; should it fail, of each of them alone.
@@ -221,26 +221,26 @@ class TorchEngine:
 
     def _wanted(self, running: RunningRequest, ticket: Ticket, on_step: OnStep | None) -> bool:
         """Reports a step; False when the caller no longer wants the request."""
-        if on_step is None or running.dressing is None:
+        if on_step is None or running.planned is None:
             return True
-        steps = running.dressing.steps * len(running.dressing.passes)
+        steps = running.planned.steps * len(running.planned.passes)
         preview = picture(ticket.landing) if ticket.shown else None
         return on_step(StepEvent(running.request.id, running.steps_done, steps, preview))
 
     def _end_pass(self, running: RunningRequest) -> None:
         """Decodes a finished state; the picture is the result, or the person of the next pass."""
-        dressing, state = running.dressing, running.state
-        if dressing is None or state is None:
+        planned, state = running.planned, running.state
+        if planned is None or state is None:
             return
         with running.meter.timed("vae_decode", self.pipeline.device):
             image = self.pipeline.decode(state)
-        if running.turn + 1 == len(dressing.passes):
+        if running.turn + 1 == len(planned.passes):
             running.succeed(image)
             return
         named = named_by_pixels(image)
         of_both = together((named.content_hash, running.request.person.content_hash))
         person = replace(named, content_hash=of_both)
-        running.state = self._begin_pass(running, dressing, person, running.turn + 1)
+        running.state = self._begin_pass(running, planned, person, running.turn + 1)
         running.turn += 1
 
     def _guarded(self, running: RunningRequest, work: Callable[[RunningRequest], None]) -> None:

@@ -10,10 +10,10 @@ from engine_build.runtime.loading import fingerprint, pick_device, pick_dtype
 from engine_build.tensorrt.backend import engine_over
 from engine_build.tensorrt.quantise import activation_peaks
 from engine_build.tensorrt.torch_runner import TorchRunner
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.instructions import instruction_of
+from engine_build.world.render import render
+from engine_build.world.sample_files import picture
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
 
 PEOPLE = 3
 

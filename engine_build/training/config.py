@@ -21,7 +21,7 @@ from engine_build.model.weights import locate
 from engine_build.training.loop import tokenizer
 from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.nano_model import FlowConfig
-from engine_build.training.loop.start_from import Workshop, autoencoder_in
+from engine_build.training.loop.start_from import RunSetup, autoencoder_in
 from engine_build.training.nano import vae
 from engine_build.training.stages import registry
 
@@ -123,9 +123,9 @@ class TrainConfig:
             evidence=_table(EvidenceConfig, "[evidence] ", raw.get("evidence", {}), path),
         )
 
-    def workshop(self, device: torch.device) -> Workshop:
+    def setup(self, device: torch.device) -> RunSetup:
         """Where the stages of this file work."""
-        return Workshop(
+        return RunSetup(
             out=self.out,
             shape=replace(PRESETS["nano"], **self.model),
             device=device,

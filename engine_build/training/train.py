@@ -64,16 +64,16 @@ def run_stage(
     table: StageConfig | None = None,
 ) -> Path:
     """One stage of registry.py, under another `name` and with another `table` if given; returns what it leaves."""
-    job = registry.Job(
+    stage_run = registry.StageRun(
         stage=name or stage,
         config=table or config.stage(stage),
-        shop=config.workshop(pick_device(config.device)),
+        setup=config.setup(pick_device(config.device)),
         place=place or Place(),
         resume=resume,
         tensorboard=config.tensorboard,
         stop_after=stop_after,
     )
-    return registry.STAGES[stage].go(job)
+    return registry.STAGES[stage].go(stage_run)
 
 
 def main(stage: str, config: Path | None, resume: bool) -> Path:

@@ -23,7 +23,7 @@ def samples(
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
-    from engine_build.training.world.sample_files import write_samples
+    from engine_build.world.sample_files import write_samples
 
     write_samples(folder, seed, garments)
     typer.echo(str(folder.absolute()))

@@ -102,7 +102,8 @@ async def dead_letter(url: str, redis_url: str) -> None:
     settled = ""
     while settled != "failed":
         for claim in await queue.claims.claim("failing", max_jobs=1, token_budget=1 << 40, block_s=2):
-            settled = await queue.claims.fail_attempt(claim, JobError(code="engine-failed", message="The engine failed."))
+            failure = JobError(code="engine-failed", message="The engine failed.")
+            settled = await queue.claims.fail_attempt(claim, failure)
     await queue.close()
 
 

@@ -1,9 +1,11 @@
-"""The data engine: procedural and real try-ons in one sample format, filtered, captioned and read back exactly.
+"""In: numbers of scenes, folders of real pairs, shards. Out: samples in one format, then packed batches of tokens.
 
-layouts, drawn      where samples come from: folders of real pairs, the procedural world
-filters, twins,     what is left out: broken, small, narrow, seen before, refused by a vision model;
-review              the same model may name the garments
-build, report       the loop that writes shards, and what it says was dropped and why
-entry, shards       one sample as files of a tar shard, in the WebDataset layout
-reading, source     shards back, in an order that is a pure function of seed and number; into training
+world_edits, world_tryons   samples drawn by the procedural world
+layouts, origins, pictures  samples from folders of real pairs
+twins, review, masking      what is left out: broken, small, seen before, refused by a vision model; where an edit may be
+build, report, inspection   the loop that writes shards, and what it says was dropped and why
+entry, shards               one sample as files of a tar shard, in the WebDataset layout
+reading, source             shards back, in an order that is a pure function of seed and number
+sample, encoder             one sample, and its tokens after the frozen autoencoder
+stream, packed_batch        batches for every step; samples of any size in one packed batch
 """

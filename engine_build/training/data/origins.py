@@ -20,9 +20,9 @@ from engine_build.training.data.sample import Sample, Source
 from engine_build.training.data.twins import look
 from engine_build.training.data.world_edits import Edits
 from engine_build.training.data.world_tryons import ATTEMPTS, TryOns
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import REGIONS, picture
-from engine_build.training.world.scenes import HELD_OUT_SEED
+from engine_build.world.render import render
+from engine_build.world.sample_files import REGIONS, picture
+from engine_build.world.scenes import HELD_OUT_SEED
 
 WORLDS = ("try-ons", "edits")
 _DRAWN = 16

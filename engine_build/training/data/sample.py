@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.world.specs import Scene
+from engine_build.world.specs import Scene
 
 PERSON = "person"
 

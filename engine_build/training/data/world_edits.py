@@ -16,11 +16,11 @@ from torch import Tensor
 
 from engine_build.instruction import NOUNS
 from engine_build.training.data.sample import PERSON, Sample
-from engine_build.training.world.casting import hanging_sides, sample_backdrop
-from engine_build.training.world.scenes import sample_garment, sample_scene
-from engine_build.training.world.shots import product_shots
-from engine_build.training.world.specs import COLOURS, PALETTE, GarmentSpec, Scene, Shot, Worn
-from engine_build.training.world.wrong_outfits import Outfit, draw, rewear
+from engine_build.world.casting import hanging_sides, sample_backdrop
+from engine_build.world.scenes import sample_garment, sample_scene
+from engine_build.world.shots import product_shots
+from engine_build.world.specs import COLOURS, PALETTE, GarmentSpec, Scene, Shot, Worn
+from engine_build.world.wrong_outfits import Outfit, draw, rewear
 
 _REMOVABLE = ("coats", "bags", "hats")
 _FAR = 0.22

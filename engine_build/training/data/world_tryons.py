@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from engine_build.training.data.sample import PERSON, Sample
-from engine_build.training.world.instructions import with_aside
-from engine_build.training.world.render import render
-from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import CATEGORIES, FACE, HAIR, REGION_OF, Scene
+from engine_build.world.instructions import with_aside
+from engine_build.world.render import render
+from engine_build.world.scenes import sample_scene
+from engine_build.world.specs import CATEGORIES, FACE, HAIR, REGION_OF, Scene
 
 ATTEMPTS = 64
 """Seeds a numbered sample may look through for a scene with the category whose turn it is."""

@@ -151,17 +151,17 @@ def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[
 
 def trained(config: TrainConfig, name: str, c: Any) -> Parts:
     """The averaged weights a stage of the run left, in the reference attention it was trained with."""
-    shop = config.workshop(pick_device(config.device))
+    setup = config.setup(pick_device(config.device))
     state = torch.load(config.out / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]["values"]
     if any(key.startswith("dit.") for key in state):
-        return shop.parts(replace(c, start_from=name, loras=()))
+        return setup.parts(replace(c, start_from=name, loras=()))
     lora = str(config.out / name / "lora.safetensors")
-    return shop.parts(replace(c, loras=(*c.loras, lora)))
+    return setup.parts(replace(c, loras=(*c.loras, lora)))
 
 
 def _part(config: TrainConfig, name: str) -> Parts:
     """A student of all weights, `student_share` of the way from where it started."""
-    parts = config.workshop(pick_device(config.device)).parts(config.stage("dmd"))
+    parts = config.setup(pick_device(config.device)).parts(config.stage("dmd"))
     student = averages(config.out, name)
     parts.network.load_state_dict(merged(parts.network.state_dict(), [student], config.evidence.student_share))
     return parts
@@ -169,7 +169,7 @@ def _part(config: TrainConfig, name: str) -> Parts:
 
 def _baseline(config: TrainConfig) -> Parts:
     table = replace(config.stage(config.evidence.stages[0]), start_from=config.evidence.baseline, loras=())
-    return config.workshop(pick_device(config.device)).parts(table)
+    return config.setup(pick_device(config.device)).parts(table)
 
 
 def _size(config: TrainConfig) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def conditioned(parts: Parts, samples: Sequence[Tokens], draws: int = 1) -> Pack
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RunSetup:
     """Where a run keeps its things and what its own networks look like.
 
     `autoencoder` and `tokenizer` serve networks of this run; a checkpoint folder brings its own.

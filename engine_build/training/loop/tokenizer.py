@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from engine_build.instruction import MAX_GARMENTS, NOUNS, PREFIX
 from engine_build.training.data.world_edits import edit_of
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.scenes import sample_scene
+from engine_build.world.instructions import instruction_of
+from engine_build.world.scenes import sample_scene
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine_build.training.loop.run import Run
-from engine_build.training.world.render import garment_region, render
-from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import CATEGORIES, COLOURS, PATTERNS, SMALLEST, GarmentSpec
+from engine_build.world.render import garment_region, render
+from engine_build.world.scenes import sample_scene
+from engine_build.world.specs import CATEGORIES, COLOURS, PATTERNS, SMALLEST, GarmentSpec
 
 JUDGE = Path(__file__).parent / "judge.safetensors"
 SIDE = 32

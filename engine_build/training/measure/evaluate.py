@@ -23,14 +23,14 @@ from engine_build.errors import RequestError
 from engine_build.instruction import MAX_GARMENTS
 from engine_build.training.measure import classifier
 from engine_build.training.measure.classifier import Classifier
-from engine_build.training.measure.scores import Sample, judged
+from engine_build.training.measure.scores import Scores, judged
 from engine_build.training.measure.summary import by_category, by_count, summary
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture, sample_row
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
-from engine_build.training.world.specs import Scene
-from engine_build.training.world.wrong_outfits import admissible
+from engine_build.world.instructions import instruction_of
+from engine_build.world.render import render
+from engine_build.world.sample_files import picture, sample_row
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.specs import Scene
+from engine_build.world.wrong_outfits import admissible
 
 BATCH = 4
 SHOT = 48
@@ -97,7 +97,7 @@ def evaluate(
     """Score `samples` held-out scenes (of `garments` garments, or of 1 to 6 in turn); JSON-ready values."""
     info = engine.describe()
     height = info.default_size[1]
-    results: dict[str, list[Sample]] = {name: [] for name in ("model", *BASELINES)}
+    results: dict[str, list[Scores]] = {name: [] for name in ("model", *BASELINES)}
     spent, nfe = 0.0, steps or info.default_steps
     everything = held_out(samples, garments)
     for first in track(range(0, samples, BATCH), description=f"evaluate {info.model}"):

@@ -22,12 +22,12 @@ from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.measure.classifier import Classifier, crops, labels
 from engine_build.training.measure.sampler import draw, strength
-from engine_build.training.measure.scores import Sample, judged
+from engine_build.training.measure.scores import Scores, judged
 from engine_build.training.measure.summary import by_category, by_count, summary
-from engine_build.training.world.render import garment_region, render
-from engine_build.training.world.scenes import HELD_OUT_SEED
-from engine_build.training.world.specs import SMALLEST, GarmentSpec, Scene
-from engine_build.training.world.wrong_outfits import admissible
+from engine_build.world.render import garment_region, render
+from engine_build.world.scenes import HELD_OUT_SEED
+from engine_build.world.specs import SMALLEST, GarmentSpec, Scene
+from engine_build.world.wrong_outfits import admissible
 
 FIRST = HELD_OUT_SEED // 64 + 100_000
 DIMENSIONS = ("identity", "garment_fidelity", "background", "physics")
@@ -80,7 +80,7 @@ def assess(
 ) -> dict[str, object]:
     """Every figure of one network sampled one way; `repeats` pictures a scene for diversity, at least 2."""
     pictures, seconds = generate(parts, held.samples, way, seed)
-    rows: list[Sample] = []
+    rows: list[Scores] = []
     for i in range(0, len(pictures), 8):
         scores = world_scores([[p] for p in pictures[i : i + 8]], held.scenes[i : i + 8], judge, retrieval)
         rows += [row[0] for row in scores]
@@ -130,7 +130,7 @@ def generate(
 
 def world_scores(
     pictures: Sequence[list[Tensor]], scenes: Sequence[Scene], judge: Classifier, retrieval: bool = False
-) -> list[list[Sample]]:
+) -> list[list[Scores]]:
     """Judges pictures (3, H, W) of each scene against the nearest truth its instruction allows."""
     height = pictures[0][0].shape[1]
     return judged(list(pictures), admissible(list(scenes), height), judge, retrieval)

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine_build.training.measure.classifier import Classifier, crops, labels
-from engine_build.training.world.render import garment_region, head_region, unchanged_background
-from engine_build.training.world.specs import SMALLEST, GarmentSpec
-from engine_build.training.world.wrong_outfits import Alternatives, Truth, alternatives
+from engine_build.world.render import garment_region, head_region, unchanged_background
+from engine_build.world.specs import SMALLEST, GarmentSpec
+from engine_build.world.wrong_outfits import Truth, WrongOutfits, alternatives
 
 _CEILING = 60.0
 _PLAIN_TO_SEE = 0.15
@@ -35,7 +35,7 @@ _LOWEST_LINES = 0.2
 
 
 @dataclass(frozen=True)
-class Sample:
+class Scores:
     """Everything measured on one sample; lists hold one entry a judged garment or layering."""
 
     background_psnr: float
@@ -66,14 +66,14 @@ def nearest(output: Tensor, truths: list[Truth]) -> int:
 
 def judged(
     outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier, others: bool = True
-) -> list[list[Sample]]:
+) -> list[list[Scores]]:
     """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once.
 
     Without `others` nothing is said about retrieval, at a fraction of the cost.
     """
     choice = [[nearest(one, allowed) for one in some] for some, allowed in zip(outputs, truths, strict=True)]
     needed = sorted({(i, k) for i, row in enumerate(choice) for k in row})
-    wrong = dict(zip(needed, alternatives([truths[i][k] for i, k in needed], others), strict=True))
+    wrong = dict(zip(needed, wrong_outfits([truths[i][k] for i, k in needed], others), strict=True))
     return [
         [score(one, truths[i][k], wrong[i, k], judge) for one, k in zip(some, choice[i], strict=True)]
         for i, some in enumerate(outputs)
@@ -81,7 +81,7 @@ def judged(
 
 
 @torch.no_grad()
-def score(output: Tensor, truth: Truth, wrong: Alternatives, judge: Classifier) -> Sample:
+def score(output: Tensor, truth: Truth, wrong: WrongOutfits, judge: Classifier) -> Scores:
     """Judge one output against the admissible truth nearest to it."""
     shown = truth.shown()
     head = head_region(truth.after) & head_region(truth.before)
@@ -98,7 +98,7 @@ def score(output: Tensor, truth: Truth, wrong: Alternatives, judge: Classifier) 
     order = sum(layering) / len(layering) if layering else 1.0
     lines = edge_agreement(output, truth.target, borders(truth.after))
     face_lines = edge_agreement(output, truth.target, head)
-    return Sample(
+    return Scores(
         background_psnr=background_psnr,
         head_psnr=head_psnr,
         garment_psnr=psnrs,
@@ -129,7 +129,7 @@ def energy(x: Tensor) -> Tensor:
     return (x[:, :, 1:] - x[:, :, :-1]).square().mean() + (x[:, 1:] - x[:, :-1]).square().mean()
 
 
-def retrieved(output: Tensor, truth: Truth, wrong: Alternatives, category: str) -> bool:
+def retrieved(output: Tensor, truth: Truth, wrong: WrongOutfits, category: str) -> bool:
     """Whether the asked garment is nearer than 15 others of its category, each drawn on this very person."""
     others, regions = wrong.others[category]
     mask = garment_region(torch.cat([truth.after[None], regions]), category).any(0)
@@ -137,7 +137,7 @@ def retrieved(output: Tensor, truth: Truth, wrong: Alternatives, category: str) 
     return int(errors.argmin()) == 0
 
 
-def omitted(output: Tensor, truth: Truth, wrong: Alternatives, category: str) -> bool:
+def omitted(output: Tensor, truth: Truth, wrong: WrongOutfits, category: str) -> bool:
     """Whether a garment's place looks more like the photo, or like nothing worn, than like the truth.
 
     All are compared out of focus: whether something is there must not depend on how sharp it is.
@@ -149,7 +149,7 @@ def omitted(output: Tensor, truth: Truth, wrong: Alternatives, category: str) ->
     )
 
 
-def layers(output: Tensor, truth: Truth, wrong: Alternatives) -> list[bool]:
+def layers(output: Tensor, truth: Truth, wrong: WrongOutfits) -> list[bool]:
     """For each layer the instruction names and the picture can show: nearer to it than to its opposite?
 
     A garment that was omitted is not layered right.

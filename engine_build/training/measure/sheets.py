@@ -13,7 +13,7 @@ from PIL import Image
 from engine_build.training.data.sample import Source, encode
 from engine_build.training.loop.start_from import Parts
 from engine_build.training.measure.measures import FIRST, Way, generate
-from engine_build.training.world.sample_files import picture
+from engine_build.world.sample_files import picture
 
 ROWS = 6
 _REFERENCES = 6

@@ -6,11 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from engine_build.training.measure.scores import Sample
-from engine_build.training.world.specs import Scene
+from engine_build.training.measure.scores import Scores
+from engine_build.world.specs import Scene
 
 
-def summary(samples: list[Sample], seconds: float | None, nfe: int) -> dict[str, float | int | None]:
+def summary(samples: list[Scores], seconds: float | None, nfe: int) -> dict[str, float | int | None]:
     """The issue's figures: means over samples, and over garments where a figure is one a garment."""
 
     def mean(values: Iterable[float]) -> float | None:
@@ -37,7 +37,7 @@ def summary(samples: list[Sample], seconds: float | None, nfe: int) -> dict[str,
     }
 
 
-def by_category(samples: list[Sample]) -> dict[str, dict[str, float]]:
+def by_category(samples: list[Scores]) -> dict[str, dict[str, float]]:
     """PSNR and omission rate a category."""
     rows: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for sample in samples:
@@ -46,7 +46,7 @@ def by_category(samples: list[Sample]) -> dict[str, dict[str, float]]:
     return {category: _losses(values) for category, values in sorted(rows.items())}
 
 
-def by_count(samples: list[Sample], scenes: list[Scene]) -> dict[str, dict[str, float]]:
+def by_count(samples: list[Scores], scenes: list[Scene]) -> dict[str, dict[str, float]]:
     """PSNR and omission rate by the number of requested garments."""
     rows: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for sample, scene in zip(samples, scenes, strict=True):

@@ -19,11 +19,11 @@ from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.nano.flow import packed, tokenize
 from engine_build.training.nano.latents import Latents
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import Rendered, render
-from engine_build.training.world.sample_files import sample_row
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
-from engine_build.training.world.specs import Scene
+from engine_build.world.instructions import instruction_of
+from engine_build.world.render import Rendered, render
+from engine_build.world.sample_files import sample_row
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.specs import Scene
 
 COUNTS = (1, 2, 4, 6)
 """Garments of the four scenes, as far as the run's mix goes."""

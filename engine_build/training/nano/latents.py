@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.world.instructions import with_aside
-from engine_build.training.world.render import render
-from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import FACE, HAIR, REGION_OF, Scene
+from engine_build.world.instructions import with_aside
+from engine_build.world.render import render
+from engine_build.world.scenes import sample_scene
+from engine_build.world.specs import FACE, HAIR, REGION_OF, Scene
 
 
 @dataclass(frozen=True)

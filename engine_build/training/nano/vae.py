@@ -25,9 +25,9 @@ from torch import Tensor
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.loop.muon import Muon
 from engine_build.training.loop.run import Ema, Run, descend, psnr, warm_then_decay
-from engine_build.training.world.render import render
-from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import FACE, HAIR
+from engine_build.world.render import render
+from engine_build.world.scenes import sample_scene
+from engine_build.world.specs import FACE, HAIR
 
 POOL_STEPS = 16
 

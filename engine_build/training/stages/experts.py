@@ -20,8 +20,8 @@ from engine_build.training.data.sample import Sample
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.world_tryons import ATTEMPTS, TryOns
 from engine_build.training.loop.learner import StageConfig
-from engine_build.training.world.render import render
-from engine_build.training.world.specs import FACE, HAIR, REGION_OF, SKIN
+from engine_build.world.render import render
+from engine_build.world.specs import FACE, HAIR, REGION_OF, SKIN
 
 GREY = 0.5
 

@@ -22,8 +22,8 @@ from engine_build.training.data.world_tryons import TryOns
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.sharding import Place
 from engine_build.training.loop.start_from import Parts, conditioned
-from engine_build.training.world.scenes import HELD_OUT_SEED
-from engine_build.training.world.specs import CATEGORIES
+from engine_build.world.scenes import HELD_OUT_SEED
+from engine_build.world.specs import CATEGORIES
 
 _VALIDATION_LEVELS = (0.4, 0.7, 0.9)
 

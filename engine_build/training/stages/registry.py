@@ -30,7 +30,7 @@ from engine_build.training.loop.learner import Learner, StageConfig, fit, recomp
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import Place, shard
 from engine_build.training.loop.sources import InTurn, Mixture, chosen, fitted
-from engine_build.training.loop.start_from import Backbone, Mode, Parts, Workshop
+from engine_build.training.loop.start_from import Backbone, Mode, Parts, RunSetup
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import Way
 from engine_build.training.measure.sheets import write_sheet
@@ -49,12 +49,12 @@ from engine_build.training.stages.vision_rewards import rewards_of
 
 
 @dataclass(frozen=True)
-class Job:
+class StageRun:
     """One call of a stage: its name and table, where it works, and how it was asked to go on."""
 
     stage: str
     config: Any
-    shop: Workshop
+    setup: RunSetup
     place: Place
     resume: bool = False
     tensorboard: bool = False
@@ -62,11 +62,11 @@ class Job:
 
     @property
     def run(self) -> Run:
-        return Run(self.shop.out, self.stage, self.place, self.tensorboard)
+        return Run(self.setup.out, self.stage, self.place, self.tensorboard)
 
     @property
     def folder(self) -> Path:
-        return self.shop.out / self.stage
+        return self.setup.out / self.stage
 
     @property
     def table(self) -> str:
@@ -75,7 +75,7 @@ class Job:
 
     def parts(self, mode: ReferenceAttention | None = None) -> Parts:
         """The parts to start from. Raises RequestError for sizes that do not divide into whole tokens."""
-        c, parts = self.config, self.shop.parts(self.config, mode)
+        c, parts = self.config, self.setup.parts(self.config, mode)
         own_pictures = not c.data or getattr(c, "validate_every", 0) or getattr(c, "report_samples", 0)
         if own_pictures:
             side = parts.encoder.token_pixels
@@ -84,13 +84,13 @@ class Job:
         return parts
 
 
-def pretrain(job: Job) -> Path:
-    c: PretrainConfig = job.config
-    return _matching(job, chosen(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
+def pretrain(stage_run: StageRun) -> Path:
+    c: PretrainConfig = stage_run.config
+    return _matching(stage_run, chosen(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
 
 
-def resolution(job: Job) -> Path:
-    c: ResolutionConfig = job.config
+def resolution(stage_run: StageRun) -> Path:
+    c: ResolutionConfig = stage_run.config
     if (
         not len(c.heights) == len(c.shots) == len(c.begins)
         or c.begins[:1] != (0,)
@@ -101,99 +101,99 @@ def resolution(job: Job) -> Path:
         chosen(c, Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share), height, shot)
         for height, shot in zip(c.heights, c.shots, strict=True)
     )
-    return _matching(job, *sources, begins=c.begins)
+    return _matching(stage_run, *sources, begins=c.begins)
 
 
-def tryon(job: Job) -> Path:
-    c: TryOnConfig = job.config
+def tryon(stage_run: StageRun) -> Path:
+    c: TryOnConfig = stage_run.config
     source = chosen(c, TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
-    return _matching(job, source, validate_every=c.validate_every)
+    return _matching(stage_run, source, validate_every=c.validate_every)
 
 
-def expert(job: Job) -> Path:
-    c: ExpertConfig = job.config
+def expert(stage_run: StageRun) -> Path:
+    c: ExpertConfig = stage_run.config
     if c.domain not in DOMAINS:
         raise RequestError(f"there is no domain {c.domain!r}; choose from {', '.join(DOMAINS)}")
     source = ExpertShards(Shards(c.data, c.data_seed), c.height, c.shot, expert=c) if c.data else ExpertTryOns(c)
-    return _matching(job, source, region_only=c.region_loss)
+    return _matching(stage_run, source, region_only=c.region_loss)
 
 
-def isolate(job: Job) -> Path:
+def isolate(stage_run: StageRun) -> Path:
     """Fine-tune a joint network with isolated references, then write `isolation.json`."""
-    c: IsolateConfig = job.config
-    path = _matching(job, chosen(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
-    report = job.folder / "isolation.json"
-    if c.report_samples and job.stop_after is None and job.place.world == 1 and not report.exists():
-        before = job.shop.parts(c)
-        after = job.shop.parts(_tuned(job, path), "isolated")
+    c: IsolateConfig = stage_run.config
+    path = _matching(stage_run, chosen(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
+    report = stage_run.folder / "isolation.json"
+    if c.report_samples and stage_run.stop_after is None and stage_run.place.world == 1 and not report.exists():
+        before = stage_run.setup.parts(c)
+        after = stage_run.setup.parts(_tuned(stage_run, path), "isolated")
         networks = {"joint": before, "isolated, not tuned": isolation.with_mode(before, "isolated"), "isolated": after}
         result = isolation.report(networks, c, classifier.load())
         report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def _tuned(job: Job, left: Path) -> StageConfig:
+def _tuned(stage_run: StageRun, left: Path) -> StageConfig:
     """The stage's table, changed to start from what the stage left."""
-    c: StageConfig = job.config
+    c: StageConfig = stage_run.config
     if c.lora_rank:
         return replace(c, loras=(*c.loras, str(left)))
-    of_run = not c.start_from or c.start_from.endswith(".pt") or (job.shop.out / f"{c.start_from}.pt").exists()
-    return replace(c, start_from=job.stage if of_run else str(left), loras=())
+    of_run = not c.start_from or c.start_from.endswith(".pt") or (stage_run.setup.out / f"{c.start_from}.pt").exists()
+    return replace(c, start_from=stage_run.stage if of_run else str(left), loras=())
 
 
-def nft(job: Job) -> Path:
-    c: NftConfig = job.config
+def nft(stage_run: StageRun) -> Path:
+    c: NftConfig = stage_run.config
     if c.data and not c.judge_url:
         raise RequestError(
             "[nft] cannot learn from shards without judge_url: the world's own rewards need the truth behind a drawn "
             "scene, real pictures a vision model that scores them"
         )
-    if c.prompts % job.place.world:
-        raise RequestError(f"[nft] {c.prompts} prompts do not divide among {job.place.world} processes")
-    parts, learner, copies = _prepare(job, copies=2)
-    run = job.run
+    if c.prompts % stage_run.place.world:
+        raise RequestError(f"[nft] {c.prompts} prompts do not divide among {stage_run.place.world} processes")
+    parts, learner, copies = _prepare(stage_run, copies=2)
+    run = stage_run.run
     source = fitted(chosen(c, TryOns(c.height, c.shot, c.mix)), parts)
     with rewards_of(c, parts.encoder) as rewards:
         step = Nft(parts, learner, c, (copies[0], copies[1]), source, rewards, run)
         more = {"old": step.old, "watch": step.watch}
-        return _fit(job, parts, learner, step, run, more, source, Way(c.sample_steps))
+        return _fit(stage_run, parts, learner, step, run, more, source, Way(c.sample_steps))
 
 
-def cfg_distill(job: Job) -> Path:
-    c: CfgDistillConfig = job.config
-    parts, learner, (teacher,) = _prepare(job, copies=1)
+def cfg_distill(stage_run: StageRun) -> Path:
+    c: CfgDistillConfig = stage_run.config
+    parts, learner, (teacher,) = _prepare(stage_run, copies=1)
     source = chosen(c, TryOns(c.height, c.shot, c.mix))
-    step = CfgDistill(parts, learner, c, teacher, _stream(job, parts, source))
-    return _fit(job, parts, learner, step, job.run, {}, source, Way(8))
+    step = CfgDistill(parts, learner, c, teacher, _stream(stage_run, parts, source))
+    return _fit(stage_run, parts, learner, step, stage_run.run, {}, source, Way(8))
 
 
-def dmd(job: Job) -> Path:
-    c: DmdConfig = job.config
-    parts, learner, (teacher, fake) = _prepare(job, copies=2, trainable=1)
+def dmd(stage_run: StageRun) -> Path:
+    c: DmdConfig = stage_run.config
+    parts, learner, (teacher, fake) = _prepare(stage_run, copies=2, trainable=1)
     source = chosen(c, TryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
     head = Head(fake.config.width, c.seed).to(parts.device) if c.gan else None
-    chaser = Learner(module if head is None else Critic(module, head), c, job.place, c.fake_learning_rate)
-    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(job, parts, source), head)
-    return _fit(job, parts, learner, step, job.run, {"fake": chaser}, source, Way(c.student_steps))
+    chaser = Learner(module if head is None else Critic(module, head), c, stage_run.place, c.fake_learning_rate)
+    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(stage_run, parts, source), head)
+    return _fit(stage_run, parts, learner, step, stage_run.run, {"fake": chaser}, source, Way(c.student_steps))
 
 
-def merge(job: Job) -> Path:
+def merge(stage_run: StageRun) -> Path:
     """Average what several seeds' stages left; writes a checkpoint folder."""
-    c: MergeConfig = job.config
-    parts = job.parts()
-    others = [averages(job.shop.out, name) for name in c.of]
+    c: MergeConfig = stage_run.config
+    parts = stage_run.parts()
+    others = [averages(stage_run.setup.out, name) for name in c.of]
     parts.network.load_state_dict(merged(parts.network.state_dict(), others, c.share))
-    parts.write(job.folder / "checkpoint")
-    return job.folder / "checkpoint"
+    parts.write(stage_run.folder / "checkpoint")
+    return stage_run.folder / "checkpoint"
 
 
-def packing(job: Job) -> Path:
+def packing(stage_run: StageRun) -> Path:
     """Measure packed against padded batches; writes `packing.json`."""
-    parts = job.parts()
-    job.shop.out.mkdir(parents=True, exist_ok=True)
-    path = job.shop.out / "packing.json"
-    path.write_text(json.dumps(measure(parts, job.config), indent=2) + "\n", encoding="utf-8")
+    parts = stage_run.parts()
+    stage_run.setup.out.mkdir(parents=True, exist_ok=True)
+    path = stage_run.setup.out / "packing.json"
+    path.write_text(json.dumps(measure(parts, stage_run.config), indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -202,7 +202,7 @@ class Stage:
     """A stage's table in the configuration file and what runs it."""
 
     config: type[StageConfig]
-    go: Callable[[Job], Path]
+    go: Callable[[StageRun], Path]
 
 
 STAGES: dict[str, Stage] = {
@@ -220,32 +220,32 @@ STAGES: dict[str, Stage] = {
 
 
 def _matching(
-    job: Job,
+    stage_run: StageRun,
     *sources: Source,
     begins: tuple[int, ...] = (0,),
     region_only: bool = False,
     validate_every: int = 0,
     mode: Any = None,
 ) -> Path:
-    parts, learner, _ = _prepare(job, mode=mode)
-    streams = tuple(_stream(job, parts, source) for source in sources)
+    parts, learner, _ = _prepare(stage_run, mode=mode)
+    streams = tuple(_stream(stage_run, parts, source) for source in sources)
     stream = streams[0] if len(streams) == 1 else InTurn(streams, begins)
     step = Matching(parts, learner, stream, region_only, validate_every)
-    return _fit(job, parts, learner, step, job.run, {}, sources[-1], Way(8))
+    return _fit(stage_run, parts, learner, step, stage_run.run, {}, sources[-1], Way(8))
 
 
-def _stream(job: Job, parts: Parts, source: Source) -> TokenStream:
-    c: StageConfig = job.config
-    place, read = job.place, fitted(source, parts)
+def _stream(stage_run: StageRun, parts: Parts, source: Source) -> TokenStream:
+    c: StageConfig = stage_run.config
+    place, read = stage_run.place, fitted(source, parts)
     return TokenStream(read, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
 
 
 def _prepare(
-    job: Job, copies: int = 0, trainable: int | None = None, mode: Any = None
+    stage_run: StageRun, copies: int = 0, trainable: int | None = None, mode: Any = None
 ) -> tuple[Parts, Learner, list[MMDiT]]:
     """Parts, the learner of what the stage trains, and copies of the network, frozen but for copy `trainable`."""
-    c: StageConfig = job.config
-    parts = job.parts(mode)
+    c: StageConfig = stage_run.config
+    parts = stage_run.parts(mode)
     text: nn.Module | None = getattr(parts.network, "text", None)
     parts.network.requires_grad_(True)
     if text is not None and (not c.train_text or c.lora_rank):
@@ -259,13 +259,13 @@ def _prepare(
     for network in (parts.dit, *others):
         if c.checkpointing:
             recompute(network)
-        shard(network, job.place, c.bf16)
+        shard(network, stage_run.place, c.bf16)
     module: nn.Module = adapters.LoraWeights(parts.dit) if c.lora_rank else parts.network
-    return parts, Learner(module, c, job.place), others
+    return parts, Learner(module, c, stage_run.place), others
 
 
 def _fit(
-    job: Job,
+    stage_run: StageRun,
     parts: Parts,
     learner: Learner,
     step: Callable[[int], Any],
@@ -275,27 +275,27 @@ def _fit(
     way: Way,
 ) -> Path:
     """Run the loop; write what the stage leaves."""
-    c: StageConfig = job.config
+    c: StageConfig = stage_run.config
 
     def show(index: int) -> None:
-        sheet = job.shop.out / "grids" / f"{job.stage}-{index}.png"
-        write_sheet(sheet, parts, fitted(source, parts), way, write=job.place.first)
+        sheet = stage_run.setup.out / "grids" / f"{stage_run.stage}-{index}.png"
+        write_sheet(sheet, parts, fitted(source, parts), way, write=stage_run.place.first)
 
     remembered = {**more, "network": Mode(parts.dit)}
-    fit(run, learner, step, job.resume, remembered, show if c.show_every else None, job.stop_after)
-    return _leave(job, parts, learner)
+    fit(run, learner, step, stage_run.resume, remembered, show if c.show_every else None, stage_run.stop_after)
+    return _leave(stage_run, parts, learner)
 
 
-def _leave(job: Job, parts: Parts, learner: Learner) -> Path:
+def _leave(stage_run: StageRun, parts: Parts, learner: Learner) -> Path:
     """A checkpoint folder or a LoRA file of the averaged weights; only one process at the end of a whole run writes."""
     if isinstance(learner.module, adapters.LoraWeights):
-        path = job.folder / "lora.safetensors"
-        if job.place.first:
+        path = stage_run.folder / "lora.safetensors"
+        if stage_run.place.first:
             adapters.write(path, learner.module, learner.ema.values)
         return path
-    folder = job.folder / "checkpoint"
-    if job.place.world > 1:
-        return job.shop.out / f"{job.stage}.pt"
+    folder = stage_run.folder / "checkpoint"
+    if stage_run.place.world > 1:
+        return stage_run.setup.out / f"{stage_run.stage}.pt"
     with learner.ema.applied(learner.module):
         parts.write(folder)
     return folder

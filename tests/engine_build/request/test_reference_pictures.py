@@ -228,10 +228,10 @@ def request(count: int, **changes) -> TryOnRequest:
 
 
 def test_a_plan_fits_every_picture_to_whole_tokens() -> None:
-    dressing = plan(request(3), CONFIG, 8, "sheets")
-    assert dressing.size == dressing.person.image.size == (96, 128)
-    assert dressing.steps == CONFIG.default_steps
-    (only,) = dressing.passes
+    planned = plan(request(3), CONFIG, 8, "sheets")
+    assert planned.size == planned.person.image.size == (96, 128)
+    assert planned.steps == CONFIG.default_steps
+    (only,) = planned.passes
     assert [g.image.size for g in only.garments] == [(56, 88)] * 3
 
 
@@ -243,16 +243,16 @@ def test_sheets_get_the_area_of_their_members() -> None:
 
 
 def test_sequential_passes_put_coats_on_last_and_speak_only_of_their_own() -> None:
-    dressing = plan(request(6), CONFIG, 8, "sequential")
-    assert [len(p.garments) for p in dressing.passes] == [3, 3]
-    first, second = (assignments(p.instruction) for p in dressing.passes)
+    planned = plan(request(6), CONFIG, 8, "sequential")
+    assert [len(p.garments) for p in planned.passes] == [3, 3]
+    first, second = (assignments(p.instruction) for p in planned.passes)
     assert {a.noun for a in first} == {"top", "pants", "skirt"}
     assert {a.noun for a in second} == {"dress", "coat", "shoes"}
     assert second[-1].noun == "coat"
-    assert all("nice" in p.instruction for p in dressing.passes)
+    assert all("nice" in p.instruction for p in planned.passes)
     for assigned in (first, second):
         assert sorted(a.image for a in assigned) == [2, 3, 4]
-    named = {g.content_hash for p in dressing.passes for g in p.garments}
+    named = {g.content_hash for p in planned.passes for g in p.garments}
     assert named == {f"garment-{i}" for i in range(6)}
 
 
@@ -282,7 +282,7 @@ def test_what_a_checkpoint_cannot_do_is_one_clear_error(changes: dict, said: str
 @pytest.mark.parametrize("canvas", [None, (48, 48)])
 def test_no_request_brings_more_reference_tokens_than_counted(count: int, canvas) -> None:
     config = CheckpointConfig("joint", default_size=(96, 128), garment_area=64 * 64, garment_canvas=canvas)
-    dressing = plan(request(count), config, 8, "sheets")
-    pictures = [dressing.person, *dressing.passes[0].garments]
+    planned = plan(request(count), config, 8, "sheets")
+    pictures = [planned.person, *planned.passes[0].garments]
     tokens = sum(p.image.width * p.image.height // 64 for p in pictures)
-    assert 0.5 * tokens < tokens <= reference_tokens(dressing.size, count, config, 8)
+    assert 0.5 * tokens < tokens <= reference_tokens(planned.size, count, config, 8)

@@ -282,10 +282,10 @@ def test_cost_bounds_what_a_request_brings(engines: dict[str, TorchEngine], mode
     engine = engines[mode]
     for garments in range(1, 7):
         asked = request("a", garments)
-        dressing = plan(asked, engine.config, 8, "sheets")
-        pictures = (dressing.person, *dressing.passes[0].garments)
-        made = engine.pipeline.condition(dressing.passes[0].instruction, pictures)
-        state = engine.pipeline.begin(made, dressing.size, 1)
+        planned = plan(asked, engine.config, 8, "sheets")
+        pictures = (planned.person, *planned.passes[0].garments)
+        made = engine.pipeline.condition(planned.passes[0].instruction, pictures)
+        state = engine.pipeline.begin(made, planned.size, 1)
         bound = engine.cost(48, 64, garments)
         assert 0.6 * bound <= state.tokens <= 1.1 * bound
 

@@ -15,9 +15,9 @@ from engine_build.model.packing import PackedBatch
 from engine_build.model.reference_kv import ReferenceKV
 from engine_build.runtime.cuda_graphs import Eager, Step
 from engine_build.runtime.torch_engine import EngineOptions, TorchEngine, load
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.render import render
+from engine_build.world.sample_files import picture
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
 from kernels.fp8 import Fp8Linear
 
 

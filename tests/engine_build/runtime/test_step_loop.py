@@ -61,10 +61,10 @@ def states(engine: TorchEngine, garments: tuple[int, ...] = (1, 3)):
     for i, count in enumerate(garments):
         asked = request(str(i), count, seed=i)
         pictures = (asked.person, *asked.garments)
-        dressing = plan(asked, engine.config, 8, "sheets")
-        turn = dressing.passes[0]
-        conditioning = pipeline.condition(turn.instruction, (dressing.person, *turn.garments))
-        made.append(pipeline.begin(conditioning, dressing.size, 3, seed=len(pictures)))
+        planned = plan(asked, engine.config, 8, "sheets")
+        turn = planned.passes[0]
+        conditioning = pipeline.condition(turn.instruction, (planned.person, *turn.garments))
+        made.append(pipeline.begin(conditioning, planned.size, 3, seed=len(pictures)))
     return made
 
 

@@ -16,7 +16,7 @@ from engine_build.instruction import assignments
 from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
 from engine_build.training.measure.summary import summary
 from engine_build.training.train import main
-from engine_build.training.world.sample_files import REGIONS, write_gallery, write_samples
+from engine_build.world.sample_files import REGIONS, write_gallery, write_samples
 from service.cli import app
 
 

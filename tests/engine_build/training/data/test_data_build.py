@@ -20,7 +20,7 @@ from engine_build.training.data.pictures import opened, read_map
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.twins import Seen, look
-from engine_build.training.world.scenes import HELD_OUT_SEED
+from engine_build.world.scenes import HELD_OUT_SEED
 from service.cli import app
 
 RULES = Rules(min_side=64, min_garment=64)
@@ -70,7 +70,7 @@ def test_dresscode_gives_each_folder_its_category_and_tells_trousers_from_skirts
 
 
 def test_outfits_as_changeroom_samples_writes_them(tmp_path: Path) -> None:
-    from engine_build.training.world.sample_files import write_samples
+    from engine_build.world.sample_files import write_samples
 
     write_samples(tmp_path / "in" / "one", 3, 4)
     request = json.loads((tmp_path / "in" / "one" / "request.json").read_text())

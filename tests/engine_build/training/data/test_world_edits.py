@@ -11,9 +11,9 @@ import torch
 from engine_build.training.data.sample import PERSON
 from engine_build.training.data.world_edits import TASKS, Edits, edit_of, move
 from engine_build.training.data.world_tryons import TryOns
-from engine_build.training.world.render import render
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
-from engine_build.training.world.specs import BACKGROUND, CATEGORIES, REGION_OF
+from engine_build.world.render import render
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.specs import BACKGROUND, CATEGORIES, REGION_OF
 
 COUNT = 2 * len(TASKS)
 

@@ -24,8 +24,8 @@ from engine_build.runtime.torch_engine import EngineOptions, load
 from engine_build.training.data.encoder import Encoder
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.nano.grids import Grids
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.sample_files import picture
+from engine_build.world.instructions import instruction_of
+from engine_build.world.sample_files import picture
 
 CONFIG = FlowConfig(height=96, shot=64)
 TOLD = compose([GarmentPhrase("coats", "open"), GarmentPhrase("hats")])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine_build.instruction import CATEGORIES, GarmentPhrase, compose
 from engine_build.training.loop import tokenizer
-from engine_build.training.world.instructions import instruction_of, with_aside
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.instructions import instruction_of, with_aside
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
 
 WORDS = tokenizer.train(samples=400)
 

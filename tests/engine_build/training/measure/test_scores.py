@@ -14,7 +14,7 @@ from engine_build.training.measure import classifier
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.evaluate import held_out
 from engine_build.training.measure.scores import (
-    Sample,
+    Scores,
     borders,
     edge_agreement,
     judged,
@@ -27,17 +27,17 @@ from engine_build.training.measure.scores import (
     score,
 )
 from engine_build.training.measure.summary import by_category, by_count, summary
-from engine_build.training.world import wrong_outfits
-from engine_build.training.world.casting import hanging_sides
-from engine_build.training.world.render import Rendered, head_region, render, unchanged_background
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_garment, sample_scene
-from engine_build.training.world.specs import COLOURS, Scene
-from engine_build.training.world.wrong_outfits import (
+from engine_build.world import wrong_outfits
+from engine_build.world.casting import hanging_sides
+from engine_build.world.render import Rendered, head_region, render, unchanged_background
+from engine_build.world.scenes import HELD_OUT_SEED, sample_garment, sample_scene
+from engine_build.world.specs import COLOURS, Scene
+from engine_build.world.wrong_outfits import (
     CANDIDATES,
-    Alternatives,
+    WrongOutfits,
     admissible,
     allowed,
-    alternatives,
+    wrong_outfits,
     draw,
     rewear,
 )
@@ -45,12 +45,12 @@ from engine_build.training.world.wrong_outfits import (
 SCENES = [sample_scene(HELD_OUT_SEED + i, count) for i, count in enumerate((1, 2, 3, 4, 6))]
 ALLOWED = admissible(SCENES, 96)
 TRUTHS = [some[0] for some in ALLOWED]
-WRONG = alternatives(TRUTHS)
+WRONG = wrong_outfits(TRUTHS)
 PAIRS = list(zip(TRUTHS, WRONG, strict=True))
 UNTRAINED = Classifier().eval()
 
 
-def _scores(outputs: list[Tensor], judge: Classifier = UNTRAINED) -> list[Sample]:
+def _scores(outputs: list[Tensor], judge: Classifier = UNTRAINED) -> list[Scores]:
     return [score(one, truth, wrong, judge) for one, (truth, wrong) in zip(outputs, PAIRS, strict=True)]
 
 
@@ -155,12 +155,12 @@ def _layered_scenes(each: int = 3) -> list[Scene]:
 def test_layers_the_wrong_way_round_score_nothing() -> None:
     seen = set()
     truths = [some[0] for some in admissible(_layered_scenes(), 96)]
-    for truth, wrong in zip(truths, alternatives(truths), strict=True):
+    for truth, wrong in zip(truths, wrong_outfits(truths), strict=True):
         right = layers(truth.target, truth, wrong)
         assert all(right)
         if right:
             for category, flipped in wrong.opposite.items():
-                only = Alternatives(wrong.others, wrong.without, {category: flipped})
+                only = WrongOutfits(wrong.others, wrong.without, {category: flipped})
                 if layers(truth.target, truth, only):
                     assert layers(flipped, truth, only) == [False]
                     assert score(flipped, truth, only, UNTRAINED).physics < 8
@@ -223,7 +223,7 @@ def test_allowed_outfits_differ_only_where_nothing_was_said() -> None:
 
 
 def test_candidates_are_of_the_category_and_the_same_each_time() -> None:
-    again = alternatives(TRUTHS[2:3])[0]
+    again = wrong_outfits(TRUTHS[2:3])[0]
     for category, (others, _) in again.others.items():
         assert torch.allclose(others, WRONG[2].others[category][0], atol=1e-5)
     assert set(again.others) == {g.category for g, _ in TRUTHS[2].shown()}
@@ -244,9 +244,9 @@ def test_nothing_to_judge_is_no_fault() -> None:
     truth = TRUTHS[0]
     hidden = replace(truth, after=torch.zeros_like(truth.after))
     assert hidden.shown() == []
-    sample = score(truth.target, hidden, alternatives([hidden])[0], UNTRAINED)
+    sample = score(truth.target, hidden, wrong_outfits([hidden])[0], UNTRAINED)
     assert sample.garment_psnr == [] and sample.garment_fidelity == 10
-    assert scene.garments and alternatives([]) == []
+    assert scene.garments and wrong_outfits([]) == []
 
 
 def test_small_measures() -> None:

@@ -17,10 +17,10 @@ from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.nano.flow import packed, tokenize
 from engine_build.training.nano.latents import Latents
 from engine_build.training.nano.vae import VaeConfig, build
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture
-from engine_build.training.world.scenes import sample_scene
+from engine_build.world.instructions import instruction_of
+from engine_build.world.render import render
+from engine_build.world.sample_files import picture
+from engine_build.world.scenes import sample_scene
 
 FLOW = FlowConfig()
 
@@ -54,11 +54,11 @@ def test_one_step_is_the_trained_velocity(trained, count: int) -> None:
     garments = tuple(ImageInput(picture(shot), f"{count}-{i}") for i, shot in enumerate(shots))
     request = TryOnRequest("r", ImageInput(picture(drawn.person[0]), f"{count}"), garments, told)
 
-    dressing = plan(request, engine.config, 8, "sheets")
-    fitted = [dressing.person, *dressing.passes[0].garments]
+    planned = plan(request, engine.config, 8, "sheets")
+    fitted = [planned.person, *planned.passes[0].garments]
     for before, after in zip((request.person, *garments), fitted, strict=True):
         assert np.array_equal(np.asarray(before.image), np.asarray(after.image))
-    assert dressing.passes[0].instruction == told
+    assert planned.passes[0].instruction == told
 
     latents = Latents(
         encoder.encode((drawn.person * 255).round() / 255),

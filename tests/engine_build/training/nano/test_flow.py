@@ -16,9 +16,9 @@ from engine_build.training.nano.flow import flow_loss, packed, tokenize
 from engine_build.training.nano.latents import Latents, LatentStream, token_weight
 from engine_build.training.nano.vae import build
 from engine_build.training.stages.matching import noise_levels
-from engine_build.training.world.render import render
-from engine_build.training.world.scenes import sample_scene
-from engine_build.training.world.specs import REGION_OF
+from engine_build.world.render import render
+from engine_build.world.scenes import sample_scene
+from engine_build.world.specs import REGION_OF
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def test_rewards_among_equal_pictures_move_nothing(tmp_path: Path, common: bool)
     size = {"start_from": "", "height": 32, "shot": 16, "prompts": 2, "group": 2, "optimizer": "adamw"}
     config = replace(recipe.stage("nft"), **size, common_noise=common, anchor=0.0, warm_up=1, micro=1)
     assert isinstance(config, NftConfig)
-    parts = recipe.workshop(torch.device("cpu")).parts(config)
+    parts = recipe.setup(torch.device("cpu")).parts(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in parts.dit.parameters():

@@ -37,8 +37,8 @@ from engine_build.training.stages.experts import (
     repaint,
 )
 from engine_build.training.stages.reward_watch import Watch
-from engine_build.training.world.render import garment_region, render
-from engine_build.training.world.specs import FACE, REGION_OF
+from engine_build.world.render import garment_region, render
+from engine_build.world.specs import FACE, REGION_OF
 
 SHAPE = ModelConfig(
     num_layers=1,

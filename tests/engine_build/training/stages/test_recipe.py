@@ -29,9 +29,9 @@ from engine_build.training.stages import registry
 from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
 from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.train import main, run_stage
-from engine_build.training.world.render import render
-from engine_build.training.world.sample_files import picture
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.render import render
+from engine_build.world.sample_files import picture
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
 
 CHAIN = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill", "dmd")
 
@@ -135,10 +135,10 @@ def test_a_lora_stage_trains_its_paths_alone_and_leaves_the_network_it_trained(
     """Nothing but the paths moves, and the engine with the written file is the network as training left it."""
     trained: list[Parts] = []
 
-    def leave(job: registry.Job, parts: Parts, learner: Learner) -> Path:
+    def leave(stage_run: registry.StageRun, parts: Parts, learner: Learner) -> Path:
         learner.module.load_state_dict(learner.ema.values)
         trained.append(parts)
-        return left(job, parts, learner)
+        return left(stage_run, parts, learner)
 
     left = registry._leave
     monkeypatch.setattr(registry, "_leave", leave)

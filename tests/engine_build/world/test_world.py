@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from engine_build.instruction import MAX_GARMENTS
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_categories, sample_scene
-from engine_build.training.world.specs import CATEGORIES, LOGOS, PALETTE, PATTERNS, Scene
+from engine_build.world.scenes import HELD_OUT_SEED, sample_categories, sample_scene
+from engine_build.world.specs import CATEGORIES, LOGOS, PALETTE, PATTERNS, Scene
 
 SEEDS = range(HELD_OUT_SEED, HELD_OUT_SEED + 600)
 

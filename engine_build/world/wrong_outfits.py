@@ -13,10 +13,10 @@ from random import Random
 import torch
 from torch import Tensor
 
-from engine_build.training.world.casting import hanging_sides
-from engine_build.training.world.render import garment_region, render
-from engine_build.training.world.scenes import sample_garment
-from engine_build.training.world.specs import SMALLEST, GarmentSpec, Scene, Worn
+from engine_build.world.casting import hanging_sides
+from engine_build.world.render import garment_region, render
+from engine_build.world.scenes import sample_garment
+from engine_build.world.specs import SMALLEST, GarmentSpec, Scene, Worn
 
 CANDIDATES = 16
 _SMALLEST_SHOT = 8
@@ -42,7 +42,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Alternatives:
+class WrongOutfits:
     """Wrong versions of one truth, by category of the garment that is wrong.
 
     `others` holds pictures (15, 3, H, W) and region maps (15, H, W) with another garment of the category in
@@ -64,8 +64,8 @@ def draw(outfits: list[tuple[Scene, Outfit]], height: int) -> tuple[Tensor, Tens
             pairs[-1] = replace(pairs[-1], target=outfit)
             place.append((len(pairs) - 1, 1))
         else:
-            short = {"garments": scene.garments[:1], "shots": scene.shots[:1]}
-            pairs.append(replace(scene, worn=outfit, target=outfit, **short))
+            one, shot = scene.garments[:1], scene.shots[:1]
+            pairs.append(replace(scene, worn=outfit, target=outfit, garments=one, shots=shot))
             place.append((len(pairs) - 1, 0))
     calls = [pairs[i : i + _SCENES_A_CALL] for i in range(0, len(pairs), _SCENES_A_CALL)]
     drawn = [render(scenes, height, _SMALLEST_SHOT) for scenes in calls]
@@ -128,12 +128,12 @@ def admissible(scenes: list[Scene], height: int) -> list[list[Truth]]:
     return result
 
 
-def alternatives(truths: list[Truth], others: bool = True) -> list[Alternatives]:
+def wrong_outfits(truths: list[Truth], others: bool = True) -> list[WrongOutfits]:
     """What would be wrong about each truth, of the requested garments that show.
 
     `others=False` leaves out other garments of a category, which only retrieval needs and most drawing goes into.
     """
-    found = [Alternatives({}, {}, {}) for _ in truths]
+    found = [WrongOutfits({}, {}, {}) for _ in truths]
     wrong = [(i, *one) for i, truth in enumerate(truths) for one in _wrong(truth) if others or one[0] != "other"]
     if not wrong:
         return found

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from engine_build.training.world.specs import Backdrop, Person
+from engine_build.world.specs import Backdrop, Person
 
 _SKINS = (
     (0.98, 0.84, 0.74),

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from engine_build.training.world.shapes import capsule, columns, cover, ellipse, profile, ramp, select
-from engine_build.training.world.specs import Person
+from engine_build.world.shapes import capsule, columns, cover, ellipse, profile, ramp, select
+from engine_build.world.specs import Person
 
 PERSON_FIELDS = tuple(Person.__dataclass_fields__)
 MANNEQUIN = Person(

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_build.training.world.render import (
+from engine_build.world.render import (
     Rendered,
     garment_region,
     head_region,
     render,
     unchanged_background,
 )
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
-from engine_build.training.world.shots import product_shots
-from engine_build.training.world.specs import CATEGORIES, HAIR, PATTERNS, REGION_OF, Scene, Worn
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.shots import product_shots
+from engine_build.world.specs import CATEGORIES, HAIR, PATTERNS, REGION_OF, Scene, Worn
 
 HEIGHT = 96
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from engine_build.training.world.body import MANNEQUIN, RACK, Skeleton, skeletons, surface
-from engine_build.training.world.cloth import cloth
-from engine_build.training.world.garments import anchor, cut, fields
-from engine_build.training.world.shapes import columns, cover, paint
-from engine_build.training.world.specs import GarmentSpec, Shot, Worn
+from engine_build.world.body import MANNEQUIN, RACK, Skeleton, skeletons, surface
+from engine_build.world.cloth import cloth
+from engine_build.world.garments import anchor, cut, fields
+from engine_build.world.shapes import columns, cover, paint
+from engine_build.world.specs import GarmentSpec, Shot, Worn
 
 TRAINING_SHOT = 48
 
@@ -80,4 +80,5 @@ def _shots_of(category: str, specs: list[GarmentSpec], shots: list[Shot], size: 
     canvas.mul_((1.0 - 0.14 * cast).unsqueeze(1))
     colour = cloth(specs, shape, x - ax, y - ay, surface(shape.distance, y), scale)
     paint(canvas, cover(shape.distance, scale), colour)
-    return canvas.clamp_(0.0, 1.0)
+    shot: Tensor = canvas.clamp_(0.0, 1.0)
+    return shot

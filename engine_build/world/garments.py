@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from engine_build.training.world.accessories import bag_anchor, bags, hats, shoes
-from engine_build.training.world.body import Skeleton, hand_distance
-from engine_build.training.world.shapes import Cut, capsule, columns, cover, ellipse, profile, ramp
-from engine_build.training.world.specs import Worn
+from engine_build.world.accessories import bag_anchor, bags, hats, shoes
+from engine_build.world.body import Skeleton, hand_distance
+from engine_build.world.shapes import Cut, capsule, columns, cover, ellipse, profile, ramp
+from engine_build.world.specs import Worn
 
 _COLLARS = {"crew": 0.0, "v": 1.0, "shirt": 2.0, "turtle": 3.0}
 _STYLES = {

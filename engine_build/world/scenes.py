@@ -9,8 +9,8 @@ from dataclasses import replace
 from random import Random
 
 from engine_build.instruction import MAX_GARMENTS
-from engine_build.training.world.casting import hanging_sides, sample_backdrop, sample_person
-from engine_build.training.world.specs import (
+from engine_build.world.casting import hanging_sides, sample_backdrop, sample_person
+from engine_build.world.specs import (
     CATEGORIES,
     COLOURS,
     LOGOS,

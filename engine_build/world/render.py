@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine_build.training.world.backdrop import backdrops
-from engine_build.training.world.body import (
+from engine_build.world.backdrop import backdrops
+from engine_build.world.body import (
     Skeleton,
     back_hair_distance,
     hand_distance,
@@ -21,11 +21,11 @@ from engine_build.training.world.body import (
     skin_distance,
     surface,
 )
-from engine_build.training.world.cloth import cloth
-from engine_build.training.world.garments import anchor, arm_distance, cut, fields, sleeve_ease
-from engine_build.training.world.shapes import columns, cover, ellipse, paint
-from engine_build.training.world.shots import TRAINING_SHOT, product_shots
-from engine_build.training.world.specs import BACKGROUND, FACE, HAIR, REGION_OF, SKIN, Scene, Worn
+from engine_build.world.cloth import cloth
+from engine_build.world.garments import anchor, arm_distance, cut, fields, sleeve_ease
+from engine_build.world.shapes import columns, cover, ellipse, paint
+from engine_build.world.shots import TRAINING_SHOT, product_shots
+from engine_build.world.specs import BACKGROUND, FACE, HAIR, REGION_OF, SKIN, Scene, Worn
 
 ASPECT = 0.75
 TRAINING_HEIGHT = 96
@@ -148,8 +148,8 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
     layers: dict[str, tuple[list[int], list[Worn], list[tuple[float, float]]]] = {}
     for i, outfit in enumerate(outfits):
         for worn in outfit:
-            rows, items, sleeves = layers.setdefault(_layer(worn), ([], [], []))
-            rows.append(i)
+            pictures, items, sleeves = layers.setdefault(_layer(worn), ([], [], []))
+            pictures.append(i)
             items.append(worn)
             sleeves.append(max(map(sleeve_ease, outfit)))
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from engine_build.training.world.shapes import capsule, cover, ellipse, paint
-from engine_build.training.world.specs import Backdrop
+from engine_build.world.shapes import capsule, cover, ellipse, paint
+from engine_build.world.specs import Backdrop
 
 
 def backdrops(scenes: list[Backdrop], height: int, width: int, x: Tensor, y: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from engine_build.training.world.shapes import Cut, cover
-from engine_build.training.world.specs import LOGOS, PALETTE, PATTERNS, GarmentSpec
+from engine_build.world.shapes import Cut, cover
+from engine_build.world.specs import LOGOS, PALETTE, PATTERNS, GarmentSpec
 
 _LOGO_AT = {
     "tops": (0.0, 0.085),

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.instruction import MAX_GARMENTS
-from engine_build.training.world.instructions import instruction_of
-from engine_build.training.world.render import Rendered, render
-from engine_build.training.world.scenes import HELD_OUT_SEED, sample_scene
-from engine_build.training.world.specs import REGION_OF
+from engine_build.world.instructions import instruction_of
+from engine_build.world.render import Rendered, render
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.specs import REGION_OF
 
 REGIONS = {"background": 0, "skin": 1, "face": 2, "hair": 3, **REGION_OF}
 

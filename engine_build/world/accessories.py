@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from engine_build.training.world.body import Skeleton
-from engine_build.training.world.shapes import Cut, box, capsule, cover, ellipse
+from engine_build.world.body import Skeleton
+from engine_build.world.shapes import Cut, box, capsule, cover, ellipse
 
 
 def shoes(s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | Tensor) -> Cut:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from engine_build.instruction import GarmentPhrase, compose
-from engine_build.training.world.specs import Scene
+from engine_build.world.specs import Scene
 
 _ASIDES = (
     "please",

@@ -39,8 +39,11 @@ def cover(distance: Tensor, scale: float | Tensor) -> Tensor:
     return (0.5 - distance * scale).clamp_(0.0, 1.0)
 
 
+Length = Tensor | float
+
+
 def capsule(
-    x: Tensor, y: Tensor, ends: tuple[Tensor, Tensor, Tensor, Tensor], r0: Tensor, r1: Tensor
+    x: Tensor, y: Tensor, ends: tuple[Length, Tensor, Length, Tensor], r0: Length, r1: Length
 ) -> Tensor:
     """Distance to a tapering segment from (x0, y0), radius r0, to (x1, y1), radius r1."""
     x0, y0, x1, y1 = ends
@@ -53,7 +56,7 @@ def capsule(
     return (dx * dx).addcmul_(dy, dy).sqrt_().sub_(r0 + t * (r1 - r0))
 
 
-def ellipse(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, rx: Tensor | float, ry: Tensor | float) -> Tensor:
+def ellipse(x: Tensor, y: Tensor, cx: Tensor, cy: Length, rx: Length, ry: Length) -> Tensor:
     """Distance to an ellipse: first order near its edge (so thin ones stay sharp), exact on circles."""
     dx, dy = (x - cx) / rx, (y - cy) / ry
     k = (dx * dx + dy * dy).sqrt_()
