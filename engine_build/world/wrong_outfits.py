@@ -128,7 +128,7 @@ def admissible(scenes: list[Scene], height: int) -> list[list[Truth]]:
     return result
 
 
-def wrong_outfits(truths: list[Truth], others: bool = True) -> list[WrongOutfits]:
+def wrong_for(truths: list[Truth], others: bool = True) -> list[WrongOutfits]:
     """What would be wrong about each truth, of the requested garments that show.
 
     `others=False` leaves out other garments of a category, which only retrieval needs and most drawing goes into.

@@ -26,7 +26,7 @@ from torch import Tensor
 from engine_build.training.measure.classifier import Classifier, crops, labels
 from engine_build.world.render import garment_region, head_region, unchanged_background
 from engine_build.world.specs import SMALLEST, GarmentSpec
-from engine_build.world.wrong_outfits import Truth, WrongOutfits, alternatives
+from engine_build.world.wrong_outfits import Truth, WrongOutfits, wrong_for
 
 _CEILING = 60.0
 _PLAIN_TO_SEE = 0.15
@@ -73,7 +73,7 @@ def judged(
     """
     choice = [[nearest(one, allowed) for one in some] for some, allowed in zip(outputs, truths, strict=True)]
     needed = sorted({(i, k) for i, row in enumerate(choice) for k in row})
-    wrong = dict(zip(needed, wrong_outfits([truths[i][k] for i, k in needed], others), strict=True))
+    wrong = dict(zip(needed, wrong_for([truths[i][k] for i, k in needed], others), strict=True))
     return [
         [score(one, truths[i][k], wrong[i, k], judge) for one, k in zip(some, choice[i], strict=True)]
         for i, some in enumerate(outputs)

@@ -37,15 +37,15 @@ from engine_build.world.wrong_outfits import (
     WrongOutfits,
     admissible,
     allowed,
-    wrong_outfits,
     draw,
     rewear,
+    wrong_for,
 )
 
 SCENES = [sample_scene(HELD_OUT_SEED + i, count) for i, count in enumerate((1, 2, 3, 4, 6))]
 ALLOWED = admissible(SCENES, 96)
 TRUTHS = [some[0] for some in ALLOWED]
-WRONG = wrong_outfits(TRUTHS)
+WRONG = wrong_for(TRUTHS)
 PAIRS = list(zip(TRUTHS, WRONG, strict=True))
 UNTRAINED = Classifier().eval()
 
@@ -155,7 +155,7 @@ def _layered_scenes(each: int = 3) -> list[Scene]:
 def test_layers_the_wrong_way_round_score_nothing() -> None:
     seen = set()
     truths = [some[0] for some in admissible(_layered_scenes(), 96)]
-    for truth, wrong in zip(truths, wrong_outfits(truths), strict=True):
+    for truth, wrong in zip(truths, wrong_for(truths), strict=True):
         right = layers(truth.target, truth, wrong)
         assert all(right)
         if right:
@@ -223,7 +223,7 @@ def test_allowed_outfits_differ_only_where_nothing_was_said() -> None:
 
 
 def test_candidates_are_of_the_category_and_the_same_each_time() -> None:
-    again = wrong_outfits(TRUTHS[2:3])[0]
+    again = wrong_for(TRUTHS[2:3])[0]
     for category, (others, _) in again.others.items():
         assert torch.allclose(others, WRONG[2].others[category][0], atol=1e-5)
     assert set(again.others) == {g.category for g, _ in TRUTHS[2].shown()}
@@ -244,9 +244,9 @@ def test_nothing_to_judge_is_no_fault() -> None:
     truth = TRUTHS[0]
     hidden = replace(truth, after=torch.zeros_like(truth.after))
     assert hidden.shown() == []
-    sample = score(truth.target, hidden, wrong_outfits([hidden])[0], UNTRAINED)
+    sample = score(truth.target, hidden, wrong_for([hidden])[0], UNTRAINED)
     assert sample.garment_psnr == [] and sample.garment_fidelity == 10
-    assert scene.garments and wrong_outfits([]) == []
+    assert scene.garments and wrong_for([]) == []
 
 
 def test_small_measures() -> None:
