@@ -174,7 +174,8 @@ def _assert_alike(one: TrainConfig, name: str, two: TrainConfig, theirs: str, al
     for ours, other, apart in zip(_rows(one, name), _rows(two, theirs), allowed.rows, strict=True):
         assert ours.keys() == other.keys()
         for key, value in ours.items():
-            assert abs(other[key] - value) <= TIMES * apart[key] + 2 * LOG_STEP, key
+            summing = 256 * ROUNDING * abs(value)
+            assert abs(other[key] - value) <= TIMES * apart[key] + summing + 2 * LOG_STEP, key
     ours, other = _state(one, name), _state(two, theirs)
     assert ours["step"] == other["step"] == 2
     for part, distance in _distances(ours, other).items():
