@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from engine_build.bench import floors
 from engine_build.bench.allowance import NO_TIME, over
 from engine_build.bench.pictures import free, reason_of, request_of, tokens_of, wait
-from engine_build.bench.plan import Plan, attention_kernels
+from engine_build.bench.plan import BenchPlan, attention_kernels
 from engine_build.bench.rows import AttentionRow, PackedRow, percentiles
 from engine_build.bench.subjects import Weights
 from engine_build.engine import TryOnRequest
@@ -28,7 +28,7 @@ from kernels import Segments
 _log = logging.getLogger(__name__)
 
 
-def attention(plan: Plan, weights: Weights, ends: float = math.inf) -> list[AttentionRow]:
+def attention(plan: BenchPlan, weights: Weights, ends: float = math.inf) -> list[AttentionRow]:
     """Every kind of attention kernels on one sequence, against torch's own."""
     heads, size = weights.shape.num_attention_heads, weights.shape.attention_head_dim
     few, many = min(plan.garments), max(plan.garments)
@@ -83,7 +83,7 @@ def _sdpa(given: Sequence[Tensor]) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def packing(plan: Plan, weights: Weights, ends: float = math.inf) -> list[PackedRow]:
+def packing(plan: BenchPlan, weights: Weights, ends: float = math.inf) -> list[PackedRow]:
     """Pictures a second of the fastest exact mode with garments that are known already."""
     name, rows = f"{plan.fast} + cached references", []
     try:
@@ -112,7 +112,7 @@ def packing(plan: Plan, weights: Weights, ends: float = math.inf) -> list[Packed
     return rows
 
 
-def _median(plan: Plan, weights: Weights, work: Callable[[], object]) -> float:
+def _median(plan: BenchPlan, weights: Weights, work: Callable[[], object]) -> float:
     taken = []
     with torch.inference_mode():
         for _ in range(plan.warmups + plan.repeats):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine_build.bench.plan import Mode, Plan
+from engine_build.bench.plan import BenchPlan, Mode
 from engine_build.bench.subjects import Weights
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
@@ -25,7 +25,7 @@ Make = Callable[[tuple[int, int], int], tuple[float, dict[str, float]]]
 _numbers = itertools.count()
 
 
-def maker(plan: Plan, weights: Weights, mode: Mode) -> Make:
+def maker(plan: BenchPlan, weights: Weights, mode: Mode) -> Make:
     """A function of size and garments that makes one picture and says how long it and its stages took."""
     if mode.backend is None:
         if mode.compiled and weights.device.type == "cpu":
@@ -35,7 +35,7 @@ def maker(plan: Plan, weights: Weights, mode: Mode) -> Make:
 
 
 def with_engine(
-    plan: Plan, engine: TorchEngine, cached: bool, size: tuple[int, int], garments: int
+    plan: BenchPlan, engine: TorchEngine, cached: bool, size: tuple[int, int], garments: int
 ) -> tuple[float, dict[str, float]]:
     request = request_of(plan, size, garments, fresh=not cached)
     device = engine.pipeline.device
@@ -51,7 +51,7 @@ def with_engine(
 
 
 def _with_diffusers(
-    plan: Plan, weights: Weights, pipeline: Any, size: tuple[int, int], garments: int
+    plan: BenchPlan, weights: Weights, pipeline: Any, size: tuple[int, int], garments: int
 ) -> tuple[float, dict[str, float]]:
     request = request_of(plan, size, garments, fresh=True)
     pictures = [request.person.image, *(worn.image for worn in request.garments)]
@@ -71,7 +71,7 @@ def _with_diffusers(
     return ended - started, {"text": told - started, "pipeline": made - told, "encode": ended - made}
 
 
-def request_of(plan: Plan, size: tuple[int, int], garments: int, fresh: bool) -> TryOnRequest:
+def request_of(plan: BenchPlan, size: tuple[int, int], garments: int, fresh: bool) -> TryOnRequest:
     """A request of random pictures; a fresh one has pictures nobody has seen."""
     number = next(_numbers) if fresh else 0
 
@@ -84,7 +84,7 @@ def request_of(plan: Plan, size: tuple[int, int], garments: int, fresh: bool) ->
     return TryOnRequest("bench", picture(*size, "person"), worn, told, seed=0, steps=plan.steps, size=size)
 
 
-def tokens_of(plan: Plan, weights: Weights, size: tuple[int, int], garments: int) -> int:
+def tokens_of(plan: BenchPlan, weights: Weights, size: tuple[int, int], garments: int) -> int:
     side: int = 2 ** len(weights.vae.config.block_out_channels)
     image = size[0] * size[1] // side**2
     return 2 * image + garments * plan.garment**2 // side**2 + text_tokens(weights, garments)

@@ -26,7 +26,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What to measure. `fast` names the kernels of the fast modes."""
 
     preset: str = "klein-4b"
@@ -49,7 +49,9 @@ class Plan:
         return sorted(product(self.sizes, self.garments), key=lambda case: case[1] not in GOALS)
 
     @classmethod
-    def of(cls, preset: str, device: str, repeats: int, modes: tuple[str, ...], minutes: float | None = None) -> Plan:
+    def of(
+        cls, preset: str, device: str, repeats: int, modes: tuple[str, ...], minutes: float | None = None
+    ) -> BenchPlan:
         """The plan of a preset: everything for the large ones, a few small cases for `nano`.
 
         Raises RequestError for a preset or a mode that does not exist.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import quantiles
 
-from engine_build.bench.plan import Plan
+from engine_build.bench.plan import BenchPlan
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Goal:
 class Results:
     """Everything one run found."""
 
-    plan: Plan
+    plan: BenchPlan
     weights: str
     rows: list[Row] = field(default_factory=list)
     attention: list[AttentionRow] = field(default_factory=list)

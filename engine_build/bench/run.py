@@ -12,7 +12,7 @@ from engine_build.backends import load_engine
 from engine_build.bench import alone, floors
 from engine_build.bench.allowance import NO_TIME, Allowance, over
 from engine_build.bench.pictures import Make, free, maker, reason_of, text_tokens, tokens_of, with_engine
-from engine_build.bench.plan import Mode, Plan, all_modes
+from engine_build.bench.plan import BenchPlan, Mode, all_modes
 from engine_build.bench.rows import Results, Row, percentiles
 from engine_build.bench.subjects import Weights
 from engine_build.errors import BackendError
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 Save = Callable[[Results], object]
 
 
-def run(plan: Plan, progress: Progress = _log.info, save: Save = lambda _: None) -> Results:
+def run(plan: BenchPlan, progress: Progress = _log.info, save: Save = lambda _: None) -> Results:
     """Every mode at every size; a mode that cannot run here says why in its status and does not stop the others.
 
     With `plan.minutes` each piece has an equal share of what is left, and the cases of the stated goals come first;
@@ -69,7 +69,7 @@ def run_checkpoint(
 
     Raises CheckpointError; a backend that is not here says so in its rows' status.
     """
-    results = Results(Plan(device=device, repeats=repeats, warmups=1, sizes=(), garments=(1, 3)), model)
+    results = Results(BenchPlan(device=device, repeats=repeats, warmups=1, sizes=(), garments=(1, 3)), model)
     for backend in backends:
         progress(backend)
         engine, problem = None, ""
@@ -94,7 +94,7 @@ def run_checkpoint(
     return results
 
 
-def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress, ends: float) -> list[Row]:
+def _end_to_end(plan: BenchPlan, weights: Weights, mode: Mode, progress: Progress, ends: float) -> list[Row]:
     rows = []
     make: Make | None = None
     problem = ""
@@ -120,7 +120,7 @@ def _end_to_end(plan: Plan, weights: Weights, mode: Mode, progress: Progress, en
     return rows
 
 
-def _measure(row: Row, plan: Plan, make: Make, ends: float = math.inf) -> bool:
+def _measure(row: Row, plan: BenchPlan, make: Make, ends: float = math.inf) -> bool:
     """Fills in a row's times; False when making the picture failed, which its status then says."""
     taken: list[tuple[float, dict[str, float]]] = []
     try:
@@ -150,7 +150,7 @@ def _compare(rows: list[Row], on_gpu: bool) -> None:
             row.times_floor = row.p50 / row.floor
 
 
-def _floor(plan: Plan, weights: Weights, mode: Mode, size: tuple[int, int], garments: int) -> float:
+def _floor(plan: BenchPlan, weights: Weights, mode: Mode, size: tuple[int, int], garments: int) -> float:
     """Seconds of denoising, decoding and, unless cached, encoding, by counting."""
     side = 2 ** len(weights.vae.config.block_out_channels)
     person, one = size[0] * size[1] // side**2, plan.garment**2 // side**2

@@ -15,7 +15,7 @@ from torch import nn
 
 from engine_build.errors import MemoryShortage, RequestError
 from engine_build.memory.activations import decode_peak, forward_peak, shapes_only
-from engine_build.model.shapes import Parts, parts_of
+from engine_build.model.shapes import CheckpointShapes, parts_of
 from engine_build.model.weights import DTYPES, empty_model
 from engine_build.options import GPU_TOKEN_BUDGET, GRAPH_BYTES, EngineOptions
 from kernels.fp8 import convert
@@ -27,7 +27,7 @@ BUDGETS = (GPU_TOKEN_BUDGET, 32_768, 20_480, 14_336)
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """One thing that takes memory: how much, and why."""
 
     name: str
@@ -36,11 +36,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """All of it, for one checkpoint on one device."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[MemoryRow, ...]
 
     @property
     def bytes(self) -> int:
@@ -58,7 +58,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions) -> Plan:
+def make_plan(parts: CheckpointShapes, *, dtype: str, backend: str, options: EngineOptions) -> MemoryPlan:
     """The plan of a checkpoint's parts on a GPU. dtype `auto` is bfloat16. Raises RequestError for an unknown dtype."""
     if dtype not in ("auto", "fp8", *DTYPES):
         raise RequestError(f"dtype {dtype!r} is not one of auto, fp8, {', '.join(DTYPES)}")
@@ -74,33 +74,37 @@ def make_plan(parts: Parts, *, dtype: str, backend: str, options: EngineOptions)
     shown = f"{dtype if dtype != 'auto' else 'bfloat16'}, {config.num_layers} + {config.num_single_layers} blocks"
     width, height = parts.config.default_size
     rows = [
-        Row("MMDiT", held(model), shown),
-        Row("text encoder", held(parts.text) // 2 * number.itemsize, "the layers that are used"),
-        Row("autoencoder", held(parts.vae) // 4 * number.itemsize, ""),
-        Row("text cache", options.text_cache_bytes, "bound"),
-        Row("latents cache", options.latent_cache_bytes, "bound"),
+        MemoryRow("MMDiT", held(model), shown),
+        MemoryRow("text encoder", held(parts.text) // 2 * number.itemsize, "the layers that are used"),
+        MemoryRow("autoencoder", held(parts.vae) // 4 * number.itemsize, ""),
+        MemoryRow("text cache", options.text_cache_bytes, "bound"),
+        MemoryRow("latents cache", options.latent_cache_bytes, "bound"),
     ]
     if not joint:
-        rows.append(Row("reference KV cache", options.reference_cache_bytes, f"bound; {kept} bytes a token"))
+        rows.append(MemoryRow("reference KV cache", options.reference_cache_bytes, f"bound; {kept} bytes a token"))
     if fused and options.graphs is not False:
-        rows.append(Row("CUDA graphs", GRAPH_BYTES if options.graph_bytes is None else options.graph_bytes, "bound"))
+        rows.append(
+            MemoryRow("CUDA graphs", GRAPH_BYTES if options.graph_bytes is None else options.graph_bytes, "bound")
+        )
         if kept:
-            rows.append(Row("their references", options.graph_prefix_tokens * kept, "one arena"))
+            rows.append(MemoryRow("their references", options.graph_prefix_tokens * kept, "one arena"))
     if kept:
         in_use = 2 * _reference_share(parts) * budget // 100 * kept
-        rows.append(Row("references in use", in_use, "of a full pack, and each request's own"))
+        rows.append(MemoryRow("references in use", in_use, "of a full pack, and each request's own"))
     working = max(
         forward_peak(model, parts.config, budget),
         decode_peak(parts.vae, width, height) // 4 * number.itemsize,
     )
-    rows.append(Row("activations", int(working * (1 + SLACK)), f"{budget} tokens, or a decode of {width}x{height}"))
-    rows.append(Row("CUDA", CONTEXT, "context and workspaces"))
-    return Plan(parts.name, tuple(rows))
+    rows.append(
+        MemoryRow("activations", int(working * (1 + SLACK)), f"{budget} tokens, or a decode of {width}x{height}")
+    )
+    rows.append(MemoryRow("CUDA", CONTEXT, "context and workspaces"))
+    return MemoryPlan(parts.name, tuple(rows))
 
 
 def fit(
     model: str | Path, *, dtype: str, backend: str, options: EngineOptions, free: int
-) -> tuple[EngineOptions, Plan]:
+) -> tuple[EngineOptions, MemoryPlan]:
     """The options with which the plan fits `free` bytes: a token budget and graphs left open are made smaller.
 
     Raises CheckpointError for a checkpoint that cannot be read, RequestError for an unknown dtype, MemoryShortage,
@@ -126,7 +130,7 @@ def held(module: nn.Module) -> int:
     return sum(x.numel() * x.element_size() for x in (*module.parameters(), *module.buffers()))
 
 
-def _reference_share(parts: Parts) -> int:
+def _reference_share(parts: CheckpointShapes) -> int:
     """Percent of a request's tokens that are references, with as many as it can have."""
     width, height = parts.config.default_size
     canvas = parts.config.garment_canvas

@@ -26,7 +26,7 @@ _TEXT_LAYERS = (9, 18, 27)
 
 
 @dataclass(frozen=True)
-class Parts:
+class CheckpointShapes:
     """The shapes of a checkpoint's parts, all on the meta device."""
 
     name: str
@@ -36,12 +36,12 @@ class Parts:
     vae: AutoencoderKLFlux2
 
 
-def parts_of(model: str | Path) -> Parts:
+def parts_of(model: str | Path) -> CheckpointShapes:
     """The shapes of a preset, a folder or a hub id. Raises CheckpointError for one that cannot be read."""
     return _preset(model) if isinstance(model, str) and model in PRESETS and model != "nano" else _folder(model)
 
 
-def _preset(name: str) -> Parts:
+def _preset(name: str) -> CheckpointShapes:
     """klein's autoencoder and Qwen3, at the preset's shape."""
     model = PRESETS[name]
     hidden = model.joint_attention_dim // len(_TEXT_LAYERS)
@@ -55,10 +55,10 @@ def _preset(name: str) -> Parts:
         vae = AutoencoderKLFlux2()
     isolated = model.reference_attention == "isolated"
     config = CheckpointConfig(model.reference_attention, max_references=7 if isolated else 4)
-    return Parts(name, model, config, _text(text), vae)
+    return CheckpointShapes(name, model, config, _text(text), vae)
 
 
-def _folder(model: str | Path) -> Parts:
+def _folder(model: str | Path) -> CheckpointShapes:
     folder = locate(model)
     config = CheckpointConfig.load(folder)
     text = Qwen3Config(**read_json(folder / "text_encoder" / "config.json"))
@@ -67,7 +67,7 @@ def _folder(model: str | Path) -> Parts:
     tensor_headers(folder / "transformer")  # a folder without weights is no checkpoint
     with torch.device("meta"):
         vae = AutoencoderKLFlux2.from_config(read_json(folder / "vae" / "config.json"))
-    return Parts(folder.name, model_config(folder), config, _text(text), vae)
+    return CheckpointShapes(folder.name, model_config(folder), config, _text(text), vae)
 
 
 def _text(config: Qwen3Config) -> nn.Module:

@@ -22,7 +22,7 @@ from engine_build.runtime.loading import fingerprint, pick_device
 from engine_build.runtime.pipeline import Pipeline
 from engine_build.runtime.sampling import Schedule
 from engine_build.runtime.torch_engine import TorchEngine
-from engine_build.tensorrt.model import GraphMMDiT, GraphText, GraphVae, Runner
+from engine_build.tensorrt.model import GraphMMDiT, GraphRunner, GraphText, GraphVae
 from engine_build.tensorrt.ports import Attention
 
 ENGINES = "engines"
@@ -50,7 +50,7 @@ def load(
 
 
 def engine_over(
-    name: str, folder: Path, runner: Runner, attention: Attention, options: EngineOptions, checkpoint_id: str
+    name: str, folder: Path, runner: GraphRunner, attention: Attention, options: EngineOptions, checkpoint_id: str
 ) -> TorchEngine:
     """An engine whose network parts a runner computes; tokenizer and schedule come from the checkpoint."""
     config = CheckpointConfig.load(folder)

@@ -23,7 +23,7 @@ from engine_build.tensorrt.ports import Attention
 from kernels import Kernels, select
 
 
-class Runner(Protocol):
+class GraphRunner(Protocol):
     """Runs a named graph; tensors in and out live on `device`, the model's own are of `dtype`."""
 
     device: torch.device
@@ -35,7 +35,7 @@ class Runner(Protocol):
 class GraphMMDiT:
     """`engine_build.model.mmdit.MMDiT` as far as the pipeline uses it, computed by a runner."""
 
-    def __init__(self, config: ModelConfig, runner: Runner, attention: Attention) -> None:
+    def __init__(self, config: ModelConfig, runner: GraphRunner, attention: Attention) -> None:
         self.config, self.runner = config, runner
         self.device, self.dtype = runner.device, runner.dtype
         self.kernels: Kernels = replace(select("torch"), name="tensorrt")
@@ -84,7 +84,7 @@ class GraphMMDiT:
 class GraphText(nn.Module):
     """A Qwen3 as far as `TextEncoder` uses it."""
 
-    def __init__(self, runner: Runner, hidden_size: int, layers: tuple[int, ...]) -> None:
+    def __init__(self, runner: GraphRunner, hidden_size: int, layers: tuple[int, ...]) -> None:
         super().__init__()
         self.runner, self.layers = runner, layers
         self.config = SimpleNamespace(hidden_size=hidden_size)
@@ -98,7 +98,7 @@ class GraphText(nn.Module):
 class GraphVae:
     """An AutoencoderKLFlux2 as far as `Autoencoder` uses it."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: GraphRunner) -> None:
         self.runner = runner
         self.dtype = runner.dtype
 

@@ -20,18 +20,18 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Span:
+class ShapeSpan:
     """Smallest, usual and largest size of an axis."""
 
     least: int
     usual: int
     most: int
 
-    def __add__(self, other: Span) -> Span:
-        return Span(self.least + other.least, self.usual + other.usual, self.most + other.most)
+    def __add__(self, other: ShapeSpan) -> ShapeSpan:
+        return ShapeSpan(self.least + other.least, self.usual + other.usual, self.most + other.most)
 
 
-def spans(bucket: WarmSize, config: CheckpointConfig, side: int, dtype: torch.dtype) -> dict[str, Span]:
+def spans(bucket: WarmSize, config: CheckpointConfig, side: int, dtype: torch.dtype) -> dict[str, ShapeSpan]:
     """Every named axis of the graphs for one bucket; `side` is the pixels of a token's edge.
 
     Raises RequestError for a size that is not in whole tokens.
@@ -41,11 +41,15 @@ def spans(bucket: WarmSize, config: CheckpointConfig, side: int, dtype: torch.dt
     n, size = bucket.requests, (bucket.width, bucket.height)
     target = bucket.width * bucket.height // side**2
     most_text = config.max_text_tokens
-    text = Span(most_text, most_text, most_text * n) if config.pad_text else Span(1, most_text // 4, most_text * n)
-    image = Span(target, target, target * n)
+    text = (
+        ShapeSpan(most_text, most_text, most_text * n)
+        if config.pad_text
+        else ShapeSpan(1, most_text // 4, most_text * n)
+    )
+    image = ShapeSpan(target, target, target * n)
     one, all_of_them = (reference_tokens(size, k, config, side) for k in (1, bucket.garments))
-    references = Span(1, one, all_of_them * n)
-    shown = Span(1, 2, (1 + min(bucket.garments, max(1, config.max_references - 1))) * n)
+    references = ShapeSpan(1, one, all_of_them * n)
+    shown = ShapeSpan(1, 2, (1 + min(bucket.garments, max(1, config.max_references - 1))) * n)
     stream = image + references if config.reference_attention == "joint" else image
     joint, tile = text + stream, query_tile(dtype)
     edges = (side, max(bucket.width, bucket.height, int(config.garment_area**0.5) * 2))
@@ -56,22 +60,22 @@ def spans(bucket: WarmSize, config: CheckpointConfig, side: int, dtype: torch.dt
         "P": references,
         "Ti": stream,
         "T": joint,
-        "N": Span(1, 1, n),
-        "N1": Span(2, 2, n + 1),
-        "M1": Span(2, 2, n + 1),
-        "R1": Span(2, 3, shown.most + 1),
-        "G": Span(1, -(-joint.usual // tile), joint.most // tile + n),
-        "Gt": Span(1, -(-image.usual // tile), image.most // tile + n),
-        "Gr": Span(1, -(-references.usual // tile) + 1, references.most // tile + shown.most),
-        "B": Span(1, 1, shown.most),
-        "X": Span(edges[0], bucket.width, edges[1]),
-        "Y": Span(edges[0], bucket.height, edges[1]),
-        "x": Span(2, bucket.width // scale, edges[1] // scale),
-        "y": Span(2, bucket.height // scale, edges[1] // scale),
+        "N": ShapeSpan(1, 1, n),
+        "N1": ShapeSpan(2, 2, n + 1),
+        "M1": ShapeSpan(2, 2, n + 1),
+        "R1": ShapeSpan(2, 3, shown.most + 1),
+        "G": ShapeSpan(1, -(-joint.usual // tile), joint.most // tile + n),
+        "Gt": ShapeSpan(1, -(-image.usual // tile), image.most // tile + n),
+        "Gr": ShapeSpan(1, -(-references.usual // tile) + 1, references.most // tile + shown.most),
+        "B": ShapeSpan(1, 1, shown.most),
+        "X": ShapeSpan(edges[0], bucket.width, edges[1]),
+        "Y": ShapeSpan(edges[0], bucket.height, edges[1]),
+        "x": ShapeSpan(2, bucket.width // scale, edges[1] // scale),
+        "y": ShapeSpan(2, bucket.height // scale, edges[1] // scale),
     }
 
 
-def profile(ports: tuple[Port, ...], sizes: dict[str, Span]) -> dict[str, tuple[Shape, Shape, Shape]]:
+def profile(ports: tuple[Port, ...], sizes: dict[str, ShapeSpan]) -> dict[str, tuple[Shape, Shape, Shape]]:
     """min, opt and max shape of every input."""
 
     def at(port: Port, which: str) -> Shape:

@@ -36,7 +36,7 @@ BOUND_BFLOAT16 = 5e-2  # of the largest value, when both sides round to 8 bits i
 
 
 @dataclass(frozen=True)
-class Row:
+class ParityRow:
     """One comparison: largest difference over largest value, and the bound it must keep."""
 
     part: str
@@ -49,14 +49,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ParityVerdict:
     """What was found; `operators` counts each graph's nodes, all of which TensorRT's parser takes."""
 
     model: str
     attention: str
     tensorrt_list: str
     operators: dict[str, dict[str, int]]
-    rows: tuple[Row, ...]
+    rows: tuple[ParityRow, ...]
 
     @property
     def ok(self) -> bool:
@@ -68,7 +68,7 @@ class Verdict:
 
 def verify(
     model: str, out: Path, attention: Attention = "plugin", progress: Callable[[str], None] = lambda _: None
-) -> Verdict:
+) -> ParityVerdict:
     """Exports a checkpoint in float32, lints every graph and compares each part, and a picture, with torch.
 
     Raises LintError for a graph that TensorRT would not take, CheckpointError, BackendError without onnxruntime.
@@ -87,12 +87,12 @@ def verify(
     onnx_engine = engine_over(folder.name, folder, runner, attention, options, fingerprint(folder))
     requests = 2 if attention == "plugin" else 1
     rows = (*_parts(torch_engine, onnx_engine, requests, BOUND), _picture(torch_engine, onnx_engine))
-    return Verdict(str(model), attention, supported().tensorrt, operators, rows)
+    return ParityVerdict(str(model), attention, supported().tensorrt, operators, rows)
 
 
 def verify_engines(
     model: str, engines: Path | None = None, progress: Callable[[str], None] = lambda _: None
-) -> Verdict:
+) -> ParityVerdict:
     """Compares engines that were built with torch on the same GPU, in the engines' dtype.
 
     Raises BackendError without TensorRT, a GPU, or engines that fit.
@@ -105,10 +105,10 @@ def verify_engines(
     ours = load_torch(model, device="cuda", dtype=manifest.precision, options=options)
     bound = BOUND if manifest.precision == "float32" else BOUND_BFLOAT16
     rows = _parts(ours, theirs, 2 if manifest.attention == PLUGIN else 1, bound)
-    return Verdict(str(model), manifest.attention, manifest.tensorrt, {}, tuple(rows))
+    return ParityVerdict(str(model), manifest.attention, manifest.tensorrt, {}, tuple(rows))
 
 
-def _parts(ours: TorchEngine, theirs: TorchEngine, requests: int, bound: float) -> list[Row]:
+def _parts(ours: TorchEngine, theirs: TorchEngine, requests: int, bound: float) -> list[ParityRow]:
     a, b = ours.pipeline, theirs.pipeline
     generator = torch.Generator().manual_seed(0)
     shape = a.model.config
@@ -118,7 +118,7 @@ def _parts(ours: TorchEngine, theirs: TorchEngine, requests: int, bound: float) 
 
     def compare(part: str, got: Tensor, want: Tensor) -> None:
         far = (got.float() - want.float()).abs().max() / want.float().abs().max()
-        rows.append(Row(part, float(far), bound))
+        rows.append(ParityRow(part, float(far), bound))
 
     with torch.inference_mode():
         if shape.reference_attention == "joint":
@@ -155,7 +155,7 @@ def _batch(text_width: int, channels: int, generator: torch.Generator, requests:
     return pack([one(7, (3, 4), [(2, 3), (4, 4)], 0.9), one(12, (5, 2), [(3, 3)], 0.4)][:requests])
 
 
-def _picture(ours: TorchEngine, theirs: TorchEngine) -> Row:
+def _picture(ours: TorchEngine, theirs: TorchEngine) -> ParityRow:
     """The same try-on from both: rounding may tip a colour level to its neighbour."""
     width, height = ours.config.default_size
     ramp = Image.linear_gradient("L").resize((width, height)).convert("RGB")
@@ -168,4 +168,4 @@ def _picture(ours: TorchEngine, theirs: TorchEngine) -> Row:
             raise EngineError(f"the {engine.describe().backend} backend cannot run: {outcome.error}")
         pictures.append(np.asarray(outcome.image, dtype=np.float32))
     difference = float(np.abs(pictures[0] - pictures[1]).max())
-    return Row("picture, colour levels", difference, 1.0)
+    return ParityRow("picture, colour levels", difference, 1.0)

@@ -25,11 +25,11 @@ from typing import Any
 import uvloop
 
 from loadtests.bench.local_service import LocalService, local_service
-from loadtests.bench.overload_scenes import SCENES, Scene, TenantTraffic
+from loadtests.bench.overload_scenes import SCENES, OverloadScene, TenantTraffic
 from loadtests.capacity.fairness import jain
 from loadtests.replay.client import RUDE_PAUSE_S, Clients, Manners
 from loadtests.replay.open_loop import OpenLoop
-from loadtests.replay.outcomes import Outcome
+from loadtests.replay.outcomes import ClientOutcome
 from loadtests.replay.summary import spread
 from loadtests.replay.wire import WireTransport
 from loadtests.results_file import RESULTS, machine, write_json
@@ -98,7 +98,7 @@ async def capacity_of(service: LocalService, seconds: float) -> float:
         async def busy() -> None:
             while (now := time.perf_counter()) < begin + WARM_S + seconds:
                 arrival = next(pool)
-                outcome = Outcome(0, 0.0, arrival.garments, arrival.priority, None)
+                outcome = ClientOutcome(0, 0.0, arrival.garments, arrival.priority, None)
                 outcome.index = id(outcome)
                 await clients.try_on(arrival, outcome, now)
                 if outcome.end == "succeeded":
@@ -111,14 +111,14 @@ async def capacity_of(service: LocalService, seconds: float) -> float:
     return len(inside) / seconds
 
 
-async def play(service: LocalService, scene: Scene, capacity: float, seconds: float, seed: int) -> Finding:
+async def play(service: LocalService, scene: OverloadScene, capacity: float, seconds: float, seed: int) -> Finding:
     """Offer a scene and wait until every client has come to its end."""
     length = scene.length * seconds + WARM_S
     before, started = await service.scrape(), time.perf_counter()
     spent = time.process_time()
     photos = bundled()
 
-    async def offer(index: int, traffic: TenantTraffic) -> list[Outcome]:
+    async def offer(index: int, traffic: TenantTraffic) -> list[ClientOutcome]:
         arrivals: list[Arrival] = generated(traffic.curve(capacity), length, seed + index, asked=ASKED)
         key = service.keys[traffic.tenant]
         wire = WireTransport()
@@ -154,7 +154,7 @@ async def play(service: LocalService, scene: Scene, capacity: float, seconds: fl
     return replace(found, missed=missed(found, scene.goals))
 
 
-def _share(outcomes: Sequence[Outcome], length: float) -> Share:
+def _share(outcomes: Sequence[ClientOutcome], length: float) -> Share:
     good = [one for one in outcomes if one.end == "succeeded"]
     inside = [one for one in good if WARM_S <= one.ended_at < length]
     latency = spread(map(served_in, good))
@@ -175,7 +175,7 @@ def _jain(shares: Sequence[Share]) -> float:
     return jain([share.offered for share in shares], [share.goodput for share in shares])
 
 
-def served_in(outcome: Outcome) -> float:
+def served_in(outcome: ClientOutcome) -> float:
     """Seconds of an accepted try-on from the sending of the attempt that was accepted, without the retries before."""
     if not outcome.rejections:
         return outcome.latency

@@ -19,7 +19,7 @@ class TenantTraffic:
 
 
 @dataclass(frozen=True)
-class Scene:
+class OverloadScene:
     """One measurement; `goals` names what is asked of it, `length` stretches the usual duration."""
 
     name: str
@@ -40,27 +40,27 @@ def sale(capacity: float) -> Curve:
 
 FLOODED = ("goodput", "latency", "reject")
 SCENES = (
-    Scene("0.7 times capacity", (TenantTraffic("shop", rate(0.7)),), ("latency",)),
-    Scene("1 times capacity", (TenantTraffic("shop", rate(1.0)),), ("latency", "reject")),
-    Scene("2 times capacity", (TenantTraffic("shop", rate(2.0)),), FLOODED),
-    Scene("5 times capacity", (TenantTraffic("shop", rate(5.0)),), FLOODED),
-    Scene("flash sale", (TenantTraffic("shop", sale),), ("latency", "reject"), 1.3),
-    Scene(
+    OverloadScene("0.7 times capacity", (TenantTraffic("shop", rate(0.7)),), ("latency",)),
+    OverloadScene("1 times capacity", (TenantTraffic("shop", rate(1.0)),), ("latency", "reject")),
+    OverloadScene("2 times capacity", (TenantTraffic("shop", rate(2.0)),), FLOODED),
+    OverloadScene("5 times capacity", (TenantTraffic("shop", rate(5.0)),), FLOODED),
+    OverloadScene("flash sale", (TenantTraffic("shop", sale),), ("latency", "reject"), 1.3),
+    OverloadScene(
         "greedy tenant",
         (TenantTraffic("greedy", rate(4.7)), TenantTraffic("polite", rate(0.3))),
         (*FLOODED, "fairness"),
     ),
-    Scene(
+    OverloadScene(
         "two floods",
         (TenantTraffic("greedy", rate(3.0)), TenantTraffic("polite", rate(2.0))),
         (*FLOODED, "fairness"),
     ),
-    Scene(
+    OverloadScene(
         "retry storm",
         (TenantTraffic("shop", rate(2.0), Manners(retries=20, rude=True, patience_s=10.0)),),
         FLOODED,
     ),
-    Scene(
+    OverloadScene(
         "slow readers",
         (TenantTraffic("shop", rate(0.7), Manners(slow_readers=0.5, slow_bytes_s=256.0)),),
         ("latency",),

@@ -25,13 +25,13 @@ import uvloop
 
 from loadtests.bench.local_service import LocalService, local_service
 from loadtests.bench.overload import BUSY_CLIENTS, WARM_S
-from loadtests.capacity.fleet import SUCCEEDED, Fleet, packed_length
-from loadtests.capacity.plan import Row, mix_of, row_of
+from loadtests.capacity.fleet import SUCCEEDED, SimulatedFleet, packed_length
+from loadtests.capacity.plan import CapacityRow, mix_of, row_of
 from loadtests.capacity.service_times import Scrape, ServiceTimes, from_metrics
 from loadtests.capacity.simulation import simulate
 from loadtests.replay.client import Clients, Manners
 from loadtests.replay.open_loop import OpenLoop
-from loadtests.replay.outcomes import Outcome
+from loadtests.replay.outcomes import ClientOutcome
 from loadtests.replay.wire import WireTransport
 from loadtests.results_file import RESULTS, machine, write_json
 from loadtests.traffic.arrivals import Arrival, Asked, Mix, generated, steady
@@ -130,7 +130,7 @@ async def saturate(service: LocalService, clients: int, seconds: float) -> Held:
             turn = 0
             while time.perf_counter() < begin + WARM_S + seconds:
                 arrival = next(pool)
-                outcome = Outcome(number * 1_000_000 + turn, 0.0, arrival.garments, arrival.priority, None)
+                outcome = ClientOutcome(number * 1_000_000 + turn, 0.0, arrival.garments, arrival.priority, None)
                 turn += 1
                 await shoppers.try_on(arrival, outcome, time.perf_counter())
                 if outcome.end == "succeeded":
@@ -155,13 +155,13 @@ async def calibrate(service: LocalService, lead: float, seconds: float) -> tuple
     return times, busy.rate
 
 
-async def fleet_of(service: LocalService, max_in_flight: int = 256) -> Fleet:
+async def fleet_of(service: LocalService, max_in_flight: int = 256) -> SimulatedFleet:
     """The fleet as its workers announce it: picture size and token budget decide what is claimed together."""
     async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
         model = (await http.get("/v1/models")).raise_for_status().json()["data"][0]
     width, height = (int(side) for side in model["default_size"].split("x"))
     tokens, garment_tokens = packed_length(width, height)
-    return Fleet(
+    return SimulatedFleet(
         WORKERS,
         max_in_flight=max_in_flight,
         max_backlog_s=10.0,
@@ -215,7 +215,7 @@ async def compare(
     )
 
 
-def _simulated(arrivals: Sequence[Arrival], times: ServiceTimes, fleet: Fleet) -> list[Row]:
+def _simulated(arrivals: Sequence[Arrival], times: ServiceTimes, fleet: SimulatedFleet) -> list[CapacityRow]:
     runs = (simulate(arrivals, times, fleet, seed=seed) for seed in range(SIMULATED_SEEDS))
     return [row_of(run, arrivals[-1].offset_s) for run in runs]
 

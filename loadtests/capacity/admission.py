@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from loadtests.capacity.fleet import CONCURRENCY, FULL, RATE, Fleet
+from loadtests.capacity.fleet import CONCURRENCY, FULL, RATE, SimulatedFleet
 
 LEARNING = 0.2
 LEAST_WAITING, ROOM_SHARE, LIGHT_ROOM = 2, 4, 1.25
@@ -21,7 +21,7 @@ class Admission:
     `seconds` is the learned engine time of one job, None before the first result.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: SimulatedFleet) -> None:
         self.in_flight = 0
         self.leased = 0
         self.seconds: float | None = None

@@ -25,7 +25,7 @@ def packed_length(width: int, height: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class SimulatedFleet:
     """GPUs and the settings of the service that decide who waits; 0 turns a limit off.
 
     A request of g garments counts `tokens + g * garment_tokens` against `token_budget`. `mean_time_to_failure_s`
@@ -83,7 +83,7 @@ class SimulatedRun:
 
 
 @dataclass
-class Worker:
+class SimulatedWorker:
     """One GPU: batches claimed and not started, the batch that runs, and whether it may claim."""
 
     index: int

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, Fleet, SimulatedRun
+from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, SimulatedFleet, SimulatedRun
 from loadtests.capacity.service_times import ServiceTimes
 from loadtests.capacity.simulation import simulate
 from loadtests.traffic.arrivals import Arrival
@@ -35,7 +35,7 @@ class Goal:
     latency_s: tuple[tuple[float, float], ...]
     unserved: float = 0.01
 
-    def kept(self, row: Row) -> bool:
+    def kept(self, row: CapacityRow) -> bool:
         values = {50.0: row.p50_s, 95.0: row.p95_s, 99.0: row.p99_s}
         return row.unserved <= self.unserved and all(values[p] <= bound for p, bound in self.latency_s)
 
@@ -45,7 +45,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Row:
+class CapacityRow:
     """One fleet size. Latencies of finished try-ons in seconds (infinite when none finished), shares of arrivals."""
 
     gpus: int
@@ -66,11 +66,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """The answer: `gpus` is the smallest fleet that keeps the goal, `rows` are all that were tried, by size."""
 
     gpus: int
-    rows: tuple[Row, ...]
+    rows: tuple[CapacityRow, ...]
     goal: Goal
     requests: int
     length_s: float
@@ -82,7 +82,7 @@ class Plan:
     seed: int
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> CapacityRow:
         return next(row for row in self.rows if row.gpus == self.gpus)
 
     def as_json(self) -> dict[str, Any]:
@@ -94,13 +94,13 @@ class Plan:
         return asdict(self) | {"goal": self.goal.text(), "rows": rows}
 
 
-def row_of(outcome: SimulatedRun, length_s: float) -> Row:
+def row_of(outcome: SimulatedRun, length_s: float) -> CapacityRow:
     """The numbers of one simulation; throughput counts until the last result."""
     total = max(1, len(outcome.status))
     done = outcome.latency[outcome.status == SUCCEEDED]
     p50, p95, p99 = np.percentile(done, [50, 95, 99]) if done.size else (math.inf,) * 3
     expired, failed = outcome.count(EXPIRED), outcome.count(FAILED)
-    return Row(
+    return CapacityRow(
         gpus=outcome.gpus,
         p50_s=float(p50),
         p95_s=float(p95),
@@ -127,7 +127,7 @@ def peak_rate(arrivals: Sequence[Arrival], window_s: float = 60.0) -> float:
     return float(inside.max()) / window_s
 
 
-def sized(fleet: Fleet, gpus: int) -> Fleet:
+def sized(fleet: SimulatedFleet, gpus: int) -> SimulatedFleet:
     """`fleet` with another number of GPUs; room in flight grows with it when it was left at 0."""
     return replace(fleet, gpus=gpus, max_in_flight=fleet.max_in_flight or max(256, IN_FLIGHT_PER_GPU * gpus))
 
@@ -135,13 +135,13 @@ def sized(fleet: Fleet, gpus: int) -> Fleet:
 def plan(
     arrivals: Sequence[Arrival],
     times: ServiceTimes,
-    fleet: Fleet,
+    fleet: SimulatedFleet,
     goal: Goal,
     *,
     seed: int = 0,
     recorded: bool = False,
-    told: Callable[[Row], None] | None = None,
-) -> Plan:
+    told: Callable[[CapacityRow], None] | None = None,
+) -> CapacityPlan:
     """The smallest fleet that keeps `goal`; `fleet.gpus` is ignored. `told` hears of each size as it is tried.
 
     Raises ValueError for no arrivals, NotEnough when the latency without any waiting is over the goal.
@@ -150,7 +150,7 @@ def plan(
         raise ValueError("the trace has no requests")
     length = arrivals[-1].offset_s
     load = _engine_seconds(arrivals, times, recorded) / max(length, 1.0)
-    tried: dict[int, Row] = {}
+    tried: dict[int, CapacityRow] = {}
 
     def trial(gpus: int) -> bool:
         if gpus not in tried:
@@ -177,7 +177,7 @@ def plan(
             low = middle
     for gpus in range(max(1, high - NEIGHBOURS), high + NEIGHBOURS + 1):
         trial(gpus)
-    return Plan(
+    return CapacityPlan(
         gpus=high,
         rows=tuple(tried[gpus] for gpus in sorted(tried)),
         goal=goal,

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from loadtests.capacity.plan import Plan, Row
+from loadtests.capacity.plan import CapacityPlan, CapacityRow
 from loadtests.capacity.scale import Scale
 from loadtests.plots import Axis, Column, Rule, Series, column_plot, legend, line_plot
 from loadtests.replay.summary import bin_width
@@ -18,7 +18,7 @@ from loadtests.traffic.arrivals import Arrival
 HEADS = ("GPUs", "p50", "p95", "p99", "results/s", "refused", "expired, failed", "busy", "batch", "objective")
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: CapacityRow) -> tuple[str, ...]:
     """One fleet size as text, in the order of HEADS."""
     return (
         str(row.gpus),
@@ -32,7 +32,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def traffic_line(plan: Plan) -> str:
+def traffic_line(plan: CapacityPlan) -> str:
     return (
         f"{plan.requests:,} requests in {plan.length_s / 3600:.2f} h: {plan.mean_rate:.3g}/s in the mean, "
         f"{plan.peak_minute_rate:.3g}/s in the busiest minute, {plan.mean_seconds:.3g} GPU seconds each, "
@@ -40,11 +40,11 @@ def traffic_line(plan: Plan) -> str:
     )
 
 
-def verdict_line(plan: Plan) -> str:
+def verdict_line(plan: CapacityPlan) -> str:
     return f"{plan.gpus} GPU{'s' if plan.gpus != 1 else ''} keep it: {plan.goal.text()}"
 
 
-def table(plan: Plan) -> str:
+def table(plan: CapacityPlan) -> str:
     """The plan as aligned text, the chosen fleet marked."""
     rows = [HEADS, *(cells(row) for row in plan.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
@@ -55,7 +55,9 @@ def table(plan: Plan) -> str:
     return "\n".join([traffic_line(plan), *marked, verdict_line(plan)])
 
 
-def page(title: str, plan: Plan, arrivals: Sequence[Arrival], told: Mapping[str, str], scale: Scale | None) -> str:
+def page(
+    title: str, plan: CapacityPlan, arrivals: Sequence[Arrival], told: Mapping[str, str], scale: Scale | None
+) -> str:
     """The whole file."""
     css = (files("loadtests.replay") / "report.css").read_text()
     parts = [_head(title, plan), _rates(arrivals), _latency(plan), _shares(plan), _numbers(plan)]
@@ -72,7 +74,7 @@ def page(title: str, plan: Plan, arrivals: Sequence[Arrival], told: Mapping[str,
     )
 
 
-def _head(title: str, plan: Plan) -> str:
+def _head(title: str, plan: CapacityPlan) -> str:
     chosen = plan.chosen
     tiles = [
         ("GPUs", str(plan.gpus)),
@@ -100,7 +102,7 @@ def _rates(arrivals: Sequence[Arrival]) -> str:
     return f'<figure id="arrivals"><h2>Arrivals</h2>{plot}<figcaption>In slices of {width:g} s.</figcaption></figure>'
 
 
-def _latency(plan: Plan) -> str:
+def _latency(plan: CapacityPlan) -> str:
     shown = [row for row in plan.rows if row.p95_s != float("inf")]
     layers = [
         Series("p50", "blue-1", [row.p50_s for row in shown]),
@@ -113,7 +115,7 @@ def _latency(plan: Plan) -> str:
     return f'<figure id="latency"><h2>Latency by number of GPUs</h2>{legend(layers)}{plot}</figure>'
 
 
-def _shares(plan: Plan) -> str:
+def _shares(plan: CapacityPlan) -> str:
     layers = [
         Series("busy", "green", [100 * row.utilisation for row in plan.rows]),
         Series("refused", "yellow", [100 * row.rejected for row in plan.rows]),
@@ -124,11 +126,11 @@ def _shares(plan: Plan) -> str:
     return f'<figure id="shares"><h2>Utilisation and refusals</h2>{legend(layers)}{plot}</figure>'
 
 
-def _columns(plan: Plan, rows: Sequence[Row]) -> list[Column]:
+def _columns(plan: CapacityPlan, rows: Sequence[CapacityRow]) -> list[Column]:
     return [Column(str(row.gpus), row.gpus == plan.gpus) for row in rows]
 
 
-def _numbers(plan: Plan) -> str:
+def _numbers(plan: CapacityPlan) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells(row)) + "</tr>" for row in plan.rows)
     return (

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from loadtests.capacity.fleet import Fleet
+from loadtests.capacity.fleet import SimulatedFleet
 from loadtests.capacity.plan import Goal, NotEnough, mix_of, plan, sized
 from loadtests.capacity.report import page, table
 from loadtests.capacity.scale import Day, Scale, scale
@@ -29,7 +29,7 @@ class Given:
     """The question: without `table` and `metrics` the execution times are those of the trace."""
 
     traffic: Traffic
-    fleet: Fleet
+    fleet: SimulatedFleet
     goal: Goal
     table: Path | None = None
     metrics: tuple[str, ...] = ()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadtests.capacity.fleet import Fleet
-from loadtests.capacity.plan import NotEnough, Row, row_of, sized
+from loadtests.capacity.fleet import SimulatedFleet
+from loadtests.capacity.plan import CapacityRow, NotEnough, row_of, sized
 from loadtests.capacity.queueing import Station, smallest
 from loadtests.capacity.service_times import ServiceTimes
 from loadtests.capacity.simulation import simulate
@@ -50,7 +50,7 @@ class Scale:
     mean_wait_s: float
     wait_quantile_s: float
     gpu_hours_per_day: float
-    simulated: Row
+    simulated: CapacityRow
     simulated_requests: int
     lines: tuple[str, ...]
 
@@ -62,7 +62,7 @@ def scale(
     bound_s: float,
     q: float = 0.95,
     *,
-    fleet: Fleet | None = None,
+    fleet: SimulatedFleet | None = None,
     seed: int = 0,
 ) -> Scale:
     """GPUs for `day` when a share `q` of requests with this mix of garments must end within `bound_s`.
@@ -84,7 +84,7 @@ def scale(
     needed = smallest(peak_rate, seconds, may_wait, q, (day.arrival_cv2, service_cv2))
     station = Station(needed, peak_rate, seconds, day.arrival_cv2, service_cv2)
     with_spare = math.ceil(needed * (1 + day.spare))
-    row, count = _simulated(day, times, mix, fleet or Fleet(needed), needed, peak_rate, seed)
+    row, count = _simulated(day, times, mix, fleet or SimulatedFleet(needed), needed, peak_rate, seed)
     beta = (needed - load) / math.sqrt(load)
     hours = day.requests * seconds / 3600
     lines = (
@@ -134,8 +134,8 @@ def _engine_quantile(times: ServiceTimes, mix: Mapping[int, float], q: float) ->
 
 
 def _simulated(
-    day: Day, times: ServiceTimes, mix: Mapping[int, float], fleet: Fleet, gpus: int, rate: float, seed: int
-) -> tuple[Row, int]:
+    day: Day, times: ServiceTimes, mix: Mapping[int, float], fleet: SimulatedFleet, gpus: int, rate: float, seed: int
+) -> tuple[CapacityRow, int]:
     """The peak held for up to MOST_REQUESTS requests on a fleet that was warmed up before."""
     asked = Asked(garments=Mix(tuple(mix), tuple(mix.values())))
     length = MOST_REQUESTS / rate

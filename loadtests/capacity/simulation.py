@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.capacity.admission import Admission
-from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, UNSEEN, Fleet, SimulatedRun, Worker
+from loadtests.capacity.fleet import EXPIRED, FAILED, SUCCEEDED, UNSEEN, SimulatedFleet, SimulatedRun, SimulatedWorker
 from loadtests.capacity.line import Line
 from loadtests.capacity.service_times import ServiceTimes
 from loadtests.traffic.arrivals import Arrival
@@ -26,13 +26,13 @@ from loadtests.traffic.arrivals import Arrival
 SWEEP_S = 2.0
 
 _QUEUED, _ROOM, _START, _END, _DONE, _CRASH, _BACK, _LEASE = range(8)
-_Planned = tuple[Worker, int]
+_Planned = tuple[SimulatedWorker, int]
 
 
 def simulate(
     arrivals: Sequence[Arrival],
     times: ServiceTimes,
-    fleet: Fleet,
+    fleet: SimulatedFleet,
     *,
     seed: int = 0,
     tenants: Sequence[str] | None = None,
@@ -57,7 +57,7 @@ class _Run:
         self,
         arrivals: Sequence[Arrival],
         times: ServiceTimes,
-        fleet: Fleet,
+        fleet: SimulatedFleet,
         seed: int,
         tenants: Sequence[str] | None,
         recorded: bool,
@@ -79,8 +79,8 @@ class _Run:
         self._batch_of = np.ones(count, np.int16)
         self._admission = Admission(fleet)
         self._line = Line()
-        self._workers = [Worker(index) for index in range(fleet.gpus)]
-        self._asking: deque[Worker] = deque(self._workers)
+        self._workers = [SimulatedWorker(index) for index in range(fleet.gpus)]
+        self._asking: deque[SimulatedWorker] = deque(self._workers)
         self._live = fleet.gpus
         self._busy = 0.0
         self._batches = self._batched = self._lost = 0
@@ -159,7 +159,7 @@ class _Run:
             if worker.alive and worker.room:
                 self._claim(worker)
 
-    def _claim(self, worker: Worker) -> None:
+    def _claim(self, worker: SimulatedWorker) -> None:
         """The rules of claim.lua, then the worker's own grouping."""
         taken: list[int] = []
         closed: set[str] = set()
@@ -212,7 +212,7 @@ class _Run:
         spread = self._times.spread
         return mean * (spread[0] if len(spread) == 1 else self._random.choice(spread))
 
-    def _current(self, planned: _Planned) -> Worker | None:
+    def _current(self, planned: _Planned) -> SimulatedWorker | None:
         """The worker an event is for; None when it crashed since the event was planned."""
         worker, epoch = planned
         return worker if worker.epoch == epoch else None
@@ -222,7 +222,7 @@ class _Run:
         if worker is not None and not worker.claimed:
             self._make_room(worker)
 
-    def _make_room(self, worker: Worker) -> None:
+    def _make_room(self, worker: SimulatedWorker) -> None:
         if not worker.room:
             worker.room = True
             self._asking.append(worker)
@@ -261,11 +261,11 @@ class _Run:
         for job in self._line.overdue(self._now):
             self._terminate(job, EXPIRED)
 
-    def _plan_crash(self, worker: Worker) -> None:
+    def _plan_crash(self, worker: SimulatedWorker) -> None:
         after = self._random.expovariate(1.0 / self._fleet.mean_time_to_failure_s)
         self._at(self._now + after, _CRASH, worker)
 
-    def _on_crash(self, worker: Worker) -> None:
+    def _on_crash(self, worker: SimulatedWorker) -> None:
         held = [*worker.running, *(job for batch in worker.claimed for job in batch)]
         if worker.running:
             self._busy += self._now - worker.began
@@ -278,7 +278,7 @@ class _Run:
         if held:
             self._at(self._now + self._fleet.lease_s + self._random.uniform(0, SWEEP_S), _LEASE, tuple(held))
 
-    def _on_back(self, worker: Worker) -> None:
+    def _on_back(self, worker: SimulatedWorker) -> None:
         worker.alive = True
         worker.free_at = self._now
         self._live += 1

@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from loadtests.replay.outcomes import Outcome
+from loadtests.replay.outcomes import ClientOutcome
 from loadtests.traffic.arrivals import Arrival
 from loadtests.traffic.photos import CONTENT_TYPE, Wardrobe
 from service.jobs.schemas import TERMINAL
@@ -128,7 +128,7 @@ class Clients:
         await self._http.aclose()
         await self._slow.aclose()
 
-    async def try_on(self, arrival: Arrival, outcome: Outcome, due: float) -> None:
+    async def try_on(self, arrival: Arrival, outcome: ClientOutcome, due: float) -> None:
         """One try-on, due at `due` (time.perf_counter seconds), written into `outcome` as it goes.
 
         Canceling the task leaves `outcome` as unfinished and takes the job back where its id is known.
@@ -153,7 +153,7 @@ class Clients:
         if outcome.end == "succeeded" and self._manners.download:
             await self._download(outcome)
 
-    async def _until_the_end(self, arrival: Arrival, outcome: Outcome, due: float, rng: random.Random) -> None:
+    async def _until_the_end(self, arrival: Arrival, outcome: ClientOutcome, due: float, rng: random.Random) -> None:
         """Post, retry, follow; sets the end and the latency."""
         body = self._wardrobe.body(arrival, rng)
         try:
@@ -190,7 +190,7 @@ class Clients:
             self._finished(outcome, try_on)
         outcome.latency = time.perf_counter() - due
 
-    async def _post(self, outcome: Outcome, body: bytes, due: float) -> dict[str, Any]:
+    async def _post(self, outcome: ClientOutcome, body: bytes, due: float) -> dict[str, Any]:
         """The try-on as accepted. Raises Rejected, Refused or httpx.TransportError."""
         sent = time.perf_counter()
         headers = {"Content-Type": CONTENT_TYPE, "Idempotency-Key": f"{self._run}-{outcome.index}"}
@@ -206,7 +206,7 @@ class Clients:
         outcome.accepted, outcome.status = now - due, answer.status_code
         return self._known(outcome, answer)
 
-    async def _follow(self, outcome: Outcome) -> dict[str, Any]:
+    async def _follow(self, outcome: ClientOutcome) -> dict[str, Any]:
         """The try-on at its end, or as it is after HOLD_S; a store that is away for a moment is waited for."""
         answer = await self._http.get(f"/v1/try-ons/{outcome.job}", headers={"Prefer": f"wait={HOLD_S:.0f}"})
         if answer.status_code in RETRYABLE:
@@ -217,7 +217,7 @@ class Clients:
         return self._known(outcome, answer)
 
     @staticmethod
-    def _known(outcome: Outcome, answer: httpx.Response) -> dict[str, Any]:
+    def _known(outcome: ClientOutcome, answer: httpx.Response) -> dict[str, Any]:
         try:
             try_on: dict[str, Any] = answer.json()
             outcome.job = str(try_on["id"])
@@ -227,13 +227,13 @@ class Clients:
         return try_on
 
     @staticmethod
-    def _finished(outcome: Outcome, try_on: dict[str, Any]) -> None:
+    def _finished(outcome: ClientOutcome, try_on: dict[str, Any]) -> None:
         ended = try_on["status"]
         outcome.end = "gave up" if ended == "canceled" else ended
         outcome.code = (try_on.get("error") or {}).get("code", "")
         outcome.server = {name: float(seconds) for name, seconds in (try_on.get("timings") or {}).items()}
 
-    async def _download(self, outcome: Outcome) -> None:
+    async def _download(self, outcome: ClientOutcome) -> None:
         """Read the picture, slowly for a slow reader; one that cannot be read makes the try-on a failure."""
         began = time.perf_counter()
         http = self._slow if outcome.slow else self._http
@@ -251,7 +251,7 @@ class Clients:
             outcome.end, outcome.code = "failed", f"picture-{type(error).__name__}"
         outcome.download = time.perf_counter() - began
 
-    async def _take_back(self, outcome: Outcome) -> None:
+    async def _take_back(self, outcome: ClientOutcome) -> None:
         """Cancel a job nobody waits for any more; whether that is heard changes nothing for this client."""
         if not outcome.job:
             return
@@ -262,7 +262,7 @@ class Clients:
             outcome.code = outcome.code or "cancel-unheard"
 
 
-def _first_send(outcome: Outcome, due: float) -> Callable[[str, dict[str, Any]], Any]:
+def _first_send(outcome: ClientOutcome, due: float) -> Callable[[str, dict[str, Any]], Any]:
     """An httpcore trace that notes when the first attempt had its connection and began: the generator's lateness."""
 
     async def trace(event: str, _: dict[str, Any]) -> None:

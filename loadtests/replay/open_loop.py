@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from loadtests.replay.client import Clients
-from loadtests.replay.outcomes import Outcome
-from loadtests.replay.probe import Probe, Reading
+from loadtests.replay.outcomes import ClientOutcome
+from loadtests.replay.probe import Probe, ProbeReading
 from loadtests.traffic.arrivals import Arrival
 
 
@@ -23,8 +23,8 @@ class RunRecord:
 
     began: datetime
     planned: int
-    outcomes: list[Outcome] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
+    outcomes: list[ClientOutcome] = field(default_factory=list)
+    readings: list[ProbeReading] = field(default_factory=list)
     wall_s: float = 0.0
     interrupted: bool = False
 
@@ -40,7 +40,7 @@ class OpenLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
         self._start = 0.0
-        self.ended: list[Outcome] = []
+        self.ended: list[ClientOutcome] = []
         self.record = RunRecord(datetime.now(UTC), len(arrivals))
 
     @property
@@ -91,13 +91,13 @@ class OpenLoop:
                     await self._stop.wait()
             if self._stop.is_set():
                 return
-            outcome = Outcome(index, arrival.offset_s, arrival.garments, arrival.priority, arrival.size)
+            outcome = ClientOutcome(index, arrival.offset_s, arrival.garments, arrival.priority, arrival.size)
             self.record.outcomes.append(outcome)
             task = asyncio.create_task(self._clients.try_on(arrival, outcome, due))
             self._tasks.add(task)
             task.add_done_callback(partial(self._done, outcome))
 
-    def _done(self, outcome: Outcome, task: asyncio.Task[None]) -> None:
+    def _done(self, outcome: ClientOutcome, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.ended.append(outcome)
         fault = None if task.cancelled() else task.exception()

@@ -21,7 +21,7 @@ BAD: frozenset[str] = frozenset({"failed", "expired", "refused", "unreachable"})
 
 
 @dataclass
-class Outcome:
+class ClientOutcome:
     """One try-on. Times are seconds; all but `due_at` count from the moment it was due, not from its sending.
 
     `due_at` counts from the start of the run. `late` is how long after it was due the generator had a free

@@ -21,7 +21,7 @@ GAUGES = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProbeReading:
     """The service `at` seconds after the start: gauges by short name, jobs ended by status, refusals by reason."""
 
     at: float
@@ -30,9 +30,9 @@ class Reading:
     rejected: dict[str, float] = field(default_factory=dict)
 
 
-def read(text: str, at: float) -> Reading:
+def read(text: str, at: float) -> ProbeReading:
     """A reading from the Prometheus text format. Raises ValueError when it is something else."""
-    reading = Reading(at)
+    reading = ProbeReading(at)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name in GAUGES:
@@ -47,7 +47,7 @@ def read(text: str, at: float) -> Reading:
     return reading
 
 
-def counted(readings: Sequence[Reading]) -> dict[str, int]:
+def counted(readings: Sequence[ProbeReading]) -> dict[str, int]:
     """What the service counted between the first and the last reading: jobs ended by status, and `rejected`."""
     if len(readings) < 2:
         return {}
@@ -63,7 +63,7 @@ class Probe:
     def __init__(self, url: str, every_s: float = 1.0) -> None:
         self._url = url
         self._every_s = every_s
-        self.readings: list[Reading] = []
+        self.readings: list[ProbeReading] = []
         self.missed = 0
 
     async def once(self, start: float) -> None:

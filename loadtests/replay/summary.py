@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.replay.open_loop import RunRecord
-from loadtests.replay.outcomes import BAD, Outcome
+from loadtests.replay.outcomes import BAD, ClientOutcome
 
 MOST_BINS = 90
 FEWEST_BINS = 12
@@ -126,7 +126,7 @@ def summarise(record: RunRecord) -> Summary:
     )
 
 
-def _codes(outcomes: Sequence[Outcome], end: str) -> dict[str, int]:
+def _codes(outcomes: Sequence[ClientOutcome], end: str) -> dict[str, int]:
     return dict(Counter(one.code for one in outcomes if one.end == end and one.code).most_common())
 
 
@@ -142,11 +142,11 @@ def bin_width(length_s: float, count: int) -> float:
     return math.ceil(length_s / MOST_BINS / 3600) * 3600.0
 
 
-def _by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, Spread]:
+def _by(outcomes: Sequence[ClientOutcome], key: Callable[[ClientOutcome], str]) -> dict[str, Spread]:
     return {name: spread(one.latency for one in outcomes if key(one) == name) for name in sorted({*map(key, outcomes)})}
 
 
-def _bins(outcomes: Sequence[Outcome], width: float, length_s: float) -> list[Bin]:
+def _bins(outcomes: Sequence[ClientOutcome], width: float, length_s: float) -> list[Bin]:
     count = int(length_s // width) + 1 if outcomes else 0
     offered, succeeded = [0] * count, [0] * count
     latencies: list[list[float]] = [[] for _ in range(count)]

@@ -23,7 +23,7 @@ CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 @dataclass(frozen=True)
-class Photo:
+class TrafficPhoto:
     """An encoded picture, its media type and what it shows (a garment category, or person)."""
 
     data: bytes
@@ -35,8 +35,8 @@ class Photo:
 class Wardrobe:
     """The pictures a load test draws from: at least one person and one garment."""
 
-    people: tuple[Photo, ...]
-    garments: tuple[Photo, ...]
+    people: tuple[TrafficPhoto, ...]
+    garments: tuple[TrafficPhoto, ...]
 
     def __post_init__(self) -> None:
         if not self.people or not self.garments:
@@ -57,7 +57,7 @@ class Wardrobe:
         parts += [_file("garment", garment) for garment in outfit]
         return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
-    def _outfit(self, count: int, rng: random.Random) -> list[Photo]:
+    def _outfit(self, count: int, rng: random.Random) -> list[TrafficPhoto]:
         slots = [[garment for garment in self.garments if garment.shows in slot] for slot in SLOTS]
         filled = [slot for slot in slots if slot]
         rng.shuffle(filled)
@@ -69,7 +69,7 @@ def _field(name: str, value: str) -> bytes:
     return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
 
 
-def _file(name: str, photo: Photo) -> bytes:
+def _file(name: str, photo: TrafficPhoto) -> bytes:
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
         f"Content-Type: {photo.media_type}\r\n\r\n"
@@ -82,8 +82,8 @@ def bundled() -> Wardrobe:
     folder = files("service") / "gateway" / "studio" / "samples"
     manifest = json.loads((folder / "manifest.json").read_text())
 
-    def photo(entry: dict[str, str], shows: str) -> Photo:
-        return Photo((folder / entry["file"]).read_bytes(), TYPES[Path(entry["file"]).suffix], shows)
+    def photo(entry: dict[str, str], shows: str) -> TrafficPhoto:
+        return TrafficPhoto((folder / entry["file"]).read_bytes(), TYPES[Path(entry["file"]).suffix], shows)
 
     return Wardrobe(
         tuple(photo(entry, "person") for entry in manifest["people"]),
@@ -99,13 +99,13 @@ def phone_sized(wardrobe: Wardrobe) -> Wardrobe:
     )
 
 
-def _enlarged(photo: Photo, seed: int) -> Photo:
+def _enlarged(photo: TrafficPhoto, seed: int) -> TrafficPhoto:
     image = ImageOps.fit(Image.open(io.BytesIO(photo.data)).convert("RGB"), PHONE_PIXELS, Image.Resampling.BICUBIC)
     grain = Image.frombytes("L", PHONE_PIXELS, random.Random(seed).randbytes(PHONE_PIXELS[0] * PHONE_PIXELS[1]))
     noise = grain.point([value // 12 for value in range(256)])
     out = io.BytesIO()
     ImageChops.add(image, Image.merge("RGB", [noise] * 3), 1.0, -10).save(out, "JPEG", quality=92)
-    return Photo(out.getvalue(), "image/jpeg", photo.shows)
+    return TrafficPhoto(out.getvalue(), "image/jpeg", photo.shows)
 
 
 def folder_of(path: Path) -> Wardrobe:
@@ -121,10 +121,10 @@ def folder_of(path: Path) -> Wardrobe:
             continue
         name = file.stem.lower()
         if name.startswith("person"):
-            people.append(Photo(file.read_bytes(), media_type, "person"))
+            people.append(TrafficPhoto(file.read_bytes(), media_type, "person"))
         else:
             shows = next((category for category in known if name.startswith(category)), "auto")
-            garments.append(Photo(file.read_bytes(), media_type, shows))
+            garments.append(TrafficPhoto(file.read_bytes(), media_type, shows))
     if not people or not garments:
         raise ValueError(f"{path}: put person*.jpg and one or more garments (tops*.jpg, coats*.png ...) there")
     return Wardrobe(tuple(people), tuple(garments))

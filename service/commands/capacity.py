@@ -15,7 +15,7 @@ from service.errors import CommandFailed
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from loadtests.capacity.fleet import Fleet
+    from loadtests.capacity.fleet import SimulatedFleet
     from loadtests.traffic.traffic import Traffic
 
 TIMES = "How long a try-on takes (one of these)"
@@ -134,11 +134,11 @@ class FleetOptions:
         str, typer.Option(metavar=DURATION, help="Until a failed worker is back.", rich_help_panel=FLEET)
     ] = "60s"
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> SimulatedFleet:
         """A fleet of one GPU with these settings. Raises typer.BadParameter."""
-        from loadtests.capacity.fleet import Fleet
+        from loadtests.capacity.fleet import SimulatedFleet
 
-        return Fleet(
+        return SimulatedFleet(
             1,
             max_in_flight=0,
             max_backlog_s=self.max_backlog,

@@ -108,7 +108,7 @@ def build(
 
     let_threads_sleep()
     from engine_build.training.data import origins
-    from engine_build.training.data.build import Plan
+    from engine_build.training.data.build import BuildPlan
     from engine_build.training.data.build import build as build_shards
     from engine_build.training.data.candidate_entry import Rules
     from engine_build.training.data.review import Endpoint
@@ -122,7 +122,7 @@ def build(
     if model_url is not None:
         key = key_file.read_text(encoding="utf-8").strip() if key_file is not None else ""
         endpoint = Endpoint(model_url, model, key, budget)
-    plan = Plan(shard_samples, shard_mib, None if distance < 0 else distance, endpoint, caption, unjudged)
+    plan = BuildPlan(shard_samples, shard_mib, None if distance < 0 else distance, endpoint, caption, unjudged)
     with _bar("samples") as progress:
         report = build_shards(origin, out, plan, resume, progress)
     typer.echo(report.text(), nl=False)

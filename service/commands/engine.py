@@ -179,7 +179,7 @@ def bench(
 
     let_threads_sleep()
     from engine_build.bench import report, run
-    from engine_build.bench.plan import Plan
+    from engine_build.bench.plan import BenchPlan
     from engine_build.bench.rows import Results
 
     if backend and model is None:
@@ -190,7 +190,7 @@ def bench(
         tensorrt()
         backend = backend if len(backend) > 1 else ["torch", *backend]
     if model is None:
-        plan = Plan.of(preset, device, repeats, tuple(mode or ()), minutes)
+        plan = BenchPlan.of(preset, device, repeats, tuple(mode or ()), minutes)
         chosen = f"--preset {preset}" + "".join(f" --mode {name!r}" for name in mode or ())
         chosen += "" if minutes is None else f" --minutes {minutes:g}"
     else:

@@ -18,7 +18,7 @@ Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTimes:
     """Quantiles of a stage in seconds, over `count` jobs."""
 
     name: str
@@ -80,7 +80,7 @@ class History:
         started, busy = (before.at, before.busy_s) if before is not None else (done.since, 0.0)
         return min(1.0, (done.busy_s - busy) / (done.at - started)) if done.at > started else 0.0
 
-    def stages(self) -> tuple[list[Stage], bool]:
+    def stages(self) -> tuple[list[StageTimes], bool]:
         """The stages of the last minute; of all time, and True, when nothing finished in it."""
         fresh: dict[str, list[int]] = {}
         ever: dict[str, list[int]] = {}
@@ -131,11 +131,11 @@ def _add(into: dict[str, list[int]], name: str, counts: Counts) -> None:
         known[index] += count
 
 
-def _ordered(stages: Mapping[str, list[int]]) -> list[Stage]:
+def _ordered(stages: Mapping[str, list[int]]) -> list[StageTimes]:
     rank = {name: index for index, name in enumerate((*ORDER, WHOLE))}
     names = sorted((name for name in stages if sum(stages[name])), key=lambda name: (rank.get(name, len(ORDER)), name))
     return [
-        Stage(
+        StageTimes(
             name,
             quantile(stages[name], 0.5, _bounds(name)),
             quantile(stages[name], 0.95, _bounds(name)),

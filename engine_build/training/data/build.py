@@ -17,7 +17,7 @@ from typing import Any
 
 from engine_build.errors import RequestError
 from engine_build.instruction import LAYER_WORDS, GarmentPhrase, compose
-from engine_build.training.data.candidate_entry import Dropped, Prepared
+from engine_build.training.data.candidate_entry import Dropped, PreparedEntry
 from engine_build.training.data.entry import Entry
 from engine_build.training.data.origins import Item, Origin
 from engine_build.training.data.report import Report
@@ -31,7 +31,7 @@ WINDOW = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """How to build. `distance` in bits of 128 below which pictures are twins, None keeps twins.
 
     `endpoint` judges; `caption` is who describes garments, "grammar" (categories alone) or "model". `unjudged`
@@ -66,7 +66,11 @@ class Plan:
 
 
 def build(
-    origin: Origin, out: Path, plan: Plan, resume: bool = False, progress: Callable[[int, int], object] | None = None
+    origin: Origin,
+    out: Path,
+    plan: BuildPlan,
+    resume: bool = False,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Report:
     """Write `out/shard-*.tar`, `report.json` and `report.txt`; `progress` hears (done, total) items.
 
@@ -105,7 +109,9 @@ Opinion = Review | NotJudged | None
 class _Work:
     """The shard in the making and everything decided so far."""
 
-    def __init__(self, out: Path, plan: Plan, report: Report, seen: Seen | None, asked_for: dict[str, Any]) -> None:
+    def __init__(
+        self, out: Path, plan: BuildPlan, report: Report, seen: Seen | None, asked_for: dict[str, Any]
+    ) -> None:
         self.out, self.plan, self.report, self.seen, self.asked_for = out, plan, report, seen, asked_for
         self.shard: ShardFile | None = None
 
@@ -150,7 +156,7 @@ class _Work:
         if self.shard is not None:
             self.shard.discard()
 
-    def _accepted(self, item: Item, opinion: Opinion) -> tuple[Prepared, Entry]:
+    def _accepted(self, item: Item, opinion: Opinion) -> tuple[PreparedEntry, Entry]:
         if isinstance(item.found, Dropped):
             raise item.found
         prepared = item.found
@@ -191,7 +197,7 @@ def captioned(entry: Entry, review: Review, describe: bool) -> Entry:
 
 
 def _reviewed(
-    items: Iterator[Item], reviewer: Reviewer | None, plan: Plan, seen: Seen | None
+    items: Iterator[Item], reviewer: Reviewer | None, plan: BuildPlan, seen: Seen | None
 ) -> Iterator[tuple[Item, Opinion]]:
     """Items in order with the model's opinion; nothing is asked about twins of what was taken before."""
     if reviewer is None or plan.endpoint is None:
@@ -201,7 +207,7 @@ def _reviewed(
         while window := list(islice(items, WINDOW)):
             opinions = [
                 pool.submit(reviewer.review, item.found.pictures[0], item.found.pictures[1:])
-                if isinstance(item.found, Prepared) and (seen is None or seen.twin(item.found.looks) is None)
+                if isinstance(item.found, PreparedEntry) and (seen is None or seen.twin(item.found.looks) is None)
                 else None
                 for item in window
             ]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.training.data import masking
-from engine_build.training.data.entry import Entry, Picture, Reference
+from engine_build.training.data.entry import Entry, EntryReference, Picture
 from engine_build.training.data.layouts import Candidate
 from engine_build.training.data.pictures import BrokenPicture, encoded, read, read_labels
 from engine_build.training.data.twins import Look, look
@@ -25,7 +25,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEntry:
     """A sample that passed the rules, its decoded pictures (target first, then references) and their looks."""
 
     entry: Entry
@@ -41,7 +41,7 @@ class Dropped(Exception):
         self.reason, self.detail = reason, detail
 
 
-def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepared:
+def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> PreparedEntry:
     """Read a candidate's pictures and make its sample, told by the grammar. Raises Dropped."""
     truth, target = _picture(candidate.truth, "target")
     _fits(truth, "target", rules.min_side, rules)
@@ -54,7 +54,7 @@ def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepar
         category = garment.category
         if category == "auto" and labels is not None:
             category = _worn(labels, meanings)
-        references.append(Reference(stored, category, garment.layer, garment.description))
+        references.append(EntryReference(stored, category, garment.layer, garment.description))
         shown.append(image)
     meant = tuple(label for r in references for label in meanings.get(r.category, ()))
     person, edited, masked = _person(candidate, truth, labels, meant, rules)
@@ -75,7 +75,7 @@ def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepar
         facts={"name": candidate.name},
     )
     pictures = (truth, *shown)
-    return Prepared(entry, pictures, tuple(look(one) for one in pictures))
+    return PreparedEntry(entry, pictures, tuple(look(one) for one in pictures))
 
 
 def _person(

@@ -41,7 +41,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Reference:
+class EntryReference:
     """A garment, or another picture the instruction refers to, and what is known of it."""
 
     picture: Picture
@@ -60,7 +60,7 @@ class Entry:
 
     key: str
     person: Picture
-    references: tuple[Reference, ...]
+    references: tuple[EntryReference, ...]
     target: Picture
     instruction: str
     source: str
@@ -108,7 +108,7 @@ def entry_of(files: Mapping[str, bytes]) -> Entry:
         if not isinstance(rows, list) or len(rows) > MAX_GARMENTS:
             raise ShardError(f"{key}: 0 to {MAX_GARMENTS} references expected")
         references = tuple(
-            Reference(_picture(parts, f"reference-{i}"), row["category"], row["layer"], row["description"])
+            EntryReference(_picture(parts, f"reference-{i}"), row["category"], row["layer"], row["description"])
             for i, row in enumerate(rows, start=1)
         )
         return Entry(

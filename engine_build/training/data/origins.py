@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.errors import RequestError
-from engine_build.training.data.candidate_entry import Dropped, Prepared, Rules, prepare
-from engine_build.training.data.entry import Entry, Picture, Reference
+from engine_build.training.data.candidate_entry import Dropped, PreparedEntry, Rules, prepare
+from engine_build.training.data.entry import Entry, EntryReference, Picture
 from engine_build.training.data.layouts import Candidate, candidates, recognise
 from engine_build.training.data.pictures import encoded
 from engine_build.training.data.sample import Sample, Source
 from engine_build.training.data.twins import look
 from engine_build.training.data.world_edits import Edits
-from engine_build.training.data.world_tryons import ATTEMPTS, TryOns
+from engine_build.training.data.world_tryons import ATTEMPTS, WorldTryOns
 from engine_build.world.render import render
 from engine_build.world.sample_files import REGIONS, picture
 from engine_build.world.scenes import HELD_OUT_SEED
@@ -34,7 +34,7 @@ class Item:
     """A sample by name, or why there is none."""
 
     name: str
-    found: Prepared | Dropped
+    found: PreparedEntry | Dropped
 
 
 class Origin(Protocol):
@@ -90,7 +90,9 @@ class Folder:
     def items(self, start: int) -> Iterator[Item]:
         for number, candidate in enumerate(self.listed[start:], start=start):
             try:
-                found: Prepared | Dropped = prepare(candidate, f"{self.known}-{number:08d}", self.known, self.rules)
+                found: PreparedEntry | Dropped = prepare(
+                    candidate, f"{self.known}-{number:08d}", self.known, self.rules
+                )
             except Dropped as dropped:
                 found = dropped
             yield Item(candidate.name, found)
@@ -127,7 +129,7 @@ class World:
 
     def items(self, start: int) -> Iterator[Item]:
         source: Source = (
-            TryOns(self.height, self.shot, self.mix) if self.kind == "try-ons" else Edits(self.height, self.shot)
+            WorldTryOns(self.height, self.shot, self.mix) if self.kind == "try-ons" else Edits(self.height, self.shot)
         )
         for begin in range(start - start % _DRAWN, self.count, _DRAWN):
             numbers = range(self.first + begin, self.first + min(begin + _DRAWN, self.count))
@@ -137,7 +139,7 @@ class World:
                 if place >= start:
                     yield Item(str(number), self._prepared(number, place, sample, maps[place - begin]))
 
-    def _prepared(self, number: int, place: int, sample: Sample, maps: dict[str, bytes]) -> Prepared:
+    def _prepared(self, number: int, place: int, sample: Sample, maps: dict[str, bytes]) -> PreparedEntry:
         person, *others = sample.references
         target = picture(sample.target)
         shown = [picture(one) for one in others]
@@ -148,7 +150,7 @@ class World:
             key=f"world-{place:08d}",
             person=_stored(person),
             references=tuple(
-                Reference(encoded(image), category, spec and spec.layer_words, spec and spec.description)
+                EntryReference(encoded(image), category, spec and spec.layer_words, spec and spec.description)
                 for image, category, spec in zip(shown, sample.categories[1:], specs, strict=True)
             ),
             target=encoded(target),
@@ -159,7 +161,7 @@ class World:
             facts={"name": str(number), "number": number, "pictures": whole},
         )
         pictures = (target, *shown)
-        return Prepared(entry, pictures, tuple(look(one) for one in pictures))
+        return PreparedEntry(entry, pictures, tuple(look(one) for one in pictures))
 
 
 def _regions(drawn: list[Sample], height: int) -> list[dict[str, bytes]]:

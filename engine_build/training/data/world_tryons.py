@@ -20,7 +20,7 @@ ATTEMPTS = 64
 
 
 @dataclass(frozen=True)
-class TryOns:
+class WorldTryOns:
     """Scenes by number: `mix[k - 1]` is the frequency of k garments, and every eighth scene holds each category.
 
     `rare` names patterns left out of all but one in `rare_one_in` scenes, for reinforcement to bring back.

@@ -15,7 +15,7 @@ Measured = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Question:
+class ComparisonQuestion:
     """`figures` of network `of` against those of `against`."""
 
     asked: str
@@ -24,46 +24,46 @@ class Question:
     figures: tuple[str, ...]
 
 
-def questions(teacher_steps: int, before: str = "isolate") -> list[Question]:
+def questions(teacher_steps: int, before: str = "isolate") -> list[ComparisonQuestion]:
     """What isolation, reinforcement since stage `before`, guidance, distillation and their controls come to."""
     full = str(teacher_steps)
     scores = ("overall", "identity", "garment_fidelity", "background", "physics")
     looks = ("sharpness", "kid", "attribute_accuracy", "omission_rate", "diversity")
     return [
-        Question("what isolation costs", f"isolate/{full}", f"tryon/{full}", ("overall", "garment_fidelity")),
-        Question("what guidance does", f"nft/{full}-cfg", f"nft/{full}", (*scores, *looks)),
-        Question(
+        ComparisonQuestion("what isolation costs", f"isolate/{full}", f"tryon/{full}", ("overall", "garment_fidelity")),
+        ComparisonQuestion("what guidance does", f"nft/{full}-cfg", f"nft/{full}", (*scores, *looks)),
+        ComparisonQuestion(
             "what reinforcement does at equal evaluations",
             f"nft/{full}",
             f"{before}/{full}",
             (*scores, "pattern_rare", "pattern_common", *looks),
         ),
-        Question("what reinforcement does, both in 4 steps", "nft/4", f"{before}/4", (*scores, *looks)),
-        Question("guidance in one pass", f"cfg-distill/{full}", f"nft/{full}-cfg", (*scores, *looks)),
-        Question("4 steps against the guided teacher", "dmd-4/4", f"nft/{full}-cfg", (*scores, *looks)),
-        Question("4 steps against the one-pass teacher", "dmd-4/4", f"cfg-distill/{full}", (*scores, *looks)),
-        Question("the whole recipe, both in 4 steps", "dmd-4/4", f"{before}/4", (*scores, *looks)),
-        Question(
+        ComparisonQuestion("what reinforcement does, both in 4 steps", "nft/4", f"{before}/4", (*scores, *looks)),
+        ComparisonQuestion("guidance in one pass", f"cfg-distill/{full}", f"nft/{full}-cfg", (*scores, *looks)),
+        ComparisonQuestion("4 steps against the guided teacher", "dmd-4/4", f"nft/{full}-cfg", (*scores, *looks)),
+        ComparisonQuestion("4 steps against the one-pass teacher", "dmd-4/4", f"cfg-distill/{full}", (*scores, *looks)),
+        ComparisonQuestion("the whole recipe, both in 4 steps", "dmd-4/4", f"{before}/4", (*scores, *looks)),
+        ComparisonQuestion(
             "4 steps, part of the way, against the guided teacher",
             "dmd-4-part/4",
             f"nft/{full}-cfg",
             (*scores, *looks),
         ),
-        Question(
+        ComparisonQuestion(
             "4 steps, part of the way, against the one-pass teacher",
             "dmd-4-part/4",
             f"cfg-distill/{full}",
             (*scores, *looks),
         ),
-        Question(
+        ComparisonQuestion(
             "4 steps, part of the way, against that teacher cut to 4",
             "dmd-4-part/4",
             "cfg-distill/4",
             (*scores, *looks),
         ),
-        Question("4 steps against that teacher cut to 4", "dmd-4/4", "cfg-distill/4", (*scores, *looks)),
-        Question("2 steps against that teacher cut to 2", "dmd-2/2", "cfg-distill/2", (*scores, *looks)),
-        Question("1 step against that teacher cut to 1", "dmd-1/1", "cfg-distill/1", (*scores, *looks)),
+        ComparisonQuestion("4 steps against that teacher cut to 4", "dmd-4/4", "cfg-distill/4", (*scores, *looks)),
+        ComparisonQuestion("2 steps against that teacher cut to 2", "dmd-2/2", "cfg-distill/2", (*scores, *looks)),
+        ComparisonQuestion("1 step against that teacher cut to 1", "dmd-1/1", "cfg-distill/1", (*scores, *looks)),
     ]
 
 

@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         self.dit = dit
 
 
-class Mode:
+class TrainedMode:
     """The reference attention a network is trained with, kept in its state: whoever starts from it goes on with it."""
 
     def __init__(self, dit: MMDiT) -> None:

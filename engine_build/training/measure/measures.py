@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from engine_build.training.data.sample import Tokens, encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.start_from import Parts, conditioned
 from engine_build.training.measure.classifier import Classifier, crops, labels
 from engine_build.training.measure.sampler import draw, strength
@@ -49,7 +49,7 @@ class HeldOut:
     @classmethod
     def make(cls, parts: Parts, height: int, shot: int, count: int, mix: tuple[float, ...]) -> HeldOut:
         """`count` scenes, balanced over categories, numbers of garments as in `mix`."""
-        drawn = TryOns(height, shot, mix).draw(range(FIRST, FIRST + count))
+        drawn = WorldTryOns(height, shot, mix).draw(range(FIRST, FIRST + count))
         scenes = [sample.scene for sample in drawn if sample.scene is not None]
         regions = torch.cat([render(scenes[i : i + 32], height, shot).target_regions for i in range(0, count, 32)])
         return cls(encode(parts.encoder, drawn), torch.stack([sample.target for sample in drawn]).cpu(), regions)

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine_build.training.data.entry import ShardError
 from engine_build.training.data.sample import Sample
 from engine_build.training.data.source import ShardSource
-from engine_build.training.data.world_tryons import ATTEMPTS, TryOns
+from engine_build.training.data.world_tryons import ATTEMPTS, WorldTryOns
 from engine_build.training.loop.learner import StageConfig
 from engine_build.world.render import render
 from engine_build.world.specs import FACE, HAIR, REGION_OF, SKIN
@@ -107,7 +107,7 @@ class ExpertTryOns:
         """Samples whose `edited` map is the edit support."""
         c = self.config
         domain = DOMAINS[c.domain]
-        source = TryOns(c.height, c.shot, mix=(1.0,), categories=domain.categories)
+        source = WorldTryOns(c.height, c.shot, mix=(1.0,), categories=domain.categories)
         result = []
         for number, sample in zip(numbers, source.draw(numbers), strict=True):
             drawn = render([sample.scene], c.height, c.shot) if sample.scene is not None else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine_build.training.data.packed_batch import noised, sample_means, token_weights
 from engine_build.training.data.sample import PERSON, Stream, Tokens, encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.sharding import Place
 from engine_build.training.loop.start_from import Parts, conditioned
@@ -127,7 +127,7 @@ class Matching:
 
 def held_out_by_category(parts: Parts, config: StageConfig, each: int = 4) -> dict[str, list[Tokens]]:
     """Single-garment scenes nobody trains on, `each` of every category."""
-    source = TryOns(config.height, config.shot, mix=(1.0,), balanced=True, edited_regions_only=True)
+    source = WorldTryOns(config.height, config.shot, mix=(1.0,), balanced=True, edited_regions_only=True)
     first = HELD_OUT_SEED // 64 + 1_000
     drawn = encode(parts.encoder, source.draw(range(first, first + each * len(CATEGORIES))))
     groups: dict[str, list[Tokens]] = defaultdict(list)

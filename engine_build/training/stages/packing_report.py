@@ -14,7 +14,7 @@ import torch
 
 from engine_build.training.data.packed_batch import pack_samples, padded
 from engine_build.training.data.sample import Tokens, encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import StageConfig, autocast
 from engine_build.training.loop.start_from import Parts
 from engine_build.training.stages.matching import Draw, velocity_loss
@@ -60,7 +60,7 @@ def measure(parts: Parts, config: PackingConfig) -> dict[str, object]:
 def _samples(parts: Parts, config: PackingConfig, repeat: int) -> list[Tokens]:
     samples: list[Tokens] = []
     for i, height in enumerate(config.heights):
-        source = TryOns(height, config.shot, config.mix)
+        source = WorldTryOns(height, config.shot, config.mix)
         mine = [n for n in range(config.batch) if n % len(config.heights) == i]
         samples += encode(parts.encoder, source.draw([repeat * config.batch + n for n in mine]))
     return samples

@@ -24,13 +24,13 @@ from engine_build.training.data.sample import Source
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.data.stream import TokenStream
 from engine_build.training.data.world_edits import Edits
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import Place, shard
 from engine_build.training.loop.sources import InTurn, Mixture, chosen, fitted
-from engine_build.training.loop.start_from import Backbone, Mode, Parts, RunSetup
+from engine_build.training.loop.start_from import Backbone, Parts, RunSetup, TrainedMode
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import Way
 from engine_build.training.measure.sheets import write_sheet
@@ -86,7 +86,9 @@ class StageRun:
 
 def pretrain(stage_run: StageRun) -> Path:
     c: PretrainConfig = stage_run.config
-    return _matching(stage_run, chosen(c, Mixture(Edits(c.height, c.shot), TryOns(c.height, c.shot), c.tryon_share)))
+    return _matching(
+        stage_run, chosen(c, Mixture(Edits(c.height, c.shot), WorldTryOns(c.height, c.shot), c.tryon_share))
+    )
 
 
 def resolution(stage_run: StageRun) -> Path:
@@ -98,7 +100,7 @@ def resolution(stage_run: StageRun) -> Path:
     ):
         raise RequestError("[resolution] heights, shots and begins need one entry a size, begins rising from 0")
     sources = tuple(
-        chosen(c, Mixture(Edits(height, shot), TryOns(height, shot), c.tryon_share), height, shot)
+        chosen(c, Mixture(Edits(height, shot), WorldTryOns(height, shot), c.tryon_share), height, shot)
         for height, shot in zip(c.heights, c.shots, strict=True)
     )
     return _matching(stage_run, *sources, begins=c.begins)
@@ -106,7 +108,7 @@ def resolution(stage_run: StageRun) -> Path:
 
 def tryon(stage_run: StageRun) -> Path:
     c: TryOnConfig = stage_run.config
-    source = chosen(c, TryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
+    source = chosen(c, WorldTryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
     return _matching(stage_run, source, validate_every=c.validate_every)
 
 
@@ -121,7 +123,7 @@ def expert(stage_run: StageRun) -> Path:
 def isolate(stage_run: StageRun) -> Path:
     """Fine-tune a joint network with isolated references, then write `isolation.json`."""
     c: IsolateConfig = stage_run.config
-    path = _matching(stage_run, chosen(c, TryOns(c.height, c.shot, c.mix)), mode="isolated")
+    path = _matching(stage_run, chosen(c, WorldTryOns(c.height, c.shot, c.mix)), mode="isolated")
     report = stage_run.folder / "isolation.json"
     if c.report_samples and stage_run.stop_after is None and stage_run.place.world == 1 and not report.exists():
         before = stage_run.setup.parts(c)
@@ -152,7 +154,7 @@ def nft(stage_run: StageRun) -> Path:
         raise RequestError(f"[nft] {c.prompts} prompts do not divide among {stage_run.place.world} processes")
     parts, learner, copies = _prepare(stage_run, copies=2)
     run = stage_run.run
-    source = fitted(chosen(c, TryOns(c.height, c.shot, c.mix)), parts)
+    source = fitted(chosen(c, WorldTryOns(c.height, c.shot, c.mix)), parts)
     with rewards_of(c, parts.encoder) as rewards:
         step = Nft(parts, learner, c, (copies[0], copies[1]), source, rewards, run)
         more = {"old": step.old, "watch": step.watch}
@@ -162,7 +164,7 @@ def nft(stage_run: StageRun) -> Path:
 def cfg_distill(stage_run: StageRun) -> Path:
     c: CfgDistillConfig = stage_run.config
     parts, learner, (teacher,) = _prepare(stage_run, copies=1)
-    source = chosen(c, TryOns(c.height, c.shot, c.mix))
+    source = chosen(c, WorldTryOns(c.height, c.shot, c.mix))
     step = CfgDistill(parts, learner, c, teacher, _stream(stage_run, parts, source))
     return _fit(stage_run, parts, learner, step, stage_run.run, {}, source, Way(8))
 
@@ -170,7 +172,7 @@ def cfg_distill(stage_run: StageRun) -> Path:
 def dmd(stage_run: StageRun) -> Path:
     c: DmdConfig = stage_run.config
     parts, learner, (teacher, fake) = _prepare(stage_run, copies=2, trainable=1)
-    source = chosen(c, TryOns(c.height, c.shot, c.mix))
+    source = chosen(c, WorldTryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
     head = Head(fake.config.width, c.seed).to(parts.device) if c.gan else None
     chaser = Learner(module if head is None else Critic(module, head), c, stage_run.place, c.fake_learning_rate)
@@ -281,7 +283,7 @@ def _fit(
         sheet = stage_run.setup.out / "grids" / f"{stage_run.stage}-{index}.png"
         write_sheet(sheet, parts, fitted(source, parts), way, write=stage_run.place.first)
 
-    remembered = {**more, "network": Mode(parts.dit)}
+    remembered = {**more, "network": TrainedMode(parts.dit)}
     fit(run, learner, step, stage_run.resume, remembered, show if c.show_every else None, stage_run.stop_after)
     return _leave(stage_run, parts, learner)
 

@@ -1,5 +1,5 @@
--- Ends a running job, for the current fencing token only. Answers {1 when this outcome is the visible one, latency
--- in ms}. A cancellation that came first wins over a picture that came late.
+-- Ends a running job, for the current fencing token only. Answers {1} when this outcome is the visible one, else {0}.
+-- A cancellation that came first wins over a picture that came late.
 local id, fence, status, err, result, ttl_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local now = now_ms()
 local job = job_fields(id, 'status', 'fence', 'cancel', 'result', 'error')

@@ -1,4 +1,4 @@
--- The store's schema and the moves every script shares. Python puts the key table K (keys.py) before this file and
+-- The store's schema and the moves every script shares. Python puts the key table K (store_keys.py) before this file and
 -- one of the other .lua files after it; each such script is one atomic step. Times are the server's own, in
 -- milliseconds. The hash and the sorted sets are the truth; the streams carry delivery (who holds what).
 --

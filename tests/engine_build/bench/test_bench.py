@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from engine_build.bench import floors, subjects
 from engine_build.bench.goals import goals_of
-from engine_build.bench.plan import Plan
+from engine_build.bench.plan import BenchPlan
 from engine_build.bench.report import table
 from engine_build.bench.rows import AttentionRow, Results, Row, percentiles
 from engine_build.config import PRESETS, ReferenceAttention
@@ -121,7 +121,7 @@ def test_floors_of_klein_at_one_megapixel() -> None:
 
 
 def test_goals_are_reached_missed_or_not_measured() -> None:
-    results = Results(Plan(), "klein-4b shapes, random weights")
+    results = Results(BenchPlan(), "klein-4b shapes, random weights")
     assert {goal.reached for goal in goals_of(results)} == {None}
     for mode, garments, p50 in (
         ("diffusers", 1, 1500.0),
@@ -144,10 +144,10 @@ def test_goals_are_reached_missed_or_not_measured() -> None:
     assert found["times faster than diffusers eager, fastest exact mode, 1 garments"] == (1500 / 590, False)
     assert found["TFLOP/s of attention alone"] == (480.0, False)
     assert "| 500 | 480 | no |" in table(results)
-    other = Results(Plan(preset="tstars-5b"), "tstars-5b shapes, random weights")
+    other = Results(BenchPlan(preset="tstars-5b"), "tstars-5b shapes, random weights")
     other.rows.append(Row("triton + cached references", 1024, 1024, 1, 9728, p50=391.0))
     assert [goal.reached for goal in goals_of(other)] == [True, None, None]
-    assert goals_of(Results(Plan(), "./klein")) == []
+    assert goals_of(Results(BenchPlan(), "./klein")) == []
 
 
 def test_the_fast_modes_measure_the_fast_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +168,6 @@ def test_percentiles_of_few_runs() -> None:
 
 def test_unknown_presets_and_modes_are_named() -> None:
     with pytest.raises(RequestError, match="klein-4b"):
-        Plan.of("klein", "cpu", 1, ())
+        BenchPlan.of("klein", "cpu", 1, ())
     with pytest.raises(RequestError, match="torch \\+ cached references"):
-        Plan.of("nano", "cpu", 1, ("fast",))
+        BenchPlan.of("nano", "cpu", 1, ("fast",))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from engine_build.config import PRESETS
 from engine_build.errors import CheckpointError, MemoryShortage, RequestError
 from engine_build.memory.activations import peak
-from engine_build.memory.plan import H200, Plan, fit, make_plan
+from engine_build.memory.plan import H200, MemoryPlan, fit, make_plan
 from engine_build.model.shapes import parts_of
 from engine_build.options import GPU_TOKEN_BUDGET, EngineOptions
 from engine_build.runtime import torch_engine
@@ -20,7 +20,7 @@ from service.cli import app
 CATALOGUE = EngineOptions(reference_cache_bytes=32 << 30)
 
 
-def planned(name: str, dtype: str, options: EngineOptions | None = None) -> Plan:
+def planned(name: str, dtype: str, options: EngineOptions | None = None) -> MemoryPlan:
     return make_plan(parts_of(name), dtype=dtype, backend="triton", options=options or EngineOptions())
 
 

@@ -12,7 +12,7 @@ import pytest
 from loadtests.bench.overload import served_in
 from loadtests.capacity.fairness import jain, max_min
 from loadtests.replay.client import RUDE_PAUSE_S
-from loadtests.replay.outcomes import Outcome
+from loadtests.replay.outcomes import ClientOutcome
 from loadtests.replay.wire import WireTransport
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -31,9 +31,9 @@ def test_jain_is_one_when_everyone_gets_what_is_owed_and_falls_when_one_takes_it
 
 
 def test_latency_of_the_accepted_leaves_the_retries_before_out() -> None:
-    once = Outcome(0, 1.0, 1, "normal", None, end="succeeded", latency=2.0)
+    once = ClientOutcome(0, 1.0, 1, "normal", None, end="succeeded", latency=2.0)
     assert served_in(once) == 2.0
-    third = Outcome(0, 1.0, 1, "normal", None, end="succeeded", latency=2.0)
+    third = ClientOutcome(0, 1.0, 1, "normal", None, end="succeeded", latency=2.0)
     third.rejections = [(503, 0.01, 0.01), (503, 0.5, 0.01)]
     assert served_in(third) == pytest.approx(1.5 - RUDE_PAUSE_S)
 

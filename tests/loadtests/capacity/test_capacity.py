@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 from typer.testing import CliRunner
 
-from loadtests.capacity.fleet import Fleet
+from loadtests.capacity.fleet import SimulatedFleet
 from loadtests.capacity.plan import Goal, NotEnough, plan
 from loadtests.capacity.scale import Day, scale
 from loadtests.capacity.service_times import CalibrationError, Scrape, ServiceTimes, from_metrics, from_rows
@@ -24,7 +24,7 @@ GOAL = Goal(((95.0, 3.0),))
 
 def test_the_smallest_fleet_keeps_the_goal_and_one_less_does_not() -> None:
     arrivals = generated(steady(5.0), 400.0, 3, asked=ONE)
-    found = plan(arrivals, SECOND, Fleet(1, max_in_flight=0, max_jobs=1), GOAL)
+    found = plan(arrivals, SECOND, SimulatedFleet(1, max_in_flight=0, max_jobs=1), GOAL)
     rows = {row.gpus: row for row in found.rows}
     assert found.chosen.keeps and found.chosen.p95_s <= 3.0
     assert not rows[found.gpus - 1].keeps
@@ -35,19 +35,19 @@ def test_the_smallest_fleet_keeps_the_goal_and_one_less_does_not() -> None:
 def test_a_service_slower_than_the_goal_is_said_so() -> None:
     arrivals = generated(steady(1.0), 60.0, 3, asked=ONE)
     with pytest.raises(NotEnough, match="slower than the objective"):
-        plan(arrivals, SECOND, Fleet(1, max_in_flight=0), Goal(((95.0, 0.5),)))
+        plan(arrivals, SECOND, SimulatedFleet(1, max_in_flight=0), Goal(((95.0, 0.5),)))
 
 
 def test_failures_cost_gpus() -> None:
     arrivals = generated(steady(4.0), 300.0, 3, asked=ONE)
-    fleet = Fleet(1, max_in_flight=0, max_jobs=1)
-    broken = Fleet(1, max_in_flight=0, max_jobs=1, mean_time_to_failure_s=100.0, restart_s=100.0, lease_s=1.0)
+    fleet = SimulatedFleet(1, max_in_flight=0, max_jobs=1)
+    broken = SimulatedFleet(1, max_in_flight=0, max_jobs=1, mean_time_to_failure_s=100.0, restart_s=100.0, lease_s=1.0)
     assert plan(arrivals, SECOND, broken, GOAL).gpus > plan(arrivals, SECOND, fleet, GOAL).gpus
 
 
 def test_paper_and_simulation_agree_on_a_day() -> None:
     times = ServiceTimes(0.0, (0.5,) * 6, (0.6, 1.4), lead=0.0)
-    found = scale(Day(2_000_000), times, {1: 1.0}, 1.0, fleet=Fleet(1, max_jobs=1))
+    found = scale(Day(2_000_000), times, {1: 1.0}, 1.0, fleet=SimulatedFleet(1, max_jobs=1))
     assert found.load == pytest.approx(2_000_000 / 86_400 * 3 * 0.5)
     assert found.load < found.needed <= found.with_spare
     assert found.simulated.p95_s <= 1.0

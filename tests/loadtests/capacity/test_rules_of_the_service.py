@@ -7,7 +7,7 @@ import re
 import pytest
 
 from loadtests.capacity import admission, fleet, line, simulation
-from loadtests.capacity.fleet import Fleet, packed_length
+from loadtests.capacity.fleet import SimulatedFleet, packed_length
 from service.gateway.work import fleet as gateway_fleet
 from service.jobs.store import script_text
 from service.settings import Settings
@@ -61,13 +61,13 @@ def test_line_of_waiting_jobs() -> None:
 def test_tokens_of_a_request() -> None:
     for name in ("TEXT_TOKENS", "PIXELS_A_TOKEN", "GARMENT_PIXELS"):
         assert getattr(fleet, name) == getattr(gateway_fleet, name), name
-    usual = Fleet(1)
+    usual = SimulatedFleet(1)
     assert (usual.tokens, usual.garment_tokens) == packed_length(*gateway_fleet.DEFAULT_SIZE)
 
 
 def test_settings_left_alone() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    usual = Fleet(1)
+    usual = SimulatedFleet(1)
     assert (usual.max_in_flight, usual.lease_s, usual.max_attempts, usual.deadline_s) == (
         defaults["max_in_flight"],
         defaults["lease_s"],

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from loadtests.replay.client import Manners
 from loadtests.replay.open_loop import RunRecord
-from loadtests.replay.outcomes import Outcome
-from loadtests.replay.probe import Reading, counted, read
+from loadtests.replay.outcomes import ClientOutcome
+from loadtests.replay.probe import ProbeReading, counted, read
 from loadtests.replay.run import Target, offer
 from loadtests.replay.summary import summarise
 from loadtests.replay.verdict import Objectives, judge
@@ -68,7 +68,7 @@ def metrics(live: Live) -> dict[str, float]:
         return read(client.get("/metrics").text, 0.0).ended
 
 
-async def until(live: Live, condition: Callable[[Reading], bool]) -> Reading:
+async def until(live: Live, condition: Callable[[ProbeReading], bool]) -> ProbeReading:
     """The first reading of the service's metrics that fulfils `condition`."""
     async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
         for _ in range(int(PATIENCE_S / 0.1)):
@@ -79,7 +79,7 @@ async def until(live: Live, condition: Callable[[Reading], bool]) -> Reading:
     raise TimeoutError("the service never came to that")
 
 
-def status_of(live: Live, outcome: Outcome) -> str:
+def status_of(live: Live, outcome: ClientOutcome) -> str:
     with live.client() as client:
         return str(client.get(f"/v1/try-ons/{outcome.job}").json()["status"])
 

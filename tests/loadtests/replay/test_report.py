@@ -15,8 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from loadtests.replay.open_loop import RunRecord
-from loadtests.replay.outcomes import Outcome
-from loadtests.replay.probe import Reading
+from loadtests.replay.outcomes import ClientOutcome
+from loadtests.replay.probe import ProbeReading
 from loadtests.replay.report import page
 from loadtests.replay.summary import summarise
 from loadtests.replay.verdict import Objectives, judge
@@ -51,7 +51,7 @@ def busy_run() -> RunRecord:
     rng = random.Random(5)
     found = RunRecord(datetime(2026, 11, 21, 20, 0, tzinfo=UTC), 600)
     for index in range(600):
-        one = Outcome(index, index * 0.2, 1 + index % 6, rng.choice(["high", "normal"]), None)
+        one = ClientOutcome(index, index * 0.2, 1 + index % 6, rng.choice(["high", "normal"]), None)
         one.end = rng.choice(ENDS)  # type: ignore[assignment]
         one.late, one.attempts = rng.random() * 0.02, 1
         one.latency = rng.lognormvariate(0, 0.5)
@@ -61,7 +61,8 @@ def busy_run() -> RunRecord:
             one.rejections = [(503 if one.code == "queue-full" else 429, 0.02, 0.02)]
         found.outcomes.append(one)
     found.readings = [
-        Reading(float(at), {"waiting": float(at % 30), "running": 2.0, "backlog_s": 1.0}) for at in range(0, 120, 2)
+        ProbeReading(float(at), {"waiting": float(at % 30), "running": 2.0, "backlog_s": 1.0})
+        for at in range(0, 120, 2)
     ]
     found.wall_s = 122.0
     return found

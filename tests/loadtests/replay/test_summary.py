@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 
 from loadtests.plots import nice_ticks, time_ticks
 from loadtests.replay.open_loop import RunRecord
-from loadtests.replay.outcomes import Outcome
+from loadtests.replay.outcomes import ClientOutcome
 from loadtests.replay.summary import FEWEST_BINS, MOST_BINS, bin_width, spread, summarise
 from loadtests.replay.verdict import Objectives, judge, seconds, share, share_text, time_text
 
 
-def outcome(index: int, end: str, due_at: float, latency: float = 1.0, **more: object) -> Outcome:
-    found = Outcome(index, due_at, 1 + index % 3, "normal", None, latency=latency, late=0.002, attempts=1)
+def outcome(index: int, end: str, due_at: float, latency: float = 1.0, **more: object) -> ClientOutcome:
+    found = ClientOutcome(index, due_at, 1 + index % 3, "normal", None, latency=latency, late=0.002, attempts=1)
     found.end = end  # type: ignore[assignment]
     for name, value in more.items():
         setattr(found, name, value)
     return found
 
 
-def record(*outcomes: Outcome, planned: int | None = None) -> RunRecord:
+def record(*outcomes: ClientOutcome, planned: int | None = None) -> RunRecord:
     found = RunRecord(datetime(2026, 11, 21, tzinfo=UTC), planned or len(outcomes), list(outcomes))
     found.wall_s = max((one.ended_at for one in outcomes), default=0.0)
     found.interrupted = planned is not None

@@ -12,7 +12,7 @@ from real_pairs import BODY, garment, parse, person, write_dresscode, write_vito
 from typer.testing import CliRunner
 
 from engine_build.errors import RequestError
-from engine_build.training.data.build import Plan, build
+from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.entry import Entry
 from engine_build.training.data.origins import Folder, World
@@ -34,7 +34,7 @@ def entries(folder: Path) -> list[Entry]:
 
 def test_viton_hd_pairs_people_with_their_own_garment_and_hides_it(tmp_path: Path) -> None:
     source = write_viton_hd(tmp_path / "viton", 3)
-    report = build(Folder(source, rules=RULES), tmp_path / "out", Plan())
+    report = build(Folder(source, rules=RULES), tmp_path / "out", BuildPlan())
     assert (report.seen, report.written, report.masked) == (3, 3, 3)
     for i, one in enumerate(entries(tmp_path / "out")):
         assert one.target.data == (source / "train" / "image" / f"{i:05d}_00.jpg").read_bytes()
@@ -53,7 +53,7 @@ def test_viton_hd_prefers_the_authors_own_masks_and_other_photos_of_the_person(t
     people = tmp_path / "people"
     people.mkdir()
     person(0, "yellow").save(people / "00000_00.png")
-    build(Folder(source, people=people, rules=RULES), tmp_path / "out", Plan())
+    build(Folder(source, people=people, rules=RULES), tmp_path / "out", BuildPlan())
     first, second = entries(tmp_path / "out")
     assert first.person.data == (people / "00000_00.png").read_bytes() and not first.masked
     assert second.person.data == (source / "train" / "agnostic-v3.2" / "00001_00.jpg").read_bytes() and second.masked
@@ -61,7 +61,7 @@ def test_viton_hd_prefers_the_authors_own_masks_and_other_photos_of_the_person(t
 
 def test_dresscode_gives_each_folder_its_category_and_tells_trousers_from_skirts(tmp_path: Path) -> None:
     source = write_dresscode(tmp_path / "dresscode")
-    report = build(Folder(source, rules=RULES), tmp_path / "out", Plan())
+    report = build(Folder(source, rules=RULES), tmp_path / "out", BuildPlan())
     assert [one.references[0].category for one in entries(tmp_path / "out")] == ["dresses", "tops", "pants", "skirts"]
     assert report.categories == {"dresses": 1, "tops": 1, "pants": 1, "skirts": 1}
     drawn = ShardSource(Shards(str(tmp_path / "out")), 64, 32, 16).draw(range(4))
@@ -74,7 +74,7 @@ def test_outfits_as_changeroom_samples_writes_them(tmp_path: Path) -> None:
 
     write_samples(tmp_path / "in" / "one", 3, 4)
     request = json.loads((tmp_path / "in" / "one" / "request.json").read_text())
-    build(Folder(tmp_path / "in", rules=Rules(32, 32)), tmp_path / "out", Plan())
+    build(Folder(tmp_path / "in", rules=Rules(32, 32)), tmp_path / "out", BuildPlan())
     (one,) = entries(tmp_path / "out")
     assert [r.category for r in one.references] == [row["category"] for row in request["garments"]]
     assert one.instruction == request["instruction"] and not one.masked
@@ -96,7 +96,7 @@ def test_what_is_dropped_is_named_with_its_reason(tmp_path: Path) -> None:
     parse(5, (0, 0, 2, 2)).save(base / "image-parse-v3" / "00006_00.png")
     person(0).save(base / "image" / "00007_00.jpg", quality=35)
     garment(0).resize((192, 256)).save(base / "cloth" / "00007_00.jpg", quality=50)
-    report = build(Folder(source, rules=RULES), tmp_path / "out", Plan())
+    report = build(Folder(source, rules=RULES), tmp_path / "out", BuildPlan())
     assert report.written == 2 and report.seen == 9
     assert {reason: tally.count for reason, tally in report.dropped.items()} == {
         "target broken": 1,
@@ -139,7 +139,7 @@ def test_private_metadata_does_not_reach_a_shard(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "Anna's phone, 52.5 N 13.4 E"
     person(0).save(source / "train" / "image" / "00000_00.jpg", exif=exif, quality=95)
-    build(Folder(source, rules=RULES), tmp_path / "out", Plan())
+    build(Folder(source, rules=RULES), tmp_path / "out", BuildPlan())
     assert b"Anna" not in (tmp_path / "out" / "shard-000000.tar").read_bytes()
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_build_ends_like_a_whole_one(tmp_path: Path, stop: int) -
     for name, image in (("image", person(1)), ("cloth", garment(1))):
         image.save(source / "train" / name / "00006_00.jpg", quality=60)
     (source / "train" / "cloth" / "00002_00.jpg").unlink()
-    plan = Plan(shard_samples=2)
+    plan = BuildPlan(shard_samples=2)
     build(Folder(source, rules=RULES), tmp_path / "whole", plan)
 
     def halt(done: int, total: int) -> None:
@@ -182,7 +182,7 @@ def test_an_interrupted_build_of_the_world_too(tmp_path: Path) -> None:
         if done == 5:
             raise Interrupted
 
-    world, plan = World("try-ons", 6, 0, 48, 24), Plan(shard_samples=4)
+    world, plan = World("try-ons", 6, 0, 48, 24), BuildPlan(shard_samples=4)
     build(world, tmp_path / "whole", plan)
     with pytest.raises(Interrupted):
         build(world, tmp_path / "parts", plan, progress=halt)

@@ -14,7 +14,7 @@ from real_pairs import garment, person, write_dresscode, write_viton_hd
 from vision_endpoint import Answer, said, serving, usable
 
 from engine_build.errors import RequestError
-from engine_build.training.data.build import Plan, build
+from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.reading import Shards
@@ -107,7 +107,7 @@ def test_refused_samples_are_dropped_and_twins_are_not_paid_for(tmp_path: Path) 
         return said(BAD if number == 1 else usable())
 
     with serving(second_refused) as server:
-        plan = Plan(endpoint=Endpoint(server.url, "seeing", parallel=1))
+        plan = BuildPlan(endpoint=Endpoint(server.url, "seeing", parallel=1))
         report = build(Folder(source, rules=RULES), tmp_path / "out", plan)
     assert {reason: tally.examples for reason, tally in report.dropped.items()} == {
         "vision model: text or watermark": ["00001_00"],
@@ -123,7 +123,7 @@ def test_a_spent_budget_leaves_samples_not_judged(tmp_path: Path, unjudged: str)
     source = write_viton_hd(tmp_path / "viton", 4)
     with serving(lambda number, request: said(usable())) as server:
         endpoint = Endpoint(server.url, "seeing", budget=3, parallel=1)
-        plan = Plan(endpoint=endpoint, unjudged=unjudged)
+        plan = BuildPlan(endpoint=endpoint, unjudged=unjudged)
         report = build(Folder(source, rules=RULES), tmp_path / "out", plan)
     assert report.not_judged["budget spent"].examples == ["00003_00"] and report.asked == 3
     assert report.written == (4 if unjudged == "keep" else 3)
@@ -147,7 +147,7 @@ def test_the_model_describes_and_the_grammar_speaks(tmp_path: Path) -> None:
         return said(usable("skirts", "over the pants", 'red "pleated" of image 7'))
 
     with serving(described) as server:
-        plan = Plan(endpoint=Endpoint(server.url, "seeing"), caption="model")
+        plan = BuildPlan(endpoint=Endpoint(server.url, "seeing"), caption="model")
         build(Folder(source, people=people, rules=RULES), tmp_path / "out", plan)
     shards = Shards(str(tmp_path / "out"), shuffled=False)
     dress, *_, skirt = (shards.entry(i) for i in range(4))

@@ -17,9 +17,9 @@ from recipe import COMMON, write_config
 from engine_build.errors import RequestError
 from engine_build.model.weights import locate
 from engine_build.training.config import TrainConfig
-from engine_build.training.data.build import Plan, build
+from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.data.entry import Entry, Reference, ShardError
+from engine_build.training.data.entry import Entry, EntryReference, ShardError
 from engine_build.training.data.inspection import inspect
 from engine_build.training.data.origins import World
 from engine_build.training.data.pictures import encoded
@@ -29,7 +29,7 @@ from engine_build.training.data.shards import ShardFile, index_path, read_entry,
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.stream import TokenStream
 from engine_build.training.data.world_edits import Edits
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.start_from import autoencoder_in
 from engine_build.training.train import run_stage
 
@@ -41,8 +41,8 @@ def entry(number: int, key: str = "") -> Entry:
         key=key or f"sample-{number:04d}",
         person=encoded(person(number), lossless=False),
         references=(
-            Reference(encoded(garment(number)), "tops", "tucked in", "red, «quoted» 夏"),
-            Reference(encoded(garment(number + 1), lossless=False), "hats"),
+            EntryReference(encoded(garment(number)), "tops", "tucked in", "red, «quoted» 夏"),
+            EntryReference(encoded(garment(number + 1), lossless=False), "hats"),
         ),
         target=encoded(person(number)),
         instruction=f"The person of image 1 … {number} 🙏",
@@ -158,9 +158,9 @@ def test_inspection_finds_the_one_broken_picture(tmp_path: Path) -> None:
 
 def test_the_procedural_world_comes_back_to_the_pixel(tmp_path: Path) -> None:
     """What training draws itself and what it reads back from shards agree, but for 8-bit rounding."""
-    build(World("try-ons", 4, 40, 64, 32), tmp_path / "tryons", Plan(shard_samples=3))
-    build(World("edits", 7, 0, 64, 32), tmp_path / "edits", Plan())
-    drawn = [*TryOns(64, 32).draw(range(40, 44)), *Edits(64, 32).draw(range(7))]
+    build(World("try-ons", 4, 40, 64, 32), tmp_path / "tryons", BuildPlan(shard_samples=3))
+    build(World("edits", 7, 0, 64, 32), tmp_path / "edits", BuildPlan())
+    drawn = [*WorldTryOns(64, 32).draw(range(40, 44)), *Edits(64, 32).draw(range(7))]
     read = [
         sample
         for name, count in (("tryons", 4), ("edits", 7))
@@ -177,7 +177,7 @@ def test_the_procedural_world_comes_back_to_the_pixel(tmp_path: Path) -> None:
 
 
 def test_batches_of_shards_are_a_pure_function_of_the_step_for_any_number_of_processes(tmp_path: Path) -> None:
-    build(World("try-ons", 8, 0, 64, 32), tmp_path, Plan(shard_samples=3))
+    build(World("try-ons", 8, 0, 64, 32), tmp_path, BuildPlan(shard_samples=3))
     encoder = Encoder(autoencoder_in(locate("nano")))
 
     def stream(rank: int = 0, world: int = 1, threads: int = 2) -> TokenStream:
@@ -201,7 +201,7 @@ def _digest(x: torch.Tensor) -> str:
 
 def test_a_stage_learns_from_shards_and_resumes_exactly(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
-    build(World("try-ons", 6, 0, 64, 32), shards, Plan(shard_samples=4))
+    build(World("try-ons", 6, 0, 64, 32), shards, BuildPlan(shard_samples=4))
     table = f'data = "{shards}/*.tar"\nshow_every = 3\n'
     config = TrainConfig.load(write_config(tmp_path, common=COMMON.replace("show_every = 0\n", table)))
     whole = run_stage(config, "pretrain", resume=False)

@@ -10,7 +10,7 @@ import torch
 
 from engine_build.training.data.sample import PERSON
 from engine_build.training.data.world_edits import TASKS, Edits, edit_of, move
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.world.render import render
 from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
 from engine_build.world.specs import BACKGROUND, CATEGORIES, REGION_OF
@@ -101,7 +101,7 @@ def test_a_bag_moves_to_the_other_side_and_a_person_aside() -> None:
 
 
 def test_try_ons_are_balanced_by_category_and_number() -> None:
-    source = TryOns(mix=(1.0, 1.0, 1.0))
+    source = WorldTryOns(mix=(1.0, 1.0, 1.0))
     scenes = [source.scene(n) for n in range(96)]
     for i, scene in enumerate(scenes):
         assert CATEGORIES[i % 8] in {g.category for g in scene.garments}
@@ -111,7 +111,7 @@ def test_try_ons_are_balanced_by_category_and_number() -> None:
 
 
 def test_rare_patterns_are_rare() -> None:
-    source = TryOns(mix=(1.0,), rare=("logo",), rare_one_in=10)
+    source = WorldTryOns(mix=(1.0,), rare=("logo",), rare_one_in=10)
     shown = [any(g.pattern == "logo" for g in source.scene(n).garments) for n in range(400)]
-    plain = [any(g.pattern == "logo" for g in TryOns(mix=(1.0,)).scene(n).garments) for n in range(400)]
+    plain = [any(g.pattern == "logo" for g in WorldTryOns(mix=(1.0,)).scene(n).garments) for n in range(400)]
     assert 0 < sum(shown) < sum(plain) / 4

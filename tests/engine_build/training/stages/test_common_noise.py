@@ -11,7 +11,7 @@ from recipe import write_config
 
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.sample import encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
@@ -31,7 +31,7 @@ def test_rewards_among_equal_pictures_move_nothing(tmp_path: Path, common: bool)
         for parameter in parts.dit.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator) + (parameter.ndim == 1))
     parts.network.text.requires_grad_(False)
-    source, learner = TryOns(32, 16, (1.0,)), Learner(parts.network, config)
+    source, learner = WorldTryOns(32, 16, (1.0,)), Learner(parts.network, config)
     copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
     step = Nft(parts, learner, config, copies, source, WorldRewards(None), Run(tmp_path / "run", "nft"))
     samples = encode(parts.encoder, source.draw([0, 1]))

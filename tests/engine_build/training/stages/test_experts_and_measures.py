@@ -15,13 +15,13 @@ from engine_build.config import ModelConfig
 from engine_build.errors import RequestError
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.mmdit import MMDiT
-from engine_build.training.data.build import Plan, build
+from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.entry import ShardError
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.evidence.comparisons import standard_error
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig
@@ -80,7 +80,7 @@ def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewher
 
 
 def test_the_mask_depends_on_the_photo_alone() -> None:
-    scene = TryOns(64, 32, mix=(1.0,), categories=("tops",)).scene(0)
+    scene = WorldTryOns(64, 32, mix=(1.0,), categories=("tops",)).scene(0)
     other = replace(scene, target=scene.worn)
     masks = [automask(render([s], 64, 32).person_regions[0], DOMAINS["top"]) for s in (scene, other)]
     assert torch.equal(*masks)
@@ -94,7 +94,7 @@ def test_an_expert_of_shards_sees_its_domain_alone_grey_where_it_paints(tmp_path
     for path in source.glob("*/images/*_0.jpg"):
         (people / path.parts[-3]).mkdir(parents=True, exist_ok=True)
         person(int(path.stem[:6]) + 50, "yellow").save(people / path.parts[-3] / path.name)
-    build(Folder(source, people=people, rules=Rules(64, 64)), tmp_path / "out", Plan())
+    build(Folder(source, people=people, rules=Rules(64, 64)), tmp_path / "out", BuildPlan())
     shards = Shards(str(tmp_path / "out"), shuffled=False)
     plain = {sample.categories[1]: sample for sample in ShardSource(shards, 64, 32).draw(range(4))}
     config = ExpertConfig(domain="bottom")

@@ -20,7 +20,7 @@ from engine_build.runtime.loading import load_model
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.packed_batch import noised
 from engine_build.training.data.sample import encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import Parts, conditioned
@@ -163,7 +163,7 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
     """Inference as training had it: the photo masked by the same function, the file in the engine, pixels put back."""
     table = replace(recipe.stage("expert"), start_from="isolate", steps=1, domain="top")
     path = run_stage(recipe, "expert", resume=False, name="expert-served", table=table)
-    scene = TryOns(64, 32, (1.0,), categories=("tops",)).scene(HELD_OUT_SEED // 64 + 3)
+    scene = WorldTryOns(64, 32, (1.0,), categories=("tops",)).scene(HELD_OUT_SEED // 64 + 3)
     drawn = render([scene], 64, 32)
     support = automask(drawn.person_regions[0], DOMAINS["top"])
     engine = load_engine(str(recipe.out / "isolate" / "checkpoint"), device="cpu", loras=((path, 1.0),))
@@ -179,7 +179,7 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
 
 
 def _noisy_batch(recipe: TrainConfig, parts: Parts) -> PackedBatch:
-    samples = encode(parts.encoder, TryOns(64, 32, (1.0, 1.0)).draw(range(2)))
+    samples = encode(parts.encoder, WorldTryOns(64, 32, (1.0, 1.0)).draw(range(2)))
     with torch.no_grad():
         batch = conditioned(parts, samples)
     eps = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))

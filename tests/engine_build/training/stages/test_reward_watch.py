@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine_build.model.packing import PackedBatch
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.sample import Tokens
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, fit
 from engine_build.training.loop.run import Run
@@ -99,7 +99,7 @@ def test_a_bought_reward_shows_in_the_log_and_earns_nothing(recipe: TrainConfig,
     learner, rewards = Learner(parts.network, config), Bought()
     copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
     run = Run(tmp_path / "run", "nft")
-    step = Nft(parts, learner, config, copies, TryOns(32, 16, (1.0,)), rewards, run)
+    step = Nft(parts, learner, config, copies, WorldTryOns(32, 16, (1.0,)), rewards, run)
     good: list[list[float]] = []
     descend = step._descend
 
@@ -139,7 +139,7 @@ def test_pictures_in_small_pieces_teach_what_all_at_once_teach(recipe: TrainConf
         copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
         learner = Learner(parts.network, replace(config, micro=micro))
         run = Run(tmp_path / f"run-{micro}", "nft")
-        step = Nft(parts, learner, replace(config, micro=micro), copies, TryOns(32, 16, (1.0, 1.0)), rewards, run)
+        step = Nft(parts, learner, replace(config, micro=micro), copies, WorldTryOns(32, 16, (1.0, 1.0)), rewards, run)
         rows.append(step(0))
         moments = [state["exp_avg"].flatten() for one in learner.optimizers for state in one.state.values()]
         networks.append((rewards.pictures, torch.cat(moments)))

@@ -20,13 +20,13 @@ from vision_endpoint import Answer, said, serving
 from engine_build.errors import RequestError
 from engine_build.model.weights import locate
 from engine_build.training.config import TrainConfig
-from engine_build.training.data.build import Plan, build
+from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.review import Endpoint, Reviewer
 from engine_build.training.data.sample import Tokens, encode
-from engine_build.training.data.world_tryons import TryOns
+from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import autoencoder_in
 from engine_build.training.stages.nft import advantages, completed, geometric, optimality
@@ -37,7 +37,7 @@ from engine_build.training.train import run_stage
 @pytest.fixture(scope="module")
 def shown() -> tuple[Encoder, list[Tokens]]:
     encoder = Encoder(autoencoder_in(locate("nano")))
-    return encoder, encode(encoder, TryOns(64, 32, (0.0, 1.0)).draw(range(1)))
+    return encoder, encode(encoder, WorldTryOns(64, 32, (0.0, 1.0)).draw(range(1)))
 
 
 def _pictures(request: dict[str, Any]) -> list[Image.Image]:
@@ -115,7 +115,7 @@ def test_unscored_pictures_are_neither_good_nor_bad() -> None:
 def real(tmp_path: Path) -> TrainConfig:
     """A recipe whose reinforcement learns from real pairs."""
     source = write_viton_hd(tmp_path / "viton", 3)
-    build(Folder(source, rules=Rules(min_side=64, min_garment=64)), tmp_path / "shards", Plan())
+    build(Folder(source, rules=Rules(min_side=64, min_garment=64)), tmp_path / "shards", BuildPlan())
     config = TrainConfig.load(write_config(tmp_path))
     own = {
         "start_from": "",
