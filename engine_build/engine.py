@@ -20,7 +20,7 @@ ReferenceAttention = Literal["joint", "shared", "isolated"]
 class ImageInput:
     """One decoded photo: RGB, 8 bit, upright. `content_hash` identifies its bytes for the caches.
 
-    What is made of photos is named after them (`engine_build.content_names`).
+    What is made of photos is named after them (`engine_build.cache_keys`).
     """
 
     image: Image.Image

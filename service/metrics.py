@@ -69,7 +69,7 @@ class Metrics:
         self.admission_rejected = Counter(ADMISSION_REJECTED, "Requests refused", ["reason"], registry=on)
         self.canceled = Counter(CANCELED, "Jobs canceled by their owner", ["phase"], registry=on)
         self.deadline_exceeded = Counter(DEADLINE_EXCEEDED, "Jobs that met their deadline", registry=on)
-        self.lease_lost = Counter(LEASE_LOST, "Leases that ran out or were fenced off", registry=on)
+        self.lease_lost = Counter(LEASE_LOST, "Leases that ran out", registry=on)
         self.dead_letter = Counter(
             DEAD_LETTER, "Jobs given up after too many attempts", ["reason"], registry=on
         )

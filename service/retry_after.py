@@ -1,7 +1,8 @@
 """When a refused caller may come again: every Retry-After of the service, in whole seconds, at least one.
 
-How long a full queue's backlog lasts only the store knows, at the moment it refuses: `jobs/scripts/reserve.lua` answers
-with the backlog over the service rate, and with the time to the next minute or day of a limit.
+What a limit or a full queue means in seconds only the store knows, at the moment it refuses: `jobs/scripts/reserve.lua`
+answers with the backlog over the service rate, with one job's time, or with what is left until the rate or the day has
+room again.
 """
 
 from __future__ import annotations

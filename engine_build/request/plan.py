@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from engine_build.cache_keys import as_person
 from engine_build.config import CheckpointConfig
-from engine_build.content_names import as_person
 from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import RequestError
 from engine_build.instruction import LAYER_WORDS, MAX_GARMENTS, TAIL, GarmentPhrase, compose

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from engine_build.content_names import together
+from engine_build.cache_keys import together
 from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
 from engine_build.instruction import TAIL

@@ -1,7 +1,7 @@
 """What the engine remembers between requests: text embeddings, latents, and keys and values of references.
 
 One least-recently-used store, bounded in bytes, with its events counted. Keys name content
-(`engine_build.content_names`), never slots or requests: a garment's K/V are kept at t = 0 and turned into whatever
+(`engine_build.cache_keys`), never slots or requests: a garment's K/V are kept at t = 0 and turned into whatever
 slot the next request gives it.
 """
 
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from engine_build.content_names import made_from
+from engine_build.cache_keys import made_from
 from engine_build.model.reference_kv import ReferenceKV
 
 Value = TypeVar("Value")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine_build.content_names import latents_key, reference_key
+from engine_build.cache_keys import latents_key, reference_key
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
 from engine_build.model.autoencoder import Autoencoder

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engine_build.cache_keys import together
 from engine_build.config import CheckpointConfig
-from engine_build.content_names import together
 from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose

@@ -16,12 +16,12 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps
 
 from service.errors import InvalidImage, ServiceError
 from service.pictures import jpeg
 from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
-from service.pictures.provenance import XMP_PACKET
+from service.pictures.provenance import marked
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -136,13 +136,11 @@ def encode_result(image: Image.Image, format: str, quality: int = 90) -> bytes:
     out = io.BytesIO()
     if format == "jpeg":
         subsampling = "4:4:4" if quality >= 90 else "4:2:0"
-        bare.save(out, "JPEG", quality=quality, subsampling=subsampling, xmp=XMP_PACKET.encode())
+        bare.save(out, "JPEG", quality=quality, subsampling=subsampling, **marked(format))
     elif format == "webp":
-        bare.save(out, "WEBP", quality=quality, method=2, xmp=XMP_PACKET.encode())
+        bare.save(out, "WEBP", quality=quality, method=2, **marked(format))
     else:
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", XMP_PACKET)
-        bare.save(out, "PNG", compress_level=4, pnginfo=info)
+        bare.save(out, "PNG", compress_level=4, **marked(format))
     return out.getvalue()
 
 

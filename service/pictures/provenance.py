@@ -6,7 +6,9 @@ value says that a trained model made the picture. Nothing else is written into a
 
 from __future__ import annotations
 
-import re
+from typing import Any
+
+from PIL import PngImagePlugin
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
@@ -20,11 +22,11 @@ XMP_PACKET = (
     '<?xpacket end="r"?>'
 )
 
-_MARK = re.compile(r"Iptc4xmpExt:DigitalSourceType=\"([^\"]*)\"")
 
-
-def digital_source_type(xmp: str | bytes) -> str | None:
-    """The DigitalSourceType that an XMP packet declares as an attribute, or None."""
-    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
-    found = _MARK.search(text)
-    return found.group(1) if found else None
+def marked(format: str) -> dict[str, Any]:
+    """Pillow's arguments of `save` that write the mark into a "jpeg", "webp" or "png"."""
+    if format == "png":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP_PACKET)
+        return {"pnginfo": info}
+    return {"xmp": XMP_PACKET.encode()}

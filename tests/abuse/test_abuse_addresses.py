@@ -1,7 +1,7 @@
 """Addresses in requests: nothing inside the network is ever called, whatever it is called.
 
 Names that resolve differently the second time (rebinding) are in tests/service/worker/test_webhooks.py, names of name
-servers of the test's own in tests/service/gateway/work/test_callbacks.py.
+servers of the test's own in tests/service/gateway/work/test_webhook_addresses.py.
 """
 
 from __future__ import annotations

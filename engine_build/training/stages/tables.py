@@ -1,6 +1,6 @@
 """The tables of the stages that learn by flow matching alone: general edits, growing sizes, try-ons.
 
-The other stages keep theirs beside what runs them; `stages.STAGES` names them all.
+The other stages keep theirs beside what runs them; `registry.STAGES` names them all.
 """
 
 from __future__ import annotations

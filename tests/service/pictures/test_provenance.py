@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,10 +11,17 @@ import pytest
 from PIL import Image, ImageCms
 
 from service.pictures.images import encode_result, open_photo, preview_jpeg
-from service.pictures.provenance import XMP_PACKET, digital_source_type
+from service.pictures.provenance import XMP_PACKET
 
 SECRET = "GPS-SECRET-52.5N"
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def digital_source_type(xmp: str | bytes) -> str | None:
+    """The DigitalSourceType that an XMP packet declares as an attribute, or None."""
+    text = xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else xmp
+    found = re.search(r"Iptc4xmpExt:DigitalSourceType=\"([^\"]*)\"", text)
+    return found.group(1) if found else None
 
 
 def laden(mode: str = "RGB") -> Image.Image:
