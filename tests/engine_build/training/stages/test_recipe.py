@@ -218,7 +218,7 @@ def test_bf16_and_checkpointing_train(recipe: TrainConfig, stage: str) -> None:
     whole, again, half = (_losses(recipe, f"{stage}-{name}")[0] for name in tables)
     models = [_state(recipe, f"{stage}-{name}")["model"] for name in tables]
     assert again == whole and _same(models[0], models[1]) and not _same(models[0], models[2])
-    assert half == pytest.approx(whole, rel={"isolate": 0.02, "nft": 0.2, "dmd": 0.5}[stage])
+    assert half == pytest.approx(whole, rel=8 * 2**-8, abs=2e-5), "some roundings of bfloat16, two of a logged loss"
 
 
 def test_what_is_missing_is_named(recipe: TrainConfig, tmp_path: Path) -> None:
