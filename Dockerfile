@@ -6,8 +6,8 @@
 #   docker build --target cuda -t changeroom:cuda .      workers on an NVIDIA GPU (container toolkit on the host)
 #
 # Every package but one is locked by hash (deploy/requirements/), at the versions of constraints.txt. The exception is
-# torch of the CPU image: it comes from PyTorch's own index, pinned by version. The base image is pinned by tag; deploy/SECURITY.md says how to pin
-# its digest.
+# torch of the CPU image: it comes from PyTorch's own index, pinned by version. The base image is pinned by tag;
+# deploy/SECURITY.md says how to pin its digest.
 
 FROM python:3.12-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1

@@ -36,7 +36,7 @@ class Rendered:
     """A batch of B samples.
 
     ``person`` and ``target`` (B, 3, H, W) and ``garments`` (B, K, 3, S, S) are float32 RGB in [0, 1]; rows of
-    ``garments`` past ``counts`` (B,) are zero. Region maps are (B, H, W) uint8 labels of ``world_specs``.
+    ``garments`` past ``counts`` (B,) are zero. Region maps are (B, H, W) uint8 labels of ``specs``.
     """
 
     person: Tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loadtests.bench.gpu_check import Done, check, main, run_bench, run_tests
+from loadtests.bench.gpu_check import ROOT, TESTS, Done, check, main, run_bench, run_tests
 
 SOME = """
 import pytest
@@ -23,6 +23,10 @@ def test_bad(x):
 def test_left_out():
     pytest.skip("nothing here")
 """
+
+
+def test_every_path_it_runs_is_there() -> None:
+    assert [path for path in TESTS if not (ROOT / path).exists()] == []
 
 
 def test_which_tests_failed_is_written_down(tmp_path: Path) -> None:
