@@ -1,8 +1,8 @@
 """An engine that does no work, for measuring everything else: `make bench-gateway`, fault runs and tests.
 
 Never chosen by itself: only the model names `null` and `null:STEPS:SECONDS[:FAULTS]` load it. It answers with
-the person's own picture after STEPS pretended steps of SECONDS each. FAULTS are
-those of `Faults`: `null:4:0.1:error@13,kill@14` breaks on requests whose seed is 13 or 14 and serves all others.
+the person's own picture after STEPS pretended steps of SECONDS each. FAULTS are those of
+`Faults`: `null:4:0.1:error@13,kill@14` breaks on requests whose seed is 13 or 14 and serves all others.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ class Photos:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-# Pictures are waited for as long as the picture store as a whole is away. A single picture that cannot be read while the
-# store answers fails its attempt soon: it may be readable from another machine, and else the job ends.
+# Pictures are waited for as long as the picture store as a whole is away. A single picture that cannot be read while
+# the store answers fails its attempt soon: it may be readable from another machine, and else the job ends.
 STORE_AWAY_PATIENCE_S = 60.0
 ONE_PICTURE_PATIENCE_S = 2.0
 RETRY_S = 0.25
