@@ -18,13 +18,14 @@ from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
 from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.evidence.run import run as run_evidence
-from engine_build.training.loop import tokenizer
 from engine_build.training.loop.export import export
 from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.sharding import Place, processes
+from engine_build.training.loop.tokenizer import train as train_tokenizer
 from engine_build.training.nano import flow, vae
 from engine_build.training.nano.grids import Grids
 from engine_build.training.stages import registry
+from engine_build.training.stages.stage_run import StageRun
 
 NAMES = ("nano", *registry.STAGES, "evidence")
 
@@ -37,20 +38,20 @@ def train_nano(config: TrainConfig, resume: bool) -> Path:
     side = 2 ** len(config.vaes[0].channels)
     check_heights("flow", (one.height for one in config.flows), side)
     check_squares("flow", "shot", (one.shot for one in config.flows), side)
-    words = tokenizer.train()
+    tokenizer = train_tokenizer()
     autoencoder = vae.train_stages(config.vaes, config.out, resume)
     shape = replace(PRESETS["nano"], **config.model)
     encoder = Encoder(autoencoder)
     start: Path | None = None
     for number, one in enumerate(config.flows, start=1):
         name = "flow" if number == 1 else f"flow{number}"
-        grids = Grids(config.out, one, encoder, words, config.steps)
+        grids = Grids(config.out, one, encoder, tokenizer, config.steps)
         model = flow.train(
-            one, shape, encoder, words, config.out, resume, stage=name, start_from=start, show=grids.write
+            one, shape, encoder, tokenizer, config.out, resume, stage=name, start_from=start, show=grids.write
         )
         start = config.out / f"{name}.pt"
     folder = config.out / "checkpoint"
-    export(folder, model, autoencoder, words, config.flows[-1], config.steps)
+    export(folder, model, autoencoder, tokenizer, config.flows[-1], config.steps)
     return folder
 
 
@@ -64,8 +65,9 @@ def run_stage(
     table: StageConfig | None = None,
 ) -> Path:
     """One stage of registry.py, under another `name` and with another `table` if given; returns what it leaves."""
-    stage_run = registry.StageRun(
+    stage_run = StageRun(
         stage=name or stage,
+        table=stage,
         config=table or config.stage(stage),
         setup=config.setup(pick_device(config.device)),
         place=place or Place(),

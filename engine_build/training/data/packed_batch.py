@@ -25,13 +25,13 @@ from kernels import Segments
 def pack_samples(samples: Sequence[Tokens], text: Sequence[Tensor], draws: int = 1, joint: bool = False) -> PackedBatch:
     """M clean targets in a row, conditioned on text (Lt, Dt) and references: `batch.at(noisy, sigma)` is next."""
     requests = []
-    for sample, words in zip(samples, text, strict=True):
+    for sample, text_tokens in zip(samples, text, strict=True):
         device = sample.target.device
         slots = zip(sample.references, sample.grids, strict=True)
         references = tuple(
             Reference(tokens, grid_ids(*grid, 10 + 10 * i).to(device)) for i, (tokens, grid) in enumerate(slots)
         )
-        one = Request(words, sample.target, grid_ids(*sample.grid).to(device), 0.0, references)
+        one = Request(text_tokens, sample.target, grid_ids(*sample.grid).to(device), 0.0, references)
         requests += [one] * draws
     return pack(requests, 1 if joint else draws)
 

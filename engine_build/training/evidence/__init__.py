@@ -1,2 +1,1 @@
-"""In: stages and seeds. Out: every stage trained and measured for every seed, compared, in tables and plots.
-"""
+"""In: stages and seeds. Out: every stage trained and measured for every seed, compared, in tables and plots."""

@@ -21,7 +21,7 @@ from engine_build.runtime.loading import pick_device
 from engine_build.training.config import EvidenceConfig, TrainConfig
 from engine_build.training.evidence import plots
 from engine_build.training.evidence.comparisons import Measured, compare, figure_of, spread
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
 from engine_build.training.stages import registry
@@ -131,7 +131,7 @@ def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) 
     _measure(config, name, some, partial(trained, config, name, config.stage(table)))
 
 
-def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[[], Parts]) -> None:
+def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[[], NetworkParts]) -> None:
     """The ways not measured yet; the noise pictures start from is the seed's own."""
     e = config.evidence
     missing = [(way, _measured(config, name, way)) for way in some if not _measured(config, name, way).exists()]
@@ -149,7 +149,7 @@ def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[
         logger.info("%s %s %s", config.out, path.stem, figures["overall"])
 
 
-def trained(config: TrainConfig, name: str, c: Any) -> Parts:
+def trained(config: TrainConfig, name: str, c: Any) -> NetworkParts:
     """The averaged weights a stage of the run left, in the reference attention it was trained with."""
     setup = config.setup(pick_device(config.device))
     state = torch.load(config.out / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]["values"]
@@ -159,7 +159,7 @@ def trained(config: TrainConfig, name: str, c: Any) -> Parts:
     return setup.parts(replace(c, loras=(*c.loras, lora)))
 
 
-def _part(config: TrainConfig, name: str) -> Parts:
+def _part(config: TrainConfig, name: str) -> NetworkParts:
     """A student of all weights, `student_share` of the way from where it started."""
     parts = config.setup(pick_device(config.device)).parts(config.stage("dmd"))
     student = averages(config.out, name)
@@ -167,7 +167,7 @@ def _part(config: TrainConfig, name: str) -> Parts:
     return parts
 
 
-def _baseline(config: TrainConfig) -> Parts:
+def _baseline(config: TrainConfig) -> NetworkParts:
     table = replace(config.stage(config.evidence.stages[0]), start_from=config.evidence.baseline, loras=())
     return config.setup(pick_device(config.device)).parts(table)
 

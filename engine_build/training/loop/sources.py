@@ -10,7 +10,7 @@ from engine_build.training.data.reading import Shards
 from engine_build.training.data.sample import Sample, Source, Stream, Tokens
 from engine_build.training.data.source import ShardSource
 from engine_build.training.loop.learner import StageConfig
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import NetworkParts
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,6 @@ def chosen(c: StageConfig, drawn: Source, height: int | None = None, shot: int |
     return ShardSource(Shards(c.data, c.data_seed), height or c.height, shot or c.shot) if c.data else drawn
 
 
-def fitted(source: Source, parts: Parts) -> Source:
+def fitted(source: Source, parts: NetworkParts) -> Source:
     """The source with pictures in whole tokens."""
     return replace(source, multiple=parts.encoder.token_pixels) if isinstance(source, ShardSource) else source

@@ -1,4 +1,4 @@
-"""The parts a stage works with: network, words, autoencoder, schedule; where they come from, where they go.
+"""The parts a stage works with: network, text encoder, autoencoder, schedule; where they come from, where they go.
 
 They come from another stage of the run, from a state file, or from a checkpoint folder (nano or FLUX.2-klein);
 with none of these a network of the configured shape begins from scratch. They leave as a checkpoint folder or,
@@ -35,7 +35,7 @@ from engine_build.training.loop import adapters
 from engine_build.training.loop.export import export
 from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
-from engine_build.training.loop.text_tokens import FrozenWords, NanoWords, Words
+from engine_build.training.loop.text_tokens import FrozenInstructionEncoder, InstructionEncoder, NanoInstructionEncoder
 
 
 class Backbone(nn.Module):
@@ -63,11 +63,11 @@ class TrainedMode:
 
 
 @dataclass
-class Parts:
-    """Everything a step needs. `network` holds `dit`, and `text` where the text encoder may learn."""
+class NetworkParts:
+    """A network and what it works with. `network` holds `dit`, and `text` where the text encoder may learn."""
 
     network: nn.Module
-    words: Words
+    encode_instructions: InstructionEncoder
     encoder: Encoder
     schedule: Schedule
     write: Callable[[Path], object]
@@ -81,10 +81,10 @@ class Parts:
         return self.dit.device
 
 
-def conditioned(parts: Parts, samples: Sequence[Tokens], draws: int = 1) -> PackedBatch:
-    """Samples packed with their words as the network reads them."""
+def conditioned(parts: NetworkParts, samples: Sequence[Tokens], draws: int = 1) -> PackedBatch:
+    """Samples packed with the text tokens of their instructions."""
     joint = parts.dit.config.reference_attention == "joint"
-    return pack_samples(samples, parts.words([sample.instruction for sample in samples]), draws, joint)
+    return pack_samples(samples, parts.encode_instructions([sample.instruction for sample in samples]), draws, joint)
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,15 @@ class RunSetup:
     autoencoder: Callable[[], AutoencoderKLFlux2]
     default_steps: int = 4
 
-    def parts(self, config: StageConfig, reference_attention: ReferenceAttention | None = None) -> Parts:
+    def parts(self, config: StageConfig, reference_attention: ReferenceAttention | None = None) -> NetworkParts:
         """The parts a stage starts from. Raises RequestError or CheckpointError when they are not there."""
         start = config.start_from
         folder = Path(start).expanduser()
         state = self.out / f"{start}.pt" if start and (self.out / f"{start}.pt").exists() else folder
         saved = _read_state(state, start) if start and state.suffix == ".pt" else {}
         if saved and not any(key.startswith("text.") for key in saved["ema"]["values"]):
-            state, saved = state.with_suffix("") / "checkpoint", {}  # began from a checkpoint, left one with its words
+            # Began from a checkpoint: what it left holds the text encoder too.
+            state, saved = state.with_suffix("") / "checkpoint", {}
         if start and state.suffix != ".pt":
             parts = self._of_checkpoint(locate(str(state) if state.is_dir() else start), config, reference_attention)
         else:
@@ -116,7 +117,7 @@ class RunSetup:
         adapters.merge_files(parts.dit, [Path(one) for one in config.loras])
         return parts
 
-    def _of_run(self, saved: dict[str, Any], config: StageConfig, mode: ReferenceAttention | None) -> Parts:
+    def _of_run(self, saved: dict[str, Any], config: StageConfig, mode: ReferenceAttention | None) -> NetworkParts:
         tokenizer, vae = self.tokenizer(), self.autoencoder()
         torch.manual_seed(config.seed)
         trained = saved.get("network", {}).get("reference_attention", self.shape.reference_attention)
@@ -125,15 +126,15 @@ class RunSetup:
             model.load_state_dict(saved["ema"]["values"])
         model.to(self.device)
         written = FlowConfig(height=config.height, shot=config.shot, shift=config.shift)
-        return Parts(
+        return NetworkParts(
             network=model,
-            words=NanoWords(model, tokenizer),
+            encode_instructions=NanoInstructionEncoder(model, tokenizer),
             encoder=Encoder(vae.to(self.device)),
             schedule=Schedule(config.shift, use_dynamic_shifting=False),
             write=lambda folder: export(folder, model, vae, tokenizer, written, self.default_steps),
         )
 
-    def _of_checkpoint(self, folder: Path, config: StageConfig, mode: ReferenceAttention | None) -> Parts:
+    def _of_checkpoint(self, folder: Path, config: StageConfig, mode: ReferenceAttention | None) -> NetworkParts:
         checkpoint = CheckpointConfig.load(folder)
         dit = load_model(folder, device=self.device, reference_attention=mode)
         autoencoder = Autoencoder.load(folder, device=self.device, dtype=torch.float32)
@@ -141,9 +142,9 @@ class RunSetup:
             raise RequestError(f"the text encoder of {folder} stays frozen: train_text is for networks of this run")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         text = TextEncoder.load(folder, checkpoint, device=self.device, dtype=dtype)
-        return Parts(
+        return NetworkParts(
             network=Backbone(dit),
-            words=FrozenWords(text),
+            encode_instructions=FrozenInstructionEncoder(text),
             encoder=Encoder(autoencoder.vae),
             schedule=Schedule.load(folder),
             write=lambda target: _write_over(folder, target, dit),

@@ -16,14 +16,14 @@ from engine_build.model.text_encoder import TextEncoder
 from engine_build.training.loop.nano_model import NanoModel
 
 
-class Words(Protocol):
+class InstructionEncoder(Protocol):
     """Instructions to text tokens (Lt, Dt) each."""
 
     def __call__(self, instructions: Sequence[str]) -> list[Tensor]: ...
 
 
-class NanoWords:
-    """The text encoder of a nano; no words at all become the end token."""
+class NanoInstructionEncoder:
+    """The text encoder of a nano; an empty instruction becomes the end token."""
 
     def __init__(self, model: NanoModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -36,8 +36,8 @@ class NanoWords:
         return [states[: len(row)] for states, row in zip(self.model.embed(ids), rows, strict=True)]
 
 
-class FrozenWords:
-    """The text encoder of a checkpoint folder; no words at all become a space. Keeps what it has encoded last."""
+class FrozenInstructionEncoder:
+    """The text encoder of a checkpoint folder; an empty instruction becomes a space. Keeps what it has encoded last."""
 
     def __init__(self, encoder: TextEncoder, remember: int = 4096) -> None:
         self.encoder, self.remember = encoder, remember

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine_build.training.data.sample import Tokens, encode
 from engine_build.training.data.world_tryons import WorldTryOns
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.classifier import Classifier, crops, labels
 from engine_build.training.measure.sampler import draw, strength
 from engine_build.training.measure.scores import Scores, judged
@@ -47,7 +47,7 @@ class HeldOut:
         return [sample.scene for sample in self.samples if sample.scene is not None]
 
     @classmethod
-    def make(cls, parts: Parts, height: int, shot: int, count: int, mix: tuple[float, ...]) -> HeldOut:
+    def make(cls, parts: NetworkParts, height: int, shot: int, count: int, mix: tuple[float, ...]) -> HeldOut:
         """`count` scenes, balanced over categories, numbers of garments as in `mix`."""
         drawn = WorldTryOns(height, shot, mix).draw(range(FIRST, FIRST + count))
         scenes = [sample.scene for sample in drawn if sample.scene is not None]
@@ -69,7 +69,7 @@ class Way:
 
 
 def assess(
-    parts: Parts,
+    parts: NetworkParts,
     held: HeldOut,
     way: Way,
     judge: Classifier,
@@ -103,7 +103,7 @@ def assess(
 
 @torch.no_grad()
 def generate(
-    parts: Parts, samples: Sequence[Tokens], way: Way, seed: int = 0, batch: int = 16, encode_once: bool = True
+    parts: NetworkParts, samples: Sequence[Tokens], way: Way, seed: int = 0, batch: int = 16, encode_once: bool = True
 ) -> tuple[Tensor, float]:
     """Pictures (N, 3, H, W) on the CPU of samples of one size, and seconds a picture of the denoising alone."""
     pictures, spent = [], 0.0

@@ -67,7 +67,7 @@ def nearest(output: Tensor, truths: list[Truth]) -> int:
 def judged(
     outputs: list[list[Tensor]], truths: list[list[Truth]], judge: Classifier, others: bool = True
 ) -> list[list[Scores]]:
-    """Scores of several outputs (3, H, W) a scene; alternatives of one truth are drawn once.
+    """Scores of several outputs (3, H, W) a scene; the wrong outfits of one truth are drawn once.
 
     Without `others` nothing is said about retrieval, at a fraction of the cost.
     """

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from engine_build.training.data.sample import Source, encode
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.measure.measures import FIRST, Way, generate
 from engine_build.world.sample_files import picture
 
@@ -20,7 +20,7 @@ _REFERENCES = 6
 _GROUND = (255, 255, 255)
 
 
-def write_sheet(path: Path, parts: Parts, source: Source, way: Way, write: bool = True) -> Path:
+def write_sheet(path: Path, parts: NetworkParts, source: Source, way: Way, write: bool = True) -> Path:
     """Draw `ROWS` samples of a source; every process of a run must call it, one of them writes."""
     drawn = source.draw(range(FIRST - ROWS, FIRST))
     results, _ = generate(parts, encode(parts.encoder, drawn), way)

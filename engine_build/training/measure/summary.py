@@ -11,7 +11,7 @@ from engine_build.world.specs import Scene
 
 
 def summary(samples: list[Scores], seconds: float | None, nfe: int) -> dict[str, float | int | None]:
-    """The issue's figures: means over samples, and over garments where a figure is one a garment."""
+    """Means over samples, and over garments where a figure is one a garment."""
 
     def mean(values: Iterable[float]) -> float | None:
         kept = [v for v in values if not math.isnan(v)]

@@ -17,7 +17,7 @@ from engine_build.model.mmdit import MMDiT
 from engine_build.training.data.packed_batch import noised, token_weights
 from engine_build.training.data.sample import Stream
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.sampler import guided, strength
 from engine_build.training.stages.matching import chance
 
@@ -44,7 +44,7 @@ class CfgDistill:
     """One step: noise a batch, let the frozen teacher guide itself, let the student imitate the result."""
 
     def __init__(
-        self, parts: Parts, learner: Learner, config: CfgDistillConfig, teacher: MMDiT, stream: Stream
+        self, parts: NetworkParts, learner: Learner, config: CfgDistillConfig, teacher: MMDiT, stream: Stream
     ) -> None:
         self.parts, self.learner, self.config = parts, learner, config
         self.teacher, self.stream = teacher, stream

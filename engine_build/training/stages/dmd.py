@@ -22,7 +22,7 @@ from engine_build.model.packing import PackedBatch
 from engine_build.training.data.packed_batch import noise_like, noised, per_token, sample_means
 from engine_build.training.data.sample import Stream, Tokens
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.sampler import guided, levels, references_of
 from engine_build.training.stages.critic import Head, critic_loss, look, push
 from engine_build.training.stages.matching import noise_levels
@@ -87,7 +87,7 @@ class Dmd:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: NetworkParts,
         learner: Learner,
         config: DmdConfig,
         teacher: MMDiT,

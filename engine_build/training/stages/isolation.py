@@ -16,7 +16,7 @@ import torch
 
 from engine_build.training.data.sample import Tokens
 from engine_build.training.loop.learner import StageConfig
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
 from engine_build.training.measure.sampler import levels, references_of
@@ -31,7 +31,7 @@ class IsolateConfig(StageConfig):
     report_steps: int = 16
 
 
-def report(networks: dict[str, Parts], config: IsolateConfig, judge: Classifier) -> dict[str, Any]:
+def report(networks: dict[str, NetworkParts], config: IsolateConfig, judge: Classifier) -> dict[str, Any]:
     """Quality of each network on one held-out set, and the time of a step in each way of treating references."""
     any_parts = next(iter(networks.values()))
     held = HeldOut.make(any_parts, config.height, config.shot, config.report_samples, config.mix)
@@ -47,7 +47,7 @@ def report(networks: dict[str, Parts], config: IsolateConfig, judge: Classifier)
 
 
 @torch.no_grad()
-def step_times(parts: Parts, samples: Sequence[Tokens], repeats: int = 7) -> dict[str, float]:
+def step_times(parts: NetworkParts, samples: Sequence[Tokens], repeats: int = 7) -> dict[str, float]:
     """Median milliseconds of one evaluation of a batch: references encoded with it, and, where possible, before it."""
     batch = conditioned(parts, samples)
     now = levels(parts.schedule, batch, 4)[1]
@@ -60,7 +60,7 @@ def step_times(parts: Parts, samples: Sequence[Tokens], repeats: int = 7) -> dic
     return {name: round(1000 * value, 3) for name, value in times.items()}
 
 
-def with_mode(parts: Parts, mode: str) -> Parts:
+def with_mode(parts: NetworkParts, mode: str) -> NetworkParts:
     """The same weights with another reference attention, as a network of its own."""
     network = copy.deepcopy(parts.network)
     network.dit.config = replace(network.dit.config, reference_attention=mode)

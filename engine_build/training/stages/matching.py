@@ -21,7 +21,7 @@ from engine_build.training.data.sample import PERSON, Stream, Tokens, encode
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.sharding import Place
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.world.scenes import HELD_OUT_SEED
 from engine_build.world.specs import CATEGORIES
 
@@ -60,7 +60,7 @@ def chance(samples: Sequence[Tokens], step: int, config: StageConfig, place: Pla
 
 
 def velocity_loss(
-    parts: Parts,
+    parts: NetworkParts,
     samples: Sequence[Tokens],
     drawn: Draw,
     draws: int,
@@ -82,7 +82,7 @@ class Matching:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: NetworkParts,
         learner: Learner,
         stream: Stream,
         region_only: bool = False,
@@ -125,7 +125,7 @@ class Matching:
         return result
 
 
-def held_out_by_category(parts: Parts, config: StageConfig, each: int = 4) -> dict[str, list[Tokens]]:
+def held_out_by_category(parts: NetworkParts, config: StageConfig, each: int = 4) -> dict[str, list[Tokens]]:
     """Single-garment scenes nobody trains on, `each` of every category."""
     source = WorldTryOns(config.height, config.shot, mix=(1.0,), balanced=True, edited_regions_only=True)
     first = HELD_OUT_SEED // 64 + 1_000

@@ -26,7 +26,7 @@ from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import gathered, mean, placed
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.classifier import Classifier
 from engine_build.training.measure.measures import DIMENSIONS, world_scores
 from engine_build.training.measure.sampler import draw
@@ -176,7 +176,7 @@ class Nft:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: NetworkParts,
         learner: Learner,
         config: NftConfig,
         copies: tuple[MMDiT, MMDiT],

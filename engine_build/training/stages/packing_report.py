@@ -16,7 +16,7 @@ from engine_build.training.data.packed_batch import pack_samples, padded
 from engine_build.training.data.sample import Tokens, encode
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import StageConfig, autocast
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.stages.matching import Draw, velocity_loss
 
 
@@ -29,7 +29,7 @@ class PackingConfig(StageConfig):
     repeats: int = 6
 
 
-def measure(parts: Parts, config: PackingConfig) -> dict[str, object]:
+def measure(parts: NetworkParts, config: PackingConfig) -> dict[str, object]:
     """Samples per second, forward and backward, both ways in turn; tokens of each; the ratio of medians."""
     seconds: dict[str, list[float]] = {"packed": [], "padded": []}
     tokens = {"packed": 0, "padded": 0}
@@ -57,7 +57,7 @@ def measure(parts: Parts, config: PackingConfig) -> dict[str, object]:
     }
 
 
-def _samples(parts: Parts, config: PackingConfig, repeat: int) -> list[Tokens]:
+def _samples(parts: NetworkParts, config: PackingConfig, repeat: int) -> list[Tokens]:
     samples: list[Tokens] = []
     for i, height in enumerate(config.heights):
         source = WorldTryOns(height, config.shot, config.mix)
@@ -66,7 +66,7 @@ def _samples(parts: Parts, config: PackingConfig, repeat: int) -> list[Tokens]:
     return samples
 
 
-def _step(parts: Parts, samples: Sequence[Tokens], config: PackingConfig, seed: int) -> tuple[float, int]:
+def _step(parts: NetworkParts, samples: Sequence[Tokens], config: PackingConfig, seed: int) -> tuple[float, int]:
     generator = torch.Generator().manual_seed(seed)
     total = sum(len(sample.target) for sample in samples) * config.draws
     eps = torch.randn(total, samples[0].target.shape[1], generator=generator).to(parts.device)
@@ -81,6 +81,6 @@ def _step(parts: Parts, samples: Sequence[Tokens], config: PackingConfig, seed: 
     spent = time.perf_counter() - began
     parts.network.zero_grad(set_to_none=True)
     with torch.no_grad():
-        text = parts.words([sample.instruction for sample in samples])
+        text = parts.encode_instructions([sample.instruction for sample in samples])
         joint = parts.dit.config.reference_attention == "joint"
         return spent, pack_samples(samples, text, config.draws, joint).tokens

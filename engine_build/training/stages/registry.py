@@ -16,24 +16,17 @@ from typing import Any
 
 from torch import nn
 
-from engine_build.config import ReferenceAttention
 from engine_build.errors import RequestError
-from engine_build.model.mmdit import MMDiT
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.sample import Source
-from engine_build.training.data.sizes import check_heights, check_squares
-from engine_build.training.data.stream import TokenStream
 from engine_build.training.data.world_edits import Edits
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
-from engine_build.training.loop.learner import Learner, StageConfig, fit, recompute
-from engine_build.training.loop.run import Run
-from engine_build.training.loop.sharding import Place, shard
+from engine_build.training.loop.learner import Learner, StageConfig
 from engine_build.training.loop.sources import InTurn, Mixture, chosen, fitted
-from engine_build.training.loop.start_from import Backbone, Parts, RunSetup, TrainedMode
+from engine_build.training.loop.start_from import Backbone
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import Way
-from engine_build.training.measure.sheets import write_sheet
 from engine_build.training.stages import isolation
 from engine_build.training.stages.cfg_distill import CfgDistill, CfgDistillConfig
 from engine_build.training.stages.critic import Critic, Head
@@ -44,44 +37,9 @@ from engine_build.training.stages.matching import Matching
 from engine_build.training.stages.merging import MergeConfig, averages, merged
 from engine_build.training.stages.nft import Nft, NftConfig
 from engine_build.training.stages.packing_report import PackingConfig, measure
+from engine_build.training.stages.stage_run import StageRun, fit_and_leave, prepare, token_stream
 from engine_build.training.stages.tables import PretrainConfig, ResolutionConfig, TryOnConfig
 from engine_build.training.stages.vision_rewards import rewards_of
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """One call of a stage: its name and table, where it works, and how it was asked to go on."""
-
-    stage: str
-    config: Any
-    setup: RunSetup
-    place: Place
-    resume: bool = False
-    tensorboard: bool = False
-    stop_after: int | None = None
-
-    @property
-    def run(self) -> Run:
-        return Run(self.setup.out, self.stage, self.place, self.tensorboard)
-
-    @property
-    def folder(self) -> Path:
-        return self.setup.out / self.stage
-
-    @property
-    def table(self) -> str:
-        """The stage's table in the configuration file, under whatever name it runs."""
-        return next(name for name, stage in STAGES.items() if stage.config is type(self.config))
-
-    def parts(self, mode: ReferenceAttention | None = None) -> Parts:
-        """The parts to start from. Raises RequestError for sizes that do not divide into whole tokens."""
-        c, parts = self.config, self.setup.parts(self.config, mode)
-        own_pictures = not c.data or getattr(c, "validate_every", 0) or getattr(c, "report_samples", 0)
-        if own_pictures:
-            side = parts.encoder.token_pixels
-            check_heights(self.table, (*getattr(c, "heights", ()), c.height), side)
-            check_squares(self.table, "shot", (*getattr(c, "shots", ()), c.shot), side)
-        return parts
 
 
 def pretrain(stage_run: StageRun) -> Path:
@@ -152,32 +110,32 @@ def nft(stage_run: StageRun) -> Path:
         )
     if c.prompts % stage_run.place.world:
         raise RequestError(f"[nft] {c.prompts} prompts do not divide among {stage_run.place.world} processes")
-    parts, learner, copies = _prepare(stage_run, copies=2)
+    parts, learner, copies = prepare(stage_run, copies=2)
     run = stage_run.run
     source = fitted(chosen(c, WorldTryOns(c.height, c.shot, c.mix)), parts)
     with rewards_of(c, parts.encoder) as rewards:
         step = Nft(parts, learner, c, (copies[0], copies[1]), source, rewards, run)
         more = {"old": step.old, "watch": step.watch}
-        return _fit(stage_run, parts, learner, step, run, more, source, Way(c.sample_steps))
+        return fit_and_leave(stage_run, parts, learner, step, run, more, source, Way(c.sample_steps))
 
 
 def cfg_distill(stage_run: StageRun) -> Path:
     c: CfgDistillConfig = stage_run.config
-    parts, learner, (teacher,) = _prepare(stage_run, copies=1)
+    parts, learner, (teacher,) = prepare(stage_run, copies=1)
     source = chosen(c, WorldTryOns(c.height, c.shot, c.mix))
-    step = CfgDistill(parts, learner, c, teacher, _stream(stage_run, parts, source))
-    return _fit(stage_run, parts, learner, step, stage_run.run, {}, source, Way(8))
+    step = CfgDistill(parts, learner, c, teacher, token_stream(stage_run, parts, source))
+    return fit_and_leave(stage_run, parts, learner, step, stage_run.run, {}, source, Way(8))
 
 
 def dmd(stage_run: StageRun) -> Path:
     c: DmdConfig = stage_run.config
-    parts, learner, (teacher, fake) = _prepare(stage_run, copies=2, trainable=1)
+    parts, learner, (teacher, fake) = prepare(stage_run, copies=2, trainable=1)
     source = chosen(c, WorldTryOns(c.height, c.shot, c.mix))
     module: nn.Module = adapters.LoraWeights(fake) if c.lora_rank else Backbone(fake)
     head = Head(fake.config.width, c.seed).to(parts.device) if c.gan else None
     chaser = Learner(module if head is None else Critic(module, head), c, stage_run.place, c.fake_learning_rate)
-    step = Dmd(parts, learner, c, teacher, (fake, chaser), _stream(stage_run, parts, source), head)
-    return _fit(stage_run, parts, learner, step, stage_run.run, {"fake": chaser}, source, Way(c.student_steps))
+    step = Dmd(parts, learner, c, teacher, (fake, chaser), token_stream(stage_run, parts, source), head)
+    return fit_and_leave(stage_run, parts, learner, step, stage_run.run, {"fake": chaser}, source, Way(c.student_steps))
 
 
 def merge(stage_run: StageRun) -> Path:
@@ -229,75 +187,8 @@ def _matching(
     validate_every: int = 0,
     mode: Any = None,
 ) -> Path:
-    parts, learner, _ = _prepare(stage_run, mode=mode)
-    streams = tuple(_stream(stage_run, parts, source) for source in sources)
+    parts, learner, _ = prepare(stage_run, mode=mode)
+    streams = tuple(token_stream(stage_run, parts, source) for source in sources)
     stream = streams[0] if len(streams) == 1 else InTurn(streams, begins)
     step = Matching(parts, learner, stream, region_only, validate_every)
-    return _fit(stage_run, parts, learner, step, stage_run.run, {}, sources[-1], Way(8))
-
-
-def _stream(stage_run: StageRun, parts: Parts, source: Source) -> TokenStream:
-    c: StageConfig = stage_run.config
-    place, read = stage_run.place, fitted(source, parts)
-    return TokenStream(read, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
-
-
-def _prepare(
-    stage_run: StageRun, copies: int = 0, trainable: int | None = None, mode: Any = None
-) -> tuple[Parts, Learner, list[MMDiT]]:
-    """Parts, the learner of what the stage trains, and copies of the network, frozen but for copy `trainable`."""
-    c: StageConfig = stage_run.config
-    parts = stage_run.parts(mode)
-    text: nn.Module | None = getattr(parts.network, "text", None)
-    parts.network.requires_grad_(True)
-    if text is not None and (not c.train_text or c.lora_rank):
-        text.requires_grad_(False)
-    if c.lora_rank:
-        adapters.attach(parts.dit, c.lora_rank, c.lora_alpha, c.lora_layers, c.seed)
-    others = [adapters.twin(parts.dit) for _ in range(copies)]
-    if trainable is not None:
-        for tensor in adapters.tensors_of(others[trainable]).values():
-            tensor.requires_grad_(True)
-    for network in (parts.dit, *others):
-        if c.checkpointing:
-            recompute(network)
-        shard(network, stage_run.place, c.bf16)
-    module: nn.Module = adapters.LoraWeights(parts.dit) if c.lora_rank else parts.network
-    return parts, Learner(module, c, stage_run.place), others
-
-
-def _fit(
-    stage_run: StageRun,
-    parts: Parts,
-    learner: Learner,
-    step: Callable[[int], Any],
-    run: Run,
-    more: dict[str, Any],
-    source: Source,
-    way: Way,
-) -> Path:
-    """Run the loop; write what the stage leaves."""
-    c: StageConfig = stage_run.config
-
-    def show(index: int) -> None:
-        sheet = stage_run.setup.out / "grids" / f"{stage_run.stage}-{index}.png"
-        write_sheet(sheet, parts, fitted(source, parts), way, write=stage_run.place.first)
-
-    remembered = {**more, "network": TrainedMode(parts.dit)}
-    fit(run, learner, step, stage_run.resume, remembered, show if c.show_every else None, stage_run.stop_after)
-    return _leave(stage_run, parts, learner)
-
-
-def _leave(stage_run: StageRun, parts: Parts, learner: Learner) -> Path:
-    """A checkpoint folder or a LoRA file of the averaged weights; only one process at the end of a whole run writes."""
-    if isinstance(learner.module, adapters.LoraWeights):
-        path = stage_run.folder / "lora.safetensors"
-        if stage_run.place.first:
-            adapters.write(path, learner.module, learner.ema.values)
-        return path
-    folder = stage_run.folder / "checkpoint"
-    if stage_run.place.world > 1:
-        return stage_run.setup.out / f"{stage_run.stage}.pt"
-    with learner.ema.applied(learner.module):
-        parts.write(folder)
-    return folder
+    return fit_and_leave(stage_run, parts, learner, step, stage_run.run, {}, sources[-1], Way(8))

@@ -73,10 +73,10 @@ def test_diffusers_and_transformers_load_the_parts(exported: tuple[NanoModel, Pa
         assert torch.equal(transformer.state_dict()[name], value), name
     _, report = AutoencoderKLFlux2.from_pretrained(folder / "vae", output_loading_info=True)
     assert not any(report.values()), report
-    words = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     text = Qwen3Model.from_pretrained(folder / "text_encoder").eval()
-    ids = words(TOLD, return_tensors="pt")["input_ids"]
-    assert words.decode(ids[0]) == TOLD
+    ids = tokenizer(TOLD, return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(ids[0]) == TOLD
     with torch.no_grad():
         torch.testing.assert_close(text(input_ids=ids).last_hidden_state, model.text(input_ids=ids).last_hidden_state)
 

@@ -13,11 +13,11 @@ from nano_runs import FLOW, SHAPE, VAE
 from torch import nn
 
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.loop import tokenizer
 from engine_build.training.loop.muon import Muon, orthogonalise
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
 from engine_build.training.loop.run import Ema, Run, psnr, warm_then_decay
 from engine_build.training.loop.sharding import Place
+from engine_build.training.loop.tokenizer import train as train_tokenizer
 from engine_build.training.nano import flow, vae
 
 
@@ -56,10 +56,10 @@ def test_a_second_autoencoder_stage_sees_whole_pictures_and_begins_with_the_firs
 
 
 def test_an_interrupted_flow_ends_the_same(tmp_path: Path) -> None:
-    words, encoder = tokenizer.train(samples=50), Encoder(vae.build(VAE))
+    tokenizer, encoder = train_tokenizer(samples=50), Encoder(vae.build(VAE))
 
     def go(name: str, resume: bool, minutes: float | None = None) -> dict[str, Any]:
-        flow.train(FLOW, SHAPE, encoder, words, tmp_path / name, resume, minutes=minutes)
+        flow.train(FLOW, SHAPE, encoder, tokenizer, tmp_path / name, resume, minutes=minutes)
         return Run(tmp_path / name, "flow").load()
 
     whole = go("whole", resume=False)
@@ -74,7 +74,7 @@ def test_an_interrupted_flow_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_looking_at_samples_changes_nothing(tmp_path: Path) -> None:
-    words, encoder = tokenizer.train(samples=50), Encoder(vae.build(VAE))
+    tokenizer, encoder = train_tokenizer(samples=50), Encoder(vae.build(VAE))
     seen: list[int] = []
 
     def show(stage: str, step: int, model: NanoModel) -> None:
@@ -84,8 +84,8 @@ def test_looking_at_samples_changes_nothing(tmp_path: Path) -> None:
 
     averages: list[torch.Tensor] = []
     config = FlowConfig(**{**FLOW.__dict__, "show_every": 2})
-    plain = flow.train(config, SHAPE, encoder, words, tmp_path / "plain", False)
-    shown = flow.train(config, SHAPE, encoder, words, tmp_path / "shown", False, show=show)
+    plain = flow.train(config, SHAPE, encoder, tokenizer, tmp_path / "plain", False)
+    shown = flow.train(config, SHAPE, encoder, tokenizer, tmp_path / "shown", False, show=show)
     assert seen == [2, 4]
     assert _same(plain.state_dict(), shown.state_dict())
     assert torch.equal(averages[-1], shown.dit.x_embedder.weight)

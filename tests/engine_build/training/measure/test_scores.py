@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from random import Random
 
 import pytest
 import torch
@@ -30,8 +29,8 @@ from engine_build.training.measure.summary import by_category, by_count, summary
 from engine_build.world import wrong_outfits
 from engine_build.world.casting import hanging_sides
 from engine_build.world.render import Rendered, head_region, render, unchanged_background
-from engine_build.world.scenes import HELD_OUT_SEED, sample_garment, sample_scene
-from engine_build.world.specs import COLOURS, Scene
+from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
+from engine_build.world.specs import Scene
 from engine_build.world.wrong_outfits import (
     CANDIDATES,
     WrongOutfits,
@@ -229,7 +228,7 @@ def test_candidates_are_of_the_category_and_the_same_each_time() -> None:
     assert set(again.others) == {g.category for g, _ in TRUTHS[2].shown()}
 
 
-def test_alternatives_of_one_truth_are_drawn_once_and_shared() -> None:
+def test_wrong_outfits_of_one_truth_are_drawn_once_and_shared() -> None:
     rows = [[some[0].target, some[0].person, _blurred(some[0].target)] for some in ALLOWED[:2]]
     together = judged(rows, ALLOWED[:2], UNTRAINED)
     for row, some, samples in zip(rows, ALLOWED[:2], together, strict=True):
@@ -281,20 +280,6 @@ def test_summaries_count_garments_not_samples() -> None:
     assert [len(s.garments) for s in held_out(7, None)] == [1, 2, 3, 4, 5, 6, 1]
     assert [len(s.garments) for s in held_out(3, 3)] == [3, 3, 3]
     assert min(s.seed for s in held_out(3, 3)) >= HELD_OUT_SEED
-
-
-def test_crops_centre_the_garment_and_labels_name_it() -> None:
-    x = torch.zeros(1, 3, 96, 72)
-    mask = torch.zeros(1, 96, 72, dtype=torch.bool)
-    mask[0, 60:70, 10:20] = True
-    x[:, 0, 60:70, 10:20] = 1
-    [crop] = classifier.crops(x, mask)
-    assert crop.shape == (3, 32, 32)
-    assert float(crop[0, 8:24, 8:24].min()) > 0.99 and float(crop[0, 0].max()) < 0.01
-    assert crop[0].flip(0).allclose(crop[0], atol=1e-4) and crop[0].flip(1).allclose(crop[0], atol=1e-4)
-    spec = sample_garment(Random(0), "bags")
-    category, _, colour = classifier.labels([spec])[0].tolist()
-    assert (category, COLOURS[colour]) == (6, spec.colour)
 
 
 def test_the_judge_reads_truths_and_sees_wrong_colours_and_omissions() -> None:

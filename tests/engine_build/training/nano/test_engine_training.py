@@ -11,9 +11,9 @@ from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.request.plan import plan
 from engine_build.runtime.torch_engine import TorchEngine, load
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.loop import tokenizer
 from engine_build.training.loop.export import export
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
+from engine_build.training.loop.tokenizer import train as train_tokenizer
 from engine_build.training.nano.flow import packed, tokenize
 from engine_build.training.nano.latents import Latents
 from engine_build.training.nano.vae import VaeConfig, build
@@ -29,8 +29,8 @@ FLOW = FlowConfig()
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[NanoModel, Encoder, object, TorchEngine]:
     """A random nano, exported as training exports it, and loaded as the service loads it."""
     torch.manual_seed(0)
-    words = tokenizer.train(samples=100)
-    model = NanoModel(PRESETS["nano"], len(words)).eval()
+    tokenizer = train_tokenizer(samples=100)
+    model = NanoModel(PRESETS["nano"], len(tokenizer)).eval()
     vae = build(VaeConfig()).eval()
     with torch.no_grad():
         for name, weight in model.dit.named_parameters():
@@ -39,14 +39,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[NanoModel, Encode
         vae.bn.running_mean.normal_(0, 0.3)
         vae.bn.running_var.uniform_(0.5, 1.5)
     folder: Path = tmp_path_factory.mktemp("nano")
-    export(folder, model, vae, words, FLOW, 4)
-    return model, Encoder(vae), words, load(folder, device="cpu")
+    export(folder, model, vae, tokenizer, FLOW, 4)
+    return model, Encoder(vae), tokenizer, load(folder, device="cpu")
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
 @torch.no_grad()
 def test_one_step_is_the_trained_velocity(trained, count: int) -> None:
-    model, encoder, words, engine = trained
+    model, encoder, tokenizer, engine = trained
     scene = sample_scene(7, count)
     drawn = render([scene], FLOW.height, FLOW.shot)
     told = instruction_of(scene)
@@ -68,7 +68,7 @@ def test_one_step_is_the_trained_velocity(trained, count: int) -> None:
         (told,),
     )
     x = torch.randn(1, 108, 64, generator=torch.Generator().manual_seed(count))
-    text = model.embed(tokenize(words, (told,)))
+    text = model.embed(tokenize(tokenizer, (told,)))
     batch = packed(text, x, torch.tensor([0.6]), latents, FLOW.height, FLOW.shot)
     velocity = model.dit(batch)
 

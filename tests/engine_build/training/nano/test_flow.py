@@ -10,8 +10,8 @@ from nano_runs import FLOW, VAE, random_nano
 from torch import Tensor
 
 from engine_build.training.data.encoder import Encoder
-from engine_build.training.loop import tokenizer
 from engine_build.training.loop.nano_model import NanoModel
+from engine_build.training.loop.tokenizer import train as train_tokenizer
 from engine_build.training.nano.flow import flow_loss, packed, tokenize
 from engine_build.training.nano.latents import Latents, LatentStream, token_weight
 from engine_build.training.nano.vae import build
@@ -28,8 +28,8 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def words():
-    return tokenizer.train(samples=50)
+def tokenizer():
+    return train_tokenizer(samples=50)
 
 
 def _stream(encoder: Encoder, mix: tuple[float, ...] = (1.0, 1.0)) -> LatentStream:
@@ -119,9 +119,9 @@ def _batch(encoder: Encoder) -> Latents:
 
 
 @torch.no_grad()
-def test_loss_is_the_weighted_error_of_each_draw_alone(encoder: Encoder, words) -> None:
-    model, latents = random_nano(len(words)), _batch(encoder)
-    value = flow_loss(model, tokenize(words, latents.instructions), latents, FLOW, _generator(5))
+def test_loss_is_the_weighted_error_of_each_draw_alone(encoder: Encoder, tokenizer) -> None:
+    model, latents = random_nano(len(tokenizer)), _batch(encoder)
+    value = flow_loss(model, tokenize(tokenizer, latents.instructions), latents, FLOW, _generator(5))
 
     drawn = _generator(5)
     eps = torch.randn((4, 12, 64), generator=drawn)
@@ -131,7 +131,7 @@ def test_loss_is_the_weighted_error_of_each_draw_alone(encoder: Encoder, words) 
         scene = i // FLOW.draws
         x0, told = latents.target[scene : scene + 1], latents.instructions[scene]
         alone = latents.rows([scene])
-        ids = tokenize(words, latents.instructions)[scene : scene + 1]
+        ids = tokenize(tokenizer, latents.instructions)[scene : scene + 1]
         noisy = (1 - level) * x0 + level * eps[i : i + 1]
         velocity = model.dit(packed(model.embed(ids), noisy, sigma[i : i + 1], alone, 32, 16))
         assert told == alone.instructions[0]
@@ -140,20 +140,20 @@ def test_loss_is_the_weighted_error_of_each_draw_alone(encoder: Encoder, words) 
 
 
 @torch.no_grad()
-def test_loss_of_a_silent_model_is_the_energy_of_its_target(encoder: Encoder, words) -> None:
-    model, latents = random_nano(len(words)), _batch(encoder)
+def test_loss_of_a_silent_model_is_the_energy_of_its_target(encoder: Encoder, tokenizer) -> None:
+    model, latents = random_nano(len(tokenizer)), _batch(encoder)
     model.dit.proj_out.weight.zero_()
-    value = flow_loss(model, tokenize(words, latents.instructions), latents, FLOW, _generator(3))
+    value = flow_loss(model, tokenize(tokenizer, latents.instructions), latents, FLOW, _generator(3))
     eps = torch.randn((4, 12, 64), generator=_generator(3))
     target = eps - latents.target.repeat_interleave(2, 0)
     expected = (latents.weight.repeat_interleave(2, 0)[..., None] * target**2).mean()
     assert math.isclose(float(value), float(expected), rel_tol=1e-5)
 
 
-def test_gradients_reach_words_and_network_but_not_the_autoencoder(encoder: Encoder, words) -> None:
-    model: NanoModel = random_nano(len(words)).train()
+def test_gradients_reach_words_and_network_but_not_the_autoencoder(encoder: Encoder, tokenizer) -> None:
+    model: NanoModel = random_nano(len(tokenizer)).train()
     latents = _batch(encoder)
-    flow_loss(model, tokenize(words, latents.instructions), latents, FLOW, _generator()).backward()
+    flow_loss(model, tokenize(tokenizer, latents.instructions), latents, FLOW, _generator()).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert all(n.startswith(("text.layers.3.", "text.norm.")) for n in silent), silent
     assert all(p.grad is None for p in encoder.vae.parameters())

@@ -23,11 +23,12 @@ from engine_build.training.data.sample import encode
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
-from engine_build.training.loop.start_from import Parts, conditioned
+from engine_build.training.loop.start_from import NetworkParts, conditioned
 from engine_build.training.measure.evaluate import requests_of, tensor
-from engine_build.training.stages import registry
+from engine_build.training.stages import stage_run as stage_runs
 from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
 from engine_build.training.stages.merging import MergeConfig
+from engine_build.training.stages.stage_run import StageRun
 from engine_build.training.train import main, run_stage
 from engine_build.world.render import render
 from engine_build.world.sample_files import picture
@@ -133,15 +134,15 @@ def test_a_lora_stage_trains_its_paths_alone_and_leaves_the_network_it_trained(
     recipe: TrainConfig, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the paths moves, and the engine with the written file is the network as training left it."""
-    trained: list[Parts] = []
+    trained: list[NetworkParts] = []
 
-    def leave(stage_run: registry.StageRun, parts: Parts, learner: Learner) -> Path:
+    def leave(stage_run: StageRun, parts: NetworkParts, learner: Learner) -> Path:
         learner.module.load_state_dict(learner.ema.values)
         trained.append(parts)
         return left(stage_run, parts, learner)
 
-    left = registry._leave
-    monkeypatch.setattr(registry, "_leave", leave)
+    left = stage_runs._leave
+    monkeypatch.setattr(stage_runs, "_leave", leave)
     name = f"{stage}-lora"
     table = replace(recipe.stage(stage), lora_rank=2, optimizer="adamw", learning_rate=1e-2, start_from="isolate")
     path = run_stage(recipe, stage, resume=False, name=name, table=table)
@@ -178,7 +179,7 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
     assert not torch.equal(final[:, support], photo[:, support])
 
 
-def _noisy_batch(recipe: TrainConfig, parts: Parts) -> PackedBatch:
+def _noisy_batch(recipe: TrainConfig, parts: NetworkParts) -> PackedBatch:
     samples = encode(parts.encoder, WorldTryOns(64, 32, (1.0, 1.0)).draw(range(2)))
     with torch.no_grad():
         batch = conditioned(parts, samples)

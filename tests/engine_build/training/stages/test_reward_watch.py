@@ -19,7 +19,7 @@ from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, fit
 from engine_build.training.loop.run import Run
-from engine_build.training.loop.start_from import Parts
+from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.stages.matching import Matching, held_out_by_category
 from engine_build.training.stages.nft import Nft, NftConfig
 from engine_build.training.stages.tables import TryOnConfig
@@ -94,7 +94,7 @@ class Bought:
 def test_a_bought_reward_shows_in_the_log_and_earns_nothing(recipe: TrainConfig, tmp_path: Path) -> None:
     config = replace(recipe.stage("nft"), **SIZE, steps=8, window=2, sample_steps=1, updates=1, prompts=2, group=2)
     assert isinstance(config, NftConfig)
-    parts: Parts = recipe.setup(torch.device("cpu")).parts(config)
+    parts: NetworkParts = recipe.setup(torch.device("cpu")).parts(config)
     parts.network.text.requires_grad_(False)
     learner, rewards = Learner(parts.network, config), Bought()
     copies = (adapters.twin(parts.dit), adapters.twin(parts.dit))
@@ -129,7 +129,7 @@ def test_pictures_in_small_pieces_teach_what_all_at_once_teach(recipe: TrainConf
     config = replace(config, optimizer="adamw", learning_rate=1e-2, warm_up=1, decay_steps=1)
     rows, networks = [], []
     for micro in (0, 2):
-        parts: Parts = recipe.setup(torch.device("cpu")).parts(config)
+        parts: NetworkParts = recipe.setup(torch.device("cpu")).parts(config)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in parts.dit.parameters():
