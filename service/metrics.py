@@ -57,12 +57,8 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=on,
         )
-        self.queue_time = Histogram(
-            QUEUE_TIME, "Acceptance to the start of work", buckets=LATENCY_BUCKETS, registry=on
-        )
-        self.stage_latency = Histogram(
-            STAGE_LATENCY, "Seconds by stage", ["stage"], buckets=STAGE_BUCKETS, registry=on
-        )
+        self.queue_time = Histogram(QUEUE_TIME, "Acceptance to the start of work", buckets=LATENCY_BUCKETS, registry=on)
+        self.stage_latency = Histogram(STAGE_LATENCY, "Seconds by stage", ["stage"], buckets=STAGE_BUCKETS, registry=on)
         self.batch_requests = Histogram(BATCH_REQUESTS, "Jobs in a batch", buckets=BATCH_BUCKETS, registry=on)
         self.batch_tokens = Histogram(BATCH_TOKENS, "Tokens in a batch", buckets=TOKEN_BUCKETS, registry=on)
         self.cache_events = Counter(CACHE_EVENTS, "Lookups and evictions", ["cache", "result"], registry=on)
@@ -70,9 +66,7 @@ class Metrics:
         self.canceled = Counter(CANCELED, "Jobs canceled by their owner", ["phase"], registry=on)
         self.deadline_exceeded = Counter(DEADLINE_EXCEEDED, "Jobs that met their deadline", registry=on)
         self.lease_lost = Counter(LEASE_LOST, "Leases that ran out", registry=on)
-        self.dead_letter = Counter(
-            DEAD_LETTER, "Jobs given up after too many attempts", ["reason"], registry=on
-        )
+        self.dead_letter = Counter(DEAD_LETTER, "Jobs given up after too many attempts", ["reason"], registry=on)
         self.worker_ready = Gauge(WORKER_READY, "1 after a warm-up try-on succeeded", registry=on)
         self.gpu_memory = Gauge(GPU_MEMORY, "Device memory", ["kind"], registry=on)
         self.backlog_seconds = Gauge(BACKLOG, "Waiting work over the service rate", registry=on)

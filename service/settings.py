@@ -34,12 +34,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CHANGEROOM_REDIS_URL", "REDIS_URL"),
         description="redis://, rediss:// or unix:// address of the store",
     )
-    blob_url: str = Field(
-        default="", description="file://, s3://, gs://, az:// or memory://; default in data_dir"
-    )
-    data_dir: Path = Field(
-        default=Path("var"), description="folder for the embedded store, blobs and secrets"
-    )
+    blob_url: str = Field(default="", description="file://, s3://, gs://, az:// or memory://; default in data_dir")
+    data_dir: Path = Field(default=Path("var"), description="folder for the embedded store, blobs and secrets")
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -85,9 +81,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1)
     deadline_default_s: float = Field(default=120, gt=0)
     deadline_max_s: float = Field(default=900, gt=0)
-    reservation_ttl_s: float = Field(
-        default=60, gt=0, description="an accepted request that never became a job"
-    )
+    reservation_ttl_s: float = Field(default=60, gt=0, description="an accepted request that never became a job")
     result_ttl_s: int = Field(default=86_400, ge=1)
     input_ttl_s: int = Field(default=3_600, ge=1)
     store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
@@ -99,9 +93,7 @@ class Settings(BaseSettings):
     )
     url_secret: SecretStr | None = Field(default=None, description="signs result addresses; made when absent")
 
-    rewriter_url: str | None = Field(
-        default=None, description="an OpenAI-compatible endpoint; off when absent"
-    )
+    rewriter_url: str | None = Field(default=None, description="an OpenAI-compatible endpoint; off when absent")
     rewriter_model: str | None = None
     rewriter_key: SecretStr | None = None
     rewriter_budget_ms: int = Field(default=800, ge=1)
@@ -142,9 +134,11 @@ class Settings(BaseSettings):
     def store_is_local(self) -> bool:
         """Whether the store is a socket or a loopback address: then there are no gateways on other machines."""
         parts = urlsplit(self.redis_url)
-        return parts.scheme == "unix" or parts.hostname in ("localhost", "::1") or (
-            parts.hostname or ""
-        ).startswith("127.")
+        return (
+            parts.scheme == "unix"
+            or parts.hostname in ("localhost", "::1")
+            or (parts.hostname or "").startswith("127.")
+        )
 
     def signing_key(self) -> bytes:
         """The key of signed addresses: `url_secret`, or one kept in the data folder (made once, mode 0600).

@@ -26,8 +26,12 @@ from service.jobs.schemas import TERMINAL, Event, JobRecord
 from service.jobs.store import Store
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 FOLLOW_S = 5.0
 POSITION_S = 1.0
+LISTEN_S = 5.0
+RETRY_S = 0.5
 _EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
 
@@ -166,12 +170,6 @@ def _event(entry: str, fields: dict[str, str]) -> Event:
 def _position_of(event: Event) -> int:
     position = event.data.get("position")
     return int(position) if isinstance(position, (int, float)) else -1
-
-
-log = logging.getLogger(__name__)
-
-LISTEN_S = 5.0
-RETRY_S = 0.5
 
 
 class Notices:

@@ -27,6 +27,12 @@ from service.settings import Settings
 PENDING_WAIT_S = 10.0
 FULL_FOR_S = 0.1
 KNOWN_FOR_S, MOST_KNOWN = 2.0, 4096
+RETRY_S = 0.5
+MOMENT_S = 0.15
+# A request that went on its way before its answer was given up may still arrive after the first release.
+ONCE_MORE_S = 4.0
+
+FULL = "As many jobs as we can take are in flight; try again."
 
 
 class Submission:
@@ -152,9 +158,6 @@ def _digest(idempotency_key: str) -> str:
     return hashlib.sha256(idempotency_key.encode()).hexdigest()
 
 
-FULL = "As many jobs as we can take are in flight; try again."
-
-
 def refusal(answer: Sequence[str]) -> ServiceError:
     """The error for an answer of `reserve.lua` other than reserved or existing.
 
@@ -191,12 +194,6 @@ def refusal(answer: Sequence[str]) -> ServiceError:
             )
         case other:
             raise ValueError(f"admission answered {other!r}")
-
-
-RETRY_S = 0.5
-MOMENT_S = 0.15
-# A request that went on its way before its answer was given up may still arrive after the first release.
-ONCE_MORE_S = 4.0
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,7 @@ T = TypeVar("T")
 
 STORE_PATIENCE_S = 60.0
 
-NOT_STORED = JobError(
-    code="store-unavailable", message="The picture store did not answer. Try again.", retryable=True
-)
+NOT_STORED = JobError(code="store-unavailable", message="The picture store did not answer. Try again.", retryable=True)
 ENGINE_FAILED = JobError(code="engine-failed", message="The engine failed on this request. Try again.", retryable=True)
 OUT_OF_MEMORY = JobError(
     code="out-of-memory", message="This picture needs more memory than the engine's device has. Ask for a smaller one."

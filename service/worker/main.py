@@ -161,20 +161,13 @@ class Worker:
             )
         )
         announcing = asyncio.create_task(self._announce_forever(queue, info, leases))
-        background = [
-            announcing,
-            *(
-                asyncio.create_task(work)
-                for work in (
-                leases.renew_forever(),
-                cancellations.listen_forever(),
-                cancellations.tidy_forever(),
-                progress.send_forever(),
-                keep_house(queue.upkeep, blobs),
-                self._watch_engine(queue, thread),
-                )
-            ),
-        ]
+        renewing = asyncio.create_task(leases.renew_forever())
+        listening = asyncio.create_task(cancellations.listen_forever())
+        tidying = asyncio.create_task(cancellations.tidy_forever())
+        reporting = asyncio.create_task(progress.send_forever())
+        keeping_house = asyncio.create_task(keep_house(queue.upkeep, blobs))
+        watching = asyncio.create_task(self._watch_engine(queue, thread))
+        background = [announcing, renewing, listening, tidying, reporting, keeping_house, watching]
         if webhooks is not None:
             delivery = WebhookDelivery(queue, webhooks)
             background.append(asyncio.create_task(delivery.run_forever()))

@@ -26,6 +26,9 @@ from service.errors import InvalidRequest
 NAME = "null"
 JOB_TOKENS = 8192
 BATCH_JOBS = 4
+FAULTS = ("error", "oom", "lost", "hang", "freeze", "kill")
+AT_STEP = 2
+FOREVER_S = 2**30
 
 
 def is_null(model: str) -> bool:
@@ -112,11 +115,6 @@ class NullEngine:
             return Outcome(request.id, "failed", error=MemoryError("out of memory"))
         picture, stages = self._picture(request), {"denoise": seconds}
         return Outcome(request.id, "succeeded", image=picture, stages=stages, nfe=self.steps)
-
-
-FAULTS = ("error", "oom", "lost", "hang", "freeze", "kill")
-AT_STEP = 2
-FOREVER_S = 2**30
 
 
 @dataclass(frozen=True)

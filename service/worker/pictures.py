@@ -22,6 +22,11 @@ from service.worker.batching import Prepared, request_tokens
 T = TypeVar("T")
 
 READ_TIMEOUT_S = 2.5
+# Pictures are waited for as long as the picture store as a whole is away. A single picture that cannot be read while
+# the store answers fails its attempt soon: it may be readable from another machine, and else the job ends.
+STORE_AWAY_PATIENCE_S = 60.0
+ONE_PICTURE_PATIENCE_S = 2.0
+RETRY_S = 0.25
 
 
 class Photos:
@@ -78,13 +83,6 @@ class Photos:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-# Pictures are waited for as long as the picture store as a whole is away. A single picture that cannot be read while
-# the store answers fails its attempt soon: it may be readable from another machine, and else the job ends.
-STORE_AWAY_PATIENCE_S = 60.0
-ONE_PICTURE_PATIENCE_S = 2.0
-RETRY_S = 0.25
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
--- Leases waiting jobs to a worker: the first always, more while they fit the token budget together, the rule of
--- engine_build/token_budget.py on the estimates of admission. Answers a list of
+-- Leases waiting jobs to a worker: the first always, more while they fit the token budget together, solo ones alone:
+-- the rule of engine_build/token_budget.py on the estimates of admission. Where it closes the line of one priority,
+-- jobs of another that still fit may join. Jobs past their deadline end here. Answers a list of
 -- {id, fence, attempt, entry, spec}.
 local worker, max_jobs, budget = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_ms, ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5])

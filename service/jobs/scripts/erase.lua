@@ -1,6 +1,6 @@
--- Removes everything the store knows of a job, at once; a run still going is fenced off and told to stop, and workers
--- are told to forget its pictures. Answers the record as it was last, so that no result written just before is
--- forgotten; false when there is none.
+-- Removes everything the store knows of a job at once, but that it existed; a run still going is fenced off and told
+-- to stop, and workers are told to forget its pictures. Answers the record as it was last, so that no result written
+-- just before is forgotten; false when there is none.
 local id, ttl_s = ARGV[1], tonumber(ARGV[2])
 local job = job_fields(id, 'status', 'idem')
 if not job[1] or job[1] == 'reserved' then return false end

@@ -1,4 +1,5 @@
--- A draining worker returns a job unharmed: the attempt does not count. Answers 1, or 0 when it no longer holds it.
+-- A draining worker returns a job unharmed: the attempt does not count. A canceled job ends instead. Answers 1, or 0
+-- when the worker no longer holds it.
 local id, fence, ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if not holds(id, fence) then return 0 end
 local job = job_fields(id, 'attempts', 'cancel', 'solo')

@@ -4,7 +4,8 @@
 --
 --   JOB<id>          hash    status (reserved, queued, processing, succeeded, failed, canceled, expired), tenant,
 --                            idem, quota, spec, priority, tokens, deadline, entry, queued, order, attempts, fence,
---                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result
+--                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result,
+--                            webhook_tries
 --   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped; previews make it big, so
 --                            it goes ten minutes after the end and the record alone tells how it ended
 --   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs

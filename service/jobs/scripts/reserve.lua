@@ -5,6 +5,9 @@ local max_in_flight, concurrency, rate, quota = tonumber(ARGV[5]), tonumber(ARGV
 local reservation_ms, idem_ttl_s, max_backlog_s = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local now = now_ms()
 
+-- Estimates send nobody away for longer than a minute.
+local function try_again_in(seconds) return tostring(math.max(1, math.min(60, seconds))) end
+
 if redis.call('EXISTS', K.JOB .. id) == 1 then return {'reserved'} end
 for _, stale in ipairs(redis.call('ZRANGEBYSCORE', K.RESERVATIONS, '-inf', now, 'LIMIT', 0, 16)) do unreserve(stale) end
 
@@ -21,10 +24,10 @@ if idem ~= '' then
 end
 
 if redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight or no_room(tenant, max_backlog_s, now) then
-  return {'full', tostring(math.max(1, math.min(60, backlog_seconds(now))))}
+  return {'full', try_again_in(backlog_seconds(now))}
 end
 if concurrency > 0 and redis.call('SCARD', K.TENANT .. tenant) >= concurrency then
-  return {'concurrency', tostring(math.max(1, math.min(60, seconds_per_job())))}
+  return {'concurrency', try_again_in(seconds_per_job())}
 end
 local quota_key = ''
 if quota > 0 then

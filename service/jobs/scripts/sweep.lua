@@ -1,5 +1,5 @@
--- What time does to jobs: stale reservations, leases that ran out, deadlines, streams that were lost. Any process
--- may call it at any time. Answers JSON lists of ids.
+-- What time does: stale reservations, leases that ran out, deadlines, announcements of workers that fell silent. Any
+-- process may call it at any time. Answers one JSON object: ids by what became of them.
 local max_attempts, ttl_s, grace_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 local report = {requeued = {}, failed = {}, expired = {}, canceled = {}, reservations = {}}

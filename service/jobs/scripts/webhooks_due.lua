@@ -1,5 +1,5 @@
--- Ended jobs whose webhook is due, each with its try number, given to one worker for ARGV[2] ms: whoever dies while
--- delivering leaves it to the next.
+-- Ended jobs whose webhook is due, given to one worker for ARGV[2] ms: whoever dies while delivering leaves it to the
+-- next. Answers a list of {id, number of this try}.
 local limit, hold_ms, now, due = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.WEBHOOKS, '-inf', now, 'LIMIT', 0, limit)) do
   if redis.call('EXISTS', K.JOB .. id) == 1 then

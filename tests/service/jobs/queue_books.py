@@ -66,9 +66,7 @@ async def compare(client: Redis, model: Model) -> None:
     for tenant in TENANTS:
         assert next(answers) == {one for one in model.those("reserved", *RUNS) if jobs[one].tenant == tenant}
     for priority, tenant in itertools.product(PRIORITIES, TENANTS):
-        expected = {
-            one for one in model.those(*RUNS) if (jobs[one].priority, jobs[one].tenant) == (priority, tenant)
-        }
+        expected = {one for one in model.those(*RUNS) if (jobs[one].priority, jobs[one].tenant) == (priority, tenant)}
         assert next(answers) == expected
     assert {name: int(count) for name, count in next(answers).items()} == dict(model.totals)
     assert next(answers) or not model.those("queued"), "work waits and nobody would be woken"

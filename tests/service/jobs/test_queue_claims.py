@@ -38,12 +38,22 @@ async def test_a_job_over_the_budget_still_runs_alone(hand: Hand) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_claims_share_a_batch_by_the_one_rule_of_the_token_budget(hand: Hand, seed: int) -> None:
-    """Lua cannot call `engine_build.token_budget`; here it is held to it."""
-    drawn = random.Random(seed).choices((50, 300, 400, 700, 1000, 1300), k=12)
-    posted = {await hand.post(tokens=tokens): tokens for tokens in drawn}
-    for expected in batches(posted, 1000, posted.__getitem__):
+async def test_claims_share_a_batch_by_the_one_rule_of_the_token_budget(queue: JobQueue, hand: Hand, seed: int) -> None:
+    """Lua cannot call `engine_build.token_budget`; here it is held to it, with jobs among them that run alone."""
+    draw = random.Random(seed)
+    posted = {await hand.post(tokens=tokens): tokens for tokens in draw.choices((50, 300, 400, 700, 1000, 1300), k=12)}
+    solo = set(draw.sample(list(posted), seed % 3))
+    for job_id in solo:
+        await queue.store.client.hset(store_keys.JOB + job_id, "solo", "1")
+    for expected in batches(posted, 1000, posted.__getitem__, solo.__contains__):
         assert ids(await hand.claim(max_jobs=20, budget=1000)) == expected
+
+
+async def test_jobs_of_another_priority_fill_a_batch_where_one_line_is_closed(hand: Hand) -> None:
+    high = [await hand.post(tokens=tokens, priority="high") for tokens in (600, 700)]
+    normal = await hand.post(tokens=300)
+    assert ids(await hand.claim(max_jobs=8, budget=1000)) == [high[0], normal]
+    assert ids(await hand.claim(max_jobs=8, budget=1000)) == [high[1]]
 
 
 async def test_max_jobs_counts_over_all_priorities_together(hand: Hand) -> None:
