@@ -2,7 +2,8 @@
 
 In order, as many as fit the budget together, and the first always: one larger than the whole budget gets a batch of its
 own, because the engine refuses or carries it, not the grouping. `jobs/scripts/claim.lua` follows the same rule where
-jobs are leased, on the estimates of admission; a test holds it to this one. Plain Python: free of torch.
+jobs are leased, line by line of priority, on the estimates of admission; a test holds it to this one. Plain Python: free
+of torch.
 """
 
 from __future__ import annotations
