@@ -1,9 +1,9 @@
 """Which requests share a batch: the one rule of the token budget.
 
-In order, as many as fit the budget together, and the first always: one larger than the whole budget gets a batch of its
-own, because the engine refuses or carries it, not the grouping. `jobs/scripts/claim.lua` follows the same rule where
-jobs are leased, line by line of priority, on the estimates of admission; a test holds it to this one. Plain Python: free
-of torch.
+In order, as many as fit the budget together, and the first always: one larger than the whole budget gets a batch of
+its own, because the engine refuses or carries it, not the grouping. `jobs/scripts/claim.lua` follows the same rule
+where jobs are leased, line by line of priority, on the estimates of admission; a test holds it to this one. Plain
+Python: free of torch.
 """
 
 from __future__ import annotations
