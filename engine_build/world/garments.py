@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine_build.world.accessories import bag_anchor, bags, hats, shoes
-from engine_build.world.body import Skeleton, hand_distance
+from engine_build.world.body import RACK, Skeleton, hand_distance
 from engine_build.world.shapes import Cut, capsule, columns, cover, ellipse, profile, ramp
 from engine_build.world.specs import Worn
 
@@ -231,6 +231,30 @@ _CUTS: dict[str, Callable[[Skeleton, SimpleNamespace, Tensor, Tensor, float | Te
 def cut(category: str, s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor, scale: float | Tensor) -> Cut:
     """The geometry of N garments of one category on N bodies."""
     return _CUTS[category](s, g, x, y, scale)
+
+
+def own_coordinates(category: str, s: Skeleton, g: SimpleNamespace, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (x, y) as a garment counts them, each (N, h, w): right and down of its anchor.
+
+    The shoes of a pair stand as far apart as their wearer's feet: they count as if that were the rack's stance, and
+    down from the ground.
+    """
+    if category == "shoes":
+        aside = x - s.p.cx
+        u = aside + aside.sign() * (RACK.stance - s.p.stance)
+        return u + torch.zeros_like(y), y - s.p.foot + torch.zeros_like(x)
+    ax, ay = anchor(category, s, g)
+    return x - ax + torch.zeros_like(y), y - ay + torch.zeros_like(x)
+
+
+def from_own_coordinates(
+    category: str, s: Skeleton, g: SimpleNamespace, u: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The points (x, y) on a body whose ``own_coordinates`` are (u, v)."""
+    if category == "shoes":
+        return s.p.cx + u - u.sign() * (RACK.stance - s.p.stance), s.p.foot + v
+    ax, ay = anchor(category, s, g)
+    return ax + u, ay + v
 
 
 def anchor(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor]:

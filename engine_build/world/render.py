@@ -22,7 +22,8 @@ from engine_build.world.body import (
     surface,
 )
 from engine_build.world.cloth import cloth
-from engine_build.world.garments import anchor, arm_distance, cut, fields, sleeve_ease
+from engine_build.world.correspondence import Trace
+from engine_build.world.garments import anchor, arm_distance, cut, fields, own_coordinates, sleeve_ease
 from engine_build.world.shapes import columns, cover, ellipse, paint
 from engine_build.world.shots import TRAINING_SHOT, product_shots
 from engine_build.world.specs import BACKGROUND, FACE, HAIR, REGION_OF, SKIN, Scene, Worn
@@ -37,6 +38,7 @@ class Rendered:
 
     ``person`` and ``target`` (B, 3, H, W) and ``garments`` (B, K, 3, S, S) are float32 RGB in [0, 1]; rows of
     ``garments`` past ``counts`` (B,) are zero. Region maps are (B, H, W) uint8 labels of ``specs``.
+    ``sources`` and ``places`` tell where each pixel of ``target`` comes from, where that was asked for.
     """
 
     person: Tensor
@@ -45,6 +47,8 @@ class Rendered:
     target: Tensor
     person_regions: Tensor
     target_regions: Tensor
+    sources: Tensor | None = None
+    places: Tensor | None = None
 
 
 def render(
@@ -52,23 +56,28 @@ def render(
     height: int = TRAINING_HEIGHT,
     shot_size: int = TRAINING_SHOT,
     device: torch.device | str = "cpu",
+    *,
+    traced: bool = False,
 ) -> Rendered:
     """Draw photo, product shots, target and region maps; pictures are ``height`` x 3/4 ``height`` pixels.
 
-    Everything is computed, and stays, on ``device``. Raises ``ValueError`` for no scenes or an odd height.
+    With ``traced`` also ``sources`` (B, H, W) int8, which reference each pixel of the target shows (0 the photo, k the
+    k-th garment's shot, ``NOWHERE`` for what no reference shows: skin, cloth or background that comes to light), and
+    ``places`` (B, H, W, 2) float32, where on it, in shares of its width and height. Everything is computed, and stays,
+    on ``device``. Raises ``ValueError`` for no scenes or an odd height.
     """
     if torch.device(device).type == "cpu":
-        return _render(scenes, height, shot_size)
+        return _render(scenes, height, shot_size, traced)
     with torch.device(device):
-        return _render(scenes, height, shot_size)
+        return _render(scenes, height, shot_size, traced)
 
 
-def _render(scenes: list[Scene], height: int, shot_size: int) -> Rendered:
+def _render(scenes: list[Scene], height: int, shot_size: int, traced: bool) -> Rendered:
     if not scenes:
         raise ValueError("render needs at least one scene")
     if height % 4:
         raise ValueError(f"height {height} is not a multiple of 4, so a 3:4 picture has no whole width")
-    people = _people(scenes, height)
+    people, trace = _people(scenes, height, traced)
     counts = torch.tensor([len(s.garments) for s in scenes])
     garments = torch.zeros(len(scenes), int(counts.max()), 3, shot_size, shot_size)
     flat = [(i, j) for i, s in enumerate(scenes) for j in range(len(s.garments))]
@@ -78,7 +87,10 @@ def _render(scenes: list[Scene], height: int, shot_size: int) -> Rendered:
     rows, slots = zip(*flat, strict=True)
     garments[torch.tensor(rows), torch.tensor(slots)] = shots
     (person, person_regions), (target, target_regions) = people
-    return Rendered(person, garments, counts, target, person_regions, target_regions)
+    if trace is None:
+        return Rendered(person, garments, counts, target, person_regions, target_regions)
+    sources, places = trace.completed(person, target)
+    return Rendered(person, garments, counts, target, person_regions, target_regions, sources, places)
 
 
 def head_region(regions: Tensor) -> Tensor:
@@ -99,11 +111,12 @@ def unchanged_background(person_regions: Tensor, target_regions: Tensor) -> Tens
 class _Stage:
     """The two canvases of a batch (photos first, then targets) with their labels, painted back to front."""
 
-    def __init__(self, base: Tensor, height: int, x: Tensor, y: Tensor) -> None:
+    def __init__(self, base: Tensor, height: int, x: Tensor, y: Tensor, trace: Trace | None) -> None:
         self.canvas = torch.cat([base, base])
         self.labels = torch.zeros(self.canvas.shape[0], *base.shape[2:], dtype=torch.uint8)
         self.scale = float(height)
         self.x, self.y = x, y
+        self.trace = trace
 
     def window(self, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> tuple[slice, slice]:
         """Rows and columns that hold every pixel from ``top`` to ``bottom`` and ``left`` to ``right``."""
@@ -123,6 +136,8 @@ class _Stage:
         self.canvas[index, :, rows, cols] = part
         names = self.labels[index, rows, cols]
         self.labels[index, rows, cols] = names.masked_fill_(coverage > 0.5, label)
+        if self.trace is not None:
+            self.trace.cover(index, rows, cols, coverage)
 
     def both(self, rows: slice, cols: slice, coverage: Tensor, colour: Tensor, label: int) -> None:
         """Paint one layer, given for B scenes, on photo and target alike."""
@@ -131,9 +146,13 @@ class _Stage:
             part = self.canvas[start : start + half, :, rows, cols]
             paint(part, coverage, colour)
             self.labels[start : start + half, rows, cols].masked_fill_(coverage > 0.5, label)
+        if self.trace is not None:
+            self.trace.cover(torch.arange(half, 2 * half), rows, cols, coverage)
 
 
-def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _people(
+    scenes: list[Scene], height: int, traced: bool
+) -> tuple[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], Trace | None]:
     width = int(height * ASPECT)
     y = ((torch.arange(height) + 0.5) / height).view(1, height, 1)
     x = ((torch.arange(width) + 0.5) / height).view(1, 1, width)
@@ -142,8 +161,9 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
     p = body.p
     shadow = ellipse(x, y, p.cx + 0.012, p.foot + 0.006, 0.17, 0.020)
     base.mul_((1.0 - 0.32 * (0.5 - shadow / 0.016).clamp(0.0, 1.0)).unsqueeze(1))
-    stage = _Stage(base, height, x, y)
     count = len(scenes)
+    trace = Trace(scenes, height, width) if traced else None
+    stage = _Stage(base, height, x, y, trace)
     outfits = [s.worn for s in scenes] + [s.target for s in scenes]
     layers: dict[str, tuple[list[int], list[Worn], list[tuple[float, float]]]] = {}
     for i, outfit in enumerate(outfits):
@@ -183,7 +203,7 @@ def _people(scenes: list[Scene], height: int) -> tuple[tuple[Tensor, Tensor], tu
     dress("hats")
     dress("bags")
     canvas, labels = stage.canvas.clamp_(0.0, 1.0), stage.labels
-    return (canvas[:count], labels[:count]), (canvas[count:], labels[count:])
+    return ((canvas[:count], labels[:count]), (canvas[count:], labels[count:])), trace
 
 
 def _layer(worn: Worn) -> str:
@@ -238,3 +258,5 @@ def _lay_worn(
         coverage = coverage * (1.0 - arm * (g.front == 0))
     colour = cloth([w.spec for w in items], shape, x - ax, y - ay, light, stage.scale)
     stage.lay(index, rows, cols, coverage, colour, REGION_OF[category])
+    if stage.trace is not None:
+        stage.trace.garments(index, rows, cols, coverage, items, *own_coordinates(category, s, g, x, y))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine_build.world.body import MANNEQUIN, RACK, Skeleton, skeletons, surface
 from engine_build.world.cloth import cloth
-from engine_build.world.garments import anchor, cut, fields
+from engine_build.world.garments import anchor, cut, fields, from_own_coordinates
 from engine_build.world.shapes import columns, cover, paint
 from engine_build.world.specs import GarmentSpec, Shot, Worn
 
@@ -41,6 +41,33 @@ def product_shots(specs: list[GarmentSpec], shots: list[Shot], size: int = TRAIN
     return out
 
 
+def places_on_shots(
+    category: str, specs: list[GarmentSpec], shots: list[Shot], u: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where the points (u, v) of N garments of one category lie on their product shots.
+
+    ``u`` and ``v`` (N, h, w) are right and down of the garment's anchor, in units of a picture's height; of shoes, see
+    ``garments.own_coordinates``. Returns places (N, h, w, 2) as shares of the shot's width and height, and whether the
+    shot shows the garment there (N, h, w).
+    """
+    s = _mannequins(category, len(specs))
+    g = fields([Worn(spec, coat_open=False) for spec in specs])
+    x, y = from_own_coordinates(category, s, g, u, v)
+    cx, cy, side = _frames(category, s, g)
+    q = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))
+    span = 1.22 * side / q.zoom
+    dx, dy = (x - cx) / span, (y - cy) / span
+    cos, sin = q.turn.cos(), q.turn.sin()
+    column, row = dx * cos - dy * sin + q.dx + 0.5, dx * sin + dy * cos + q.dy + 0.5
+    on_picture = (column >= 0) & (column < 1) & (row >= 0) & (row < 1)
+    shown = cut(category, s, g, x, y, 1.0).distance < 0
+    return torch.stack([column, row], -1), shown & on_picture
+
+
+def _mannequins(category: str, count: int) -> Skeleton:
+    return skeletons([RACK if category == "shoes" else MANNEQUIN]).pick(torch.zeros(count, dtype=torch.long))
+
+
 def _frames(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     """Centre and side (N, 1, 1) of the square that just holds each flat garment."""
     cx, cy, side = _SEARCH[category]
@@ -60,9 +87,7 @@ def _frames(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Ten
 
 
 def _shots_of(category: str, specs: list[GarmentSpec], shots: list[Shot], size: int) -> Tensor:
-    s = skeletons([RACK if category == "shoes" else MANNEQUIN]).pick(
-        torch.zeros(len(specs), dtype=torch.long)
-    )
+    s = _mannequins(category, len(specs))
     g = fields([Worn(spec, coat_open=False) for spec in specs])
     cx, cy, side = _frames(category, s, g)
     q = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))

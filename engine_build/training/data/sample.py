@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -27,7 +28,8 @@ class Sample:
     """References (3, h, w) with their categories, the first of them the picture to edit, and its truth.
 
     `edited` (H, W) in [0, 1] says how much the instruction concerns a pixel of the target (3, H, W), None where
-    nobody knows; `scene` is the procedural truth behind the pictures, for exact rewards.
+    nobody knows; `scene` is the procedural truth behind the pictures, for exact rewards. `sources` (H, W) and `places`
+    (H, W, 2) say which reference shows each pixel of the target, and where (`world.correspondence`).
     """
 
     references: tuple[Tensor, ...]
@@ -36,13 +38,16 @@ class Sample:
     instruction: str
     edited: Tensor | None = None
     scene: Scene | None = None
+    sources: Tensor | None = None
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Tokens:
     """A sample as normalised tokens: target (L, C) on `grid` (rows, columns), references (Lr, C) on theirs.
 
-    `share` (L,) is the share of a token's pixels that the instruction concerns.
+    `share` (L,) is the share of a token's pixels that the instruction concerns, `shown` (L, sum of Lr) the share of
+    them that each reference token shows, None where nobody knows.
     """
 
     target: Tensor
@@ -53,6 +58,7 @@ class Tokens:
     instruction: str
     share: Tensor
     scene: Scene | None = None
+    shown: Tensor | None = None
 
     def unconditioned(self) -> Tokens:
         """What classifier-free training shows instead: the picture to edit, no words, no garments."""
@@ -62,6 +68,7 @@ class Tokens:
             grids=self.grids[:1],
             categories=self.categories[:1],
             instruction="",
+            shown=None if self.shown is None else self.shown[:, : len(self.references[0])],
         )
 
 
@@ -113,6 +120,29 @@ def encode(encoder: Encoder, samples: Sequence[Sample], chunk: int = 32) -> list
                 sample.instruction,
                 share,
                 sample.scene,
+                shown_by(sample, grid, grids),
             )
         )
     return result
+
+
+def shown_by(sample: Sample, grid: tuple[int, int], grids: Sequence[tuple[int, int]]) -> Tensor | None:
+    """(L, sum of Lr): the share of each target token's pixels that a reference token shows; None where nobody knows."""
+    if sample.sources is None or sample.places is None:
+        return None
+    height, width = sample.sources.shape
+    device = sample.sources.device
+    rows = torch.arange(height, device=device)[:, None] * grid[0] // height
+    columns = torch.arange(width, device=device)[None, :] * grid[1] // width
+    token = (rows * grid[1] + columns).expand(height, width)
+    starts = torch.tensor([0, *accumulate(r * c for r, c in grids)], device=device)
+    sizes = torch.tensor(grids, device=device)  # (R, 2)
+    known = sample.sources >= 0
+    source = sample.sources[known].long()
+    place = sample.places[known]
+    row = (place[:, 1] * sizes[source, 0]).long().clamp_min(0).minimum(sizes[source, 0] - 1)
+    column = (place[:, 0] * sizes[source, 1]).long().clamp_min(0).minimum(sizes[source, 1] - 1)
+    reference = starts[source] + row * sizes[source, 1] + column
+    total = int(starts[-1])
+    counts = torch.bincount(token[known] * total + reference, minlength=grid[0] * grid[1] * total)
+    return counts.view(-1, total).float() / (height * width / (grid[0] * grid[1]))

@@ -23,7 +23,8 @@ ATTEMPTS = 64
 class WorldTryOns:
     """Scenes by number: `mix[k - 1]` is the frequency of k garments, and every eighth scene holds each category.
 
-    `rare` names patterns left out of all but one in `rare_one_in` scenes, for reinforcement to bring back.
+    `traced` samples know which reference shows each pixel. `rare` names patterns left out of all but one in
+    `rare_one_in` scenes, for reinforcement to bring back.
     """
 
     height: int = 64
@@ -35,6 +36,7 @@ class WorldTryOns:
     rare_one_in: int = 20
     edited_regions_only: bool = False
     device: torch.device | str = "cpu"
+    traced: bool = False
 
     def scene(self, number: int) -> Scene:
         """The scene of a number; numbers from HELD_OUT_SEED / 64 upwards are never trained on."""
@@ -57,7 +59,7 @@ class WorldTryOns:
         result = []
         for i in range(0, len(scenes), 16):
             some = scenes[i : i + 16]
-            drawn = render(some, self.height, self.shot, self.device)
+            drawn = render(some, self.height, self.shot, self.device, traced=self.traced)
             for j, scene in enumerate(some):
                 before, after = drawn.person_regions[j], drawn.target_regions[j]
                 garments = tuple(drawn.garments[j, k] for k in range(len(scene.garments)))
@@ -69,6 +71,8 @@ class WorldTryOns:
                         instruction=with_aside(scene, random.Random(f"aside/{numbers[i + j]}")),
                         edited=concerned(scene, before, after, self.edited_regions_only),
                         scene=scene,
+                        sources=None if drawn.sources is None else drawn.sources[j],
+                        places=None if drawn.places is None else drawn.places[j],
                     )
                 )
         return result

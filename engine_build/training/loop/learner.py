@@ -35,6 +35,8 @@ class StageConfig:
     into it. `lora_rank` 0 trains all weights, else only a LoRA beside layers whose names hold one of
     `lora_layers`. `bf16` runs under autocast, `checkpointing` recomputes blocks in the backward pass. `data` names
     shards (`changeroom data build`) to learn from instead of the procedural world, their order drawn from `data_seed`.
+    `attention_weight` above 0 tells `attention_heads` heads of each of `attention_layers` which reference tokens a
+    target shows (`stages.attention`), less and less over the last share `attention_fade` of the steps.
     """
 
     start_from: str = ""
@@ -55,6 +57,10 @@ class StageConfig:
     shift: float = 1.8
     edit_weight: float = 4.0
     drop: float = 0.1
+    attention_weight: float = 0.0
+    attention_layers: tuple[int, ...] = (2, 3, 4)
+    attention_heads: int = 2
+    attention_fade: float = 0.3
     passes: int = 3
     chunk: int = 48
     seed: int = 0

@@ -22,6 +22,12 @@ from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner, StageConfig, autocast
 from engine_build.training.loop.sharding import Place
 from engine_build.training.loop.start_from import NetworkParts, conditioned
+from engine_build.training.stages.attention import (
+    Watched,
+    attention_weight,
+    correspondence_loss,
+    velocity_and_attention,
+)
 from engine_build.world.scenes import HELD_OUT_SEED
 from engine_build.world.specs import CATEGORIES
 
@@ -66,15 +72,21 @@ def velocity_loss(
     draws: int,
     edit_weight: float,
     region_only: bool = False,
-) -> Tensor:
-    """Weighted `|v - (eps - x0)|^2`, every sample counting alike whatever its size (Liu et al., 2022)."""
+    watched: Watched | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Weighted `|v - (eps - x0)|^2`, every sample counting alike whatever its size (Liu et al., 2022).
+
+    With `watched` also how far the attention of what it watches is from the samples' correspondences, in nats.
+    """
     shown = [s.unconditioned() if drop else s for s, drop in zip(samples, drawn.dropped, strict=True)]
     batch = conditioned(parts, shown, draws)
     x0 = batch.target
-    velocity = parts.dit(noised(batch, x0, drawn.eps, drawn.sigma)).float()
+    asked = noised(batch, x0, drawn.eps, drawn.sigma)
+    velocity = (parts.dit(asked) if watched is None else velocity_and_attention(parts.dit, asked, watched)).float()
     weight = token_weights(samples, edit_weight, draws, region_only)
     errors = weight * (velocity - (drawn.eps - x0)).square().mean(1)
-    return sample_means(errors, batch.target_segments).mean()
+    loss = sample_means(errors, batch.target_segments).mean()
+    return loss, None if watched is None else correspondence_loss(watched, shown, draws)
 
 
 class Matching:
@@ -98,9 +110,15 @@ class Matching:
         samples = self.stream.batch(step)
         drawn = chance(samples, step, c, self.learner.place)
         with autocast(self.parts.device, c.bf16):
-            loss = velocity_loss(self.parts, samples, drawn, c.draws, c.edit_weight, self.region_only)
-        self.learner.descend(loss, step)
+            weight = attention_weight(c, step)
+            watched = Watched(c.attention_layers, c.attention_heads) if weight else None
+            loss, lost = velocity_loss(
+                self.parts, samples, drawn, c.draws, c.edit_weight, self.region_only, watched
+            )
+        self.learner.descend(loss if lost is None else loss + weight * lost, step)
         values: dict[str, Tensor | float] = {"loss": loss.detach()}
+        if lost is not None:
+            values["attention"] = lost.detach()
         if self.validate_every and step % self.validate_every == 0:
             with self.learner.ema.applied(self.learner.module):
                 values |= self.validate()

@@ -74,7 +74,7 @@ def _step(parts: NetworkParts, samples: Sequence[Tokens], config: PackingConfig,
     drawn = Draw(eps, sigma, [False] * len(samples))
     began = time.perf_counter()
     with autocast(parts.device, config.bf16):
-        loss = velocity_loss(parts, samples, drawn, config.draws, config.edit_weight)
+        loss, _ = velocity_loss(parts, samples, drawn, config.draws, config.edit_weight)
     loss.backward()
     if parts.device.type == "cuda":
         torch.cuda.synchronize()

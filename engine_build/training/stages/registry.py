@@ -44,9 +44,8 @@ from engine_build.training.stages.vision_rewards import rewards_of
 
 def pretrain(stage_run: StageRun) -> Path:
     c: PretrainConfig = stage_run.config
-    return _matching(
-        stage_run, chosen(c, Mixture(Edits(c.height, c.shot), WorldTryOns(c.height, c.shot), c.tryon_share))
-    )
+    tryons = WorldTryOns(c.height, c.shot, traced=traced(c))
+    return _matching(stage_run, chosen(c, Mixture(Edits(c.height, c.shot), tryons, c.tryon_share)))
 
 
 def resolution(stage_run: StageRun) -> Path:
@@ -58,7 +57,9 @@ def resolution(stage_run: StageRun) -> Path:
     ):
         raise RequestError("[resolution] heights, shots and begins need one entry a size, begins rising from 0")
     sources = tuple(
-        chosen(c, Mixture(Edits(height, shot), WorldTryOns(height, shot), c.tryon_share), height, shot)
+        chosen(
+            c, Mixture(Edits(height, shot), WorldTryOns(height, shot, traced=traced(c)), c.tryon_share), height, shot
+        )
         for height, shot in zip(c.heights, c.shots, strict=True)
     )
     return _matching(stage_run, *sources, begins=c.begins)
@@ -66,7 +67,7 @@ def resolution(stage_run: StageRun) -> Path:
 
 def tryon(stage_run: StageRun) -> Path:
     c: TryOnConfig = stage_run.config
-    source = chosen(c, WorldTryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in))
+    source = chosen(c, WorldTryOns(c.height, c.shot, c.mix, rare=c.rare, rare_one_in=c.rare_one_in, traced=traced(c)))
     return _matching(stage_run, source, validate_every=c.validate_every)
 
 
@@ -81,7 +82,7 @@ def expert(stage_run: StageRun) -> Path:
 def isolate(stage_run: StageRun) -> Path:
     """Fine-tune a joint network with isolated references, then write `isolation.json`."""
     c: IsolateConfig = stage_run.config
-    path = _matching(stage_run, chosen(c, WorldTryOns(c.height, c.shot, c.mix)), mode="isolated")
+    path = _matching(stage_run, chosen(c, WorldTryOns(c.height, c.shot, c.mix, traced=traced(c))), mode="isolated")
     report = stage_run.folder / "isolation.json"
     if c.report_samples and stage_run.stop_after is None and stage_run.place.world == 1 and not report.exists():
         before = stage_run.setup.parts(c)
@@ -192,3 +193,8 @@ def _matching(
     stream = streams[0] if len(streams) == 1 else InTurn(streams, begins)
     step = Matching(parts, learner, stream, region_only, validate_every)
     return fit_and_leave(stage_run, parts, learner, step, stage_run.run, {}, sources[-1], Way(8))
+
+
+def traced(c: StageConfig) -> bool:
+    """Whether a stage learns from where each pixel comes from."""
+    return c.attention_weight > 0
