@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from engine_build.config import read_json
 from engine_build.errors import CheckpointError
 from engine_build.model.host_device import Landing, upload
+from engine_build.model.preview import LinearPreview
 from kernels import Kernels
 
 ENCODE_PIXELS = 4 << 20  # at a time: about 9 GiB of activations in bfloat16 for klein's autoencoder
@@ -63,6 +64,7 @@ class Autoencoder:
             fuse_norms(self.vae.to(memory_format=self._layout), kernels)
         self._mean: Tensor = vae.bn.running_mean.float().view(1, -1, 1, 1)
         self._std: Tensor = variance.sqrt().view(1, -1, 1, 1)
+        self._preview = LinearPreview(self.encode, self.pixels, self.token_pixels)
 
     @classmethod
     def load(
@@ -115,19 +117,12 @@ class Autoencoder:
         return self._decode(_unpatchify(tokens[None].float() * self._std + self._mean))
 
     def preview(self, tokens: Tensor, longest: int = 256) -> Image.Image:
-        """A small picture of tokens `(C, h, w)`: latents shrunk to at most `longest` pixels, then decoded."""
+        """A small picture of unfinished tokens `(C, h, w)`, at most `longest` pixels a side, without the decoder."""
         return picture(Landing(self.preview_pixels(tokens, longest), self.device))
 
-    @torch.inference_mode()
     def preview_pixels(self, tokens: Tensor, longest: int = 256) -> Tensor:
         """`preview` as a tensor on the device: `(H, W, 3)` uint8."""
-        latents = _unpatchify(tokens[None].float() * self._std + self._mean)
-        height, width = latents.shape[-2:]
-        factor = longest / (self.scale * max(height, width))
-        if factor < 1:
-            small = (max(1, round(height * factor)), max(1, round(width * factor)))
-            latents = torch.nn.functional.interpolate(latents, size=small, mode="area")
-        return self._decode(latents)
+        return self._preview.pixels(tokens, longest)
 
     def _decode(self, latents: Tensor) -> Tensor:
         given = latents.to(self.vae.dtype, memory_format=self._layout)

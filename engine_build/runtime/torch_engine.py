@@ -96,6 +96,10 @@ class TorchEngine:
         for bucket in self.options.warm or (WarmSize(*self.config.default_size, most),):
             for garments, requests in bucket.loads():
                 self._warm_up((bucket.width, bucket.height), garments, requests)
+        if self.options.previews:
+            side, (width, height) = self.pipeline.autoencoder.token_pixels, self.config.default_size
+            grid = (self.pipeline.autoencoder.channels, height // side, width // side)
+            self.pipeline.autoencoder.preview_pixels(torch.zeros(grid, device=self.pipeline.device))
         self.pipeline.caches.clear()
 
     def _warm_up(self, size: tuple[int, int], garments: int, requests: int) -> None:
