@@ -23,11 +23,12 @@ from diffusers import AutoencoderKLFlux2
 from torch import Tensor
 
 from engine_build.training.data.sizes import check_heights, check_squares
+from engine_build.training.loop.learner import autocast
 from engine_build.training.loop.muon import Muon
 from engine_build.training.loop.run import Ema, Run, descend, psnr, warm_then_decay
 from engine_build.world.render import render
 from engine_build.world.scenes import sample_scene
-from engine_build.world.specs import FACE, HAIR
+from engine_build.world.specs import FACE, HAIR, REGION_OF
 
 POOL_STEPS = 16
 
@@ -36,7 +37,8 @@ POOL_STEPS = 16
 class VaeConfig:
     """Widths, steps and optimizer of one autoencoder stage; sizes in pixels, `crop` 0 for whole pictures.
 
-    Pixels of faces and hair weigh 1 + `head_weight`.
+    Pixels of faces and hair weigh 1 + `head_weight`, of garments 1 + `cloth_weight`, of product shots half as much.
+    `bf16` runs under autocast.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
@@ -49,6 +51,8 @@ class VaeConfig:
     heights: tuple[int, ...] = (96, 96, 128)
     shot: int = 48
     head_weight: float = 0.0
+    cloth_weight: float = 0.0
+    bf16: bool = False
     first_seed: int = 500_000_000
     save_every: int = 500
 
@@ -78,7 +82,7 @@ def batch(step: int, config: VaeConfig) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(step)
     people, weights, shots = pictures(step // POOL_STEPS, config)
-    plain = torch.ones_like(shots[:, :1])
+    plain = torch.full_like(shots[:, :1], 1 + config.cloth_weight / 2)
     if not config.crop:
         images, chosen = (shots, plain) if step % 4 == 0 else (people, weights)
         rows = torch.randperm(len(images), generator=generator)[: config.batch * (4 if step % 4 == 0 else 1)]
@@ -106,7 +110,9 @@ def pictures(pool: int, config: VaeConfig) -> tuple[Tensor, Tensor, Tensor]:
     shots = torch.cat([drawn.garments[i, : int(n)] for i, n in enumerate(drawn.counts)])
     regions = torch.cat([drawn.person_regions, drawn.target_regions])[:, None]
     heads = torch.isin(regions, torch.tensor([FACE, HAIR], dtype=regions.dtype))
-    return torch.cat([drawn.person, drawn.target]), 1 + config.head_weight * heads, shots
+    cloth = torch.isin(regions, torch.tensor(list(REGION_OF.values()), dtype=regions.dtype))
+    weights = 1 + config.head_weight * heads + config.cloth_weight * cloth
+    return torch.cat([drawn.person, drawn.target]), weights, shots
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,10 +120,14 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def loss(vae: AutoencoderKLFlux2, x: Tensor, weight: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+def loss(
+    vae: AutoencoderKLFlux2, x: Tensor, weight: Tensor, noise: float, bf16: bool = False
+) -> tuple[Tensor, Tensor]:
     """Training loss and reconstruction of (B, 3, H, W) pictures in [-1, 1]; weight is (B, 1, H, W)."""
-    z = vae.encode(x).latent_dist.mean
-    y = vae.decode(z + noise * torch.randn_like(z)).sample
+    with autocast(x.device, bf16):
+        z = vae.encode(x).latent_dist.mean
+        y = vae.decode(z + noise * torch.randn_like(z)).sample
+    y, z = y.float(), z.float()
     gradient = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
     pull = (z.square().mean() - 1).square()
     return (weight * (y - x).square()).mean() + 0.02 * gradient + 1e-3 * pull, y
@@ -160,7 +170,7 @@ def train(
     for step, bar, task in run.progress(start, config.steps):
         rate = config.learning_rate * warm_then_decay(step, config.steps, 50, config.steps // 3)
         x, weight = batch(step, config)
-        value, y = loss(vae, x, weight, config.latent_noise)
+        value, y = loss(vae, x, weight, config.latent_noise, config.bf16)
         descend(value, vae, pair, rate)
         ema.update(vae)
         if step % 50 == 0:
