@@ -3,6 +3,7 @@
 A shot is framed by its garment, then turned, zoomed and shifted; a pattern keeps its scale on the body.
 """
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -50,22 +51,35 @@ def places_on_shots(
     ``garments.own_coordinates``. Returns places (N, h, w, 2) as shares of the shot's width and height, and whether the
     shot shows the garment there (N, h, w).
     """
-    s = _mannequins(category, len(specs))
-    g = fields([Worn(spec, coat_open=False) for spec in specs])
-    x, y = from_own_coordinates(category, s, g, u, v)
-    cx, cy, side = _frames(category, s, g)
-    q = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))
-    span = 1.22 * side / q.zoom
-    dx, dy = (x - cx) / span, (y - cy) / span
-    cos, sin = q.turn.cos(), q.turn.sin()
-    column, row = dx * cos - dy * sin + q.dx + 0.5, dx * sin + dy * cos + q.dy + 0.5
+    f = _framed(category, specs, shots)
+    x, y = from_own_coordinates(category, f.body, f.worn, u, v)
+    dx, dy = (x - f.cx) / f.span, (y - f.cy) / f.span
+    cos, sin = f.shot.turn.cos(), f.shot.turn.sin()
+    column, row = dx * cos - dy * sin + f.shot.dx + 0.5, dx * sin + dy * cos + f.shot.dy + 0.5
     on_picture = (column >= 0) & (column < 1) & (row >= 0) & (row < 1)
-    shown = cut(category, s, g, x, y, 1.0).distance < 0
+    shown = cut(category, f.body, f.worn, x, y, 1.0).distance < 0
     return torch.stack([column, row], -1), shown & on_picture
 
 
-def _mannequins(category: str, count: int) -> Skeleton:
-    return skeletons([RACK if category == "shoes" else MANNEQUIN]).pick(torch.zeros(count, dtype=torch.long))
+@dataclass(frozen=True, slots=True)
+class _Framed:
+    """N garments of one category on their mannequins, and where their shots look: centre and width of the view."""
+
+    body: Skeleton
+    worn: SimpleNamespace
+    shot: SimpleNamespace
+    cx: Tensor
+    cy: Tensor
+    span: Tensor
+
+
+def _framed(category: str, specs: list[GarmentSpec], shots: list[Shot]) -> _Framed:
+    nobody = torch.zeros(len(specs), dtype=torch.long)
+    body = skeletons([RACK if category == "shoes" else MANNEQUIN]).pick(nobody)
+    worn = fields([Worn(spec, coat_open=False) for spec in specs])
+    cx, cy, side = _frames(category, body, worn)
+    shot = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))
+    return _Framed(body, worn, shot, cx, cy, 1.22 * side / shot.zoom)
 
 
 def _frames(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,18 +101,14 @@ def _frames(category: str, s: Skeleton, g: SimpleNamespace) -> tuple[Tensor, Ten
 
 
 def _shots_of(category: str, specs: list[GarmentSpec], shots: list[Shot], size: int) -> Tensor:
-    s = _mannequins(category, len(specs))
-    g = fields([Worn(spec, coat_open=False) for spec in specs])
-    cx, cy, side = _frames(category, s, g)
-    q = columns([(s.turn, s.zoom, *s.shift) for s in shots], ("turn", "zoom", "dx", "dy"))
+    f = _framed(category, specs, shots)
     axis = (torch.arange(size) + 0.5) / size - 0.5
-    px, py = axis.view(1, 1, size) - q.dx, axis.view(1, size, 1) - q.dy
-    span = 1.22 * side / q.zoom
-    cos, sin = q.turn.cos() * span, q.turn.sin() * span
-    x, y = cx + px * cos + py * sin, cy - px * sin + py * cos
-    scale = size / span
-    shape = cut(category, s, g, x, y, scale)
-    ax, ay = anchor(category, s, g)
+    px, py = axis.view(1, 1, size) - f.shot.dx, axis.view(1, size, 1) - f.shot.dy
+    cos, sin = f.shot.turn.cos() * f.span, f.shot.turn.sin() * f.span
+    x, y = f.cx + px * cos + py * sin, f.cy - px * sin + py * cos
+    scale = size / f.span
+    shape = cut(category, f.body, f.worn, x, y, scale)
+    ax, ay = anchor(category, f.body, f.worn)
     ground = torch.tensor([s.ground for s in shots])[:, :, None, None]
     canvas = ground * (1.02 - 0.06 * (py + 0.5) + 0.0 * px).unsqueeze(1)
     cast = (0.5 - (shape.distance * scale) / (0.10 * size)).clamp(0.0, 1.0)
