@@ -137,11 +137,27 @@ def test_the_gpu_panels_draw_a_worker_that_has_a_gpu(tmp_path: Path, promtool: s
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def crowds(at: float) -> float:
+    """Visitors a second: a steady stream, and every twelve seconds more at once than any machine serves.
+
+    What is turned away must not depend on how fast the machine is.
+    """
+    return 60.0 if at % 12 < 0.5 else 5.0
+
+
 @pytest.fixture(scope="module")
 def under_load(tmp_path_factory: pytest.TempPathFactory, promtool: str) -> Iterator[Scraped]:
     """A service that has visitors, and the Prometheus that scrapes it."""
-    with scraped_service(tmp_path_factory.mktemp("scraped")) as service, Visitors(service, lambda _: 5.0):
+    with scraped_service(tmp_path_factory.mktemp("scraped")) as service, Visitors(service, crowds):
         yield service
+
+
+@pytest.fixture
+def prometheus(under_load: Scraped) -> Iterator[Prometheus]:
+    """Closed whatever the test finds: a socket left open would fail another test."""
+    client = Prometheus(under_load.prometheus)
+    yield client
+    client.close()
 
 
 def without_data(prometheus: Prometheus) -> set[tuple[str, str]]:
@@ -162,22 +178,18 @@ def empty_in_the_end(prometheus: Prometheus) -> set[tuple[str, str]]:
     return empty
 
 
-def test_every_panel_has_data_of_a_service_under_load(under_load: Scraped) -> None:
+def test_every_panel_has_data_of_a_service_under_load(prometheus: Prometheus) -> None:
     assert {panel.title for panel in PANELS if panel.gpu_only} == ONLY_WITH_A_GPU
-    prometheus = Prometheus(under_load.prometheus)
     assert not empty_in_the_end(prometheus)
-    prometheus.close()
 
 
-def test_a_query_without_data_and_a_wrong_one_are_told_apart(under_load: Scraped) -> None:
-    prometheus = Prometheus(under_load.prometheus)
+def test_a_query_without_data_and_a_wrong_one_are_told_apart(prometheus: Prometheus) -> None:
     span = Span(time.time() - 10, time.time(), 1, WINDOW_S)
     assert prometheus.query(Query("changeroom_nothing"), span) == []
     with pytest.raises(PrometheusError, match="parse error"):
         prometheus.query(Query("rate(changeroom_nothing["), span)
     with pytest.raises(PrometheusError, match="not known"):
         prometheus.query(Query("up[$__range]"), span)
-    prometheus.close()
 
 
 def test_the_layout_puts_a_panel_that_does_not_fit_on_the_next_line() -> None:
@@ -188,12 +200,10 @@ def test_the_layout_puts_a_panel_that_does_not_fit_on_the_next_line() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not any(map(which, BROWSERS)) and not os.environ.get("CI"), reason="Chromium is missing")
-def test_the_sheet_draws_every_panel(under_load: Scraped, tmp_path: Path) -> None:
-    prometheus = Prometheus(under_load.prometheus)
+def test_the_sheet_draws_every_panel(prometheus: Prometheus, tmp_path: Path) -> None:
     assert not empty_in_the_end(prometheus)
     now = time.time()
     html, height = page(prometheus, Span(now - 60, now, 1, WINDOW_S))
-    prometheus.close()
     titles = re.findall(r"<h3[^>]*>([^<]+)</h3>", html)
     assert sorted(titles) == sorted(escape(panel.title) for panel in PANELS)
     empty = re.findall(r'<h3[^>]*>([^<]+)</h3><p class="empty">', html)
