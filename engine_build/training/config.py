@@ -27,7 +27,16 @@ from engine_build.training.stages import registry
 
 T = TypeVar("T")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "nano.toml"
-RUN_KEYS = {"out", "threads", "device", "tensorboard", "autoencoder_from", "tokenizer_edits"}
+RUN_KEYS = {
+    "out",
+    "threads",
+    "device",
+    "tensorboard",
+    "autoencoder_from",
+    "tokenizer_edits",
+    "kept",
+    "largest_file_mib",
+}
 TABLES = {"vae", "flow", "model", "checkpoint", "evidence"}
 
 
@@ -64,7 +73,9 @@ class TrainConfig:
 
     `vaes` and `flows` are nano's stages in order, from `[vae]` or `[[vae]]`, `[flow]` or `[[flow]]`.
     `autoencoder_from` names a checkpoint (a folder, or `nano`) whose autoencoder the run's networks use instead of
-    training their own, `tokenizer_edits` how many instructions of general edits their tokenizer learns from.
+    training their own, `tokenizer_edits` how many instructions of general edits their tokenizer learns from. `kept` is
+    a folder in which `keep` leaves the newest stage's weights, and from which a run goes on that lost its own folder.
+    Above 0 `largest_file_mib` is the size of the largest file a run leaves: states and weights are written in pieces.
     `tables` holds the stages' own configurations; a stage without a table has its defaults.
     """
 
@@ -78,6 +89,8 @@ class TrainConfig:
     tensorboard: bool = False
     autoencoder_from: str = ""
     tokenizer_edits: int = 0
+    kept: Path | None = None
+    largest_file_mib: int = 0
     tables: dict[str, StageConfig] | None = None
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
 
@@ -85,6 +98,11 @@ class TrainConfig:
     def flow(self) -> FlowConfig:
         """The first flow stage."""
         return self.flows[0]
+
+    @property
+    def recipe(self) -> tuple[str, ...]:
+        """The stages that have a table here and lead to a checkpoint, in the recipe's order."""
+        return tuple(name for name in registry.RECIPE if name in (self.tables or {}))
 
     def stage(self, name: str) -> StageConfig:
         """The table of a stage, or its defaults."""
@@ -115,6 +133,8 @@ class TrainConfig:
             tensorboard=bool(raw.get("tensorboard", False)),
             autoencoder_from=str(raw.get("autoencoder_from", "")),
             tokenizer_edits=int(raw.get("tokenizer_edits", 0)),
+            kept=Path(raw["kept"]) if raw.get("kept") else None,
+            largest_file_mib=int(raw.get("largest_file_mib", 0)),
             tables={
                 name: _table(stage.config, f"[{name}] ", raw[name], path)
                 for name, stage in registry.STAGES.items()
@@ -132,6 +152,8 @@ class TrainConfig:
             tokenizer=lambda: _tokenizer(self.tokenizer_edits),
             autoencoder=self._autoencoder,
             default_steps=self.steps,
+            kept=self.kept,
+            largest_file=self.largest_file_mib << 20,
         )
 
     def _autoencoder(self) -> AutoencoderKLFlux2:

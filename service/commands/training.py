@@ -33,14 +33,20 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="nano (from nothing to the bundled checkpoint), or one stage: pretrain, resolution, tryon, isolate, "
-            "nft, cfg-distill, dmd, expert; packing and evidence measure."
+            help="recipe (every stage that has a table in the file), or one stage: pretrain, resolution, tryon, "
+            "isolate, nft, cfg-distill, dmd, expert; nano is the bundled checkpoint's own recipe; packing and evidence "
+            "measure; keep and export hand on what a run has reached."
         ),
     ],
     config: Annotated[
         Path | None, typer.Option(help="The configuration file; default: the bundled checkpoint's own.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last saved state.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, instead of the file's own.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop, saved, after so long; --resume goes on from there.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="For export: held-out try-ons to judge both models by.")] = 200,
 ) -> None:
     """Train a checkpoint, stage by stage; progress, losses and sample grids go to the run's folder.
 
@@ -49,14 +55,18 @@ def train(
     steps); expert makes a LoRA for one domain. Each is a table of the file and starts where its start_from says.
     Without data = "shards/*.tar" in a table it draws the procedural world; docs/training.md leads from your own
     pictures to a served model. A stage interrupted at any moment goes on with --resume, with exactly the next step.
+    keep writes the newest stage's weights to the file's kept folder, from which a run goes on whose own folder is gone.
+    export bundles them as nano if they judge better than the bundled ones.
 
     Example: changeroom train tryon --config engine_build/training/configs/pico.toml --resume
 
+    A machine lent for minutes: changeroom train recipe --config FILE --resume --out DIR --minutes 9
+
     Many GPUs: torchrun --nproc-per-node 8 -m service.cli train tryon --config FILE
     """
-    from engine_build.training.train import main
+    from engine_build.training.train import Asked, main
 
-    typer.echo(str(main(stage, config, resume).absolute()))
+    typer.echo(str(main(stage, config, Asked(resume, out, minutes, samples)).absolute()))
 
 
 def evaluate(
@@ -69,6 +79,10 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps a picture; default: the model's.")] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(help="Judge scenes this many pixels high; default: the model's. Smaller pictures are enlarged."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(help=f"Also paint a contact sheet here, 1 to {MAX_GARMENTS} garments.")
@@ -83,4 +97,4 @@ def evaluate(
     let_threads_sleep()
     from engine_build.training.measure.evaluate import main
 
-    main(model, samples, garments, json_file, steps, typer.echo, sheet)
+    main(model, samples, garments, json_file, steps, typer.echo, sheet, height)

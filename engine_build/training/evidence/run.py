@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine_build.runtime.loading import pick_device
 from engine_build.training.config import EvidenceConfig, TrainConfig
 from engine_build.training.evidence import plots
 from engine_build.training.evidence.comparisons import Measured, compare, figure_of, spread
+from engine_build.training.loop.run import has_state, read_state
 from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
@@ -122,9 +121,9 @@ def _finished(config: TrainConfig, name: str, steps: int | None = None) -> bool:
     wanted = steps if steps is not None else config.stage(name).steps
     state = config.out / f"{name}.pt"
     left = [config.out / name / "checkpoint" / "model_index.json", config.out / name / "lora.safetensors"]
-    if not state.exists() or not any(path.exists() for path in left):
+    if not has_state(state) or not any(path.exists() for path in left):
         return False
-    return int(torch.load(state, map_location="cpu", weights_only=True)["step"]) >= wanted
+    return int(read_state(state)["step"]) >= wanted
 
 
 def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) -> None:
@@ -152,7 +151,7 @@ def _measure(config: TrainConfig, name: str, some: list[Way], network: Callable[
 def trained(config: TrainConfig, name: str, c: Any) -> NetworkParts:
     """The averaged weights a stage of the run left, in the reference attention it was trained with."""
     setup = config.setup(pick_device(config.device))
-    state = torch.load(config.out / f"{name}.pt", map_location="cpu", weights_only=True)["ema"]["values"]
+    state = read_state(config.out / f"{name}.pt")["ema"]["values"]
     if any(key.startswith("dit.") for key in state):
         return setup.parts(replace(c, start_from=name, loras=()))
     lora = str(config.out / name / "lora.safetensors")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2
-from safetensors.torch import save_file
+from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedTokenizerFast
 
 from engine_build.config import CheckpointConfig
@@ -26,18 +26,26 @@ def export(
     tokenizer: PreTrainedTokenizerFast,
     config: FlowConfig,
     steps: int,
+    largest_file: int = 0,
 ) -> None:
-    """Write transformer, vae, text_encoder, tokenizer, scheduler, model_index.json and changeroom.json."""
+    """Write transformer, vae, text_encoder, tokenizer, scheduler, model_index.json and changeroom.json.
+
+    No file of weights is larger than `largest_file` bytes, unless that is 0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    vae.save_pretrained(folder / "vae")
-    model.text.to(torch.float32).save_pretrained(folder / "text_encoder")
+    shard = largest_file or 1 << 40
+    vae.save_pretrained(folder / "vae", max_shard_size=shard)
+    model.text.to(torch.float32).save_pretrained(folder / "text_encoder", max_shard_size=shard)
     tokenizer.save_pretrained(folder / "tokenizer")
     transformer = folder / "transformer"
     transformer.mkdir(exist_ok=True)
+    for stale in transformer.glob("*.safetensors*"):
+        stale.unlink()
     tensors = {name: value.detach().contiguous() for name, value in model.dit.state_dict().items()}
-    weights = transformer / "diffusion_pytorch_model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    save_torch_state_dict(tensors, transformer, filename_pattern=pattern, max_shard_size=shard)
+    for written in folder.rglob("*.safetensors"):
+        written.chmod(0o644)
     _write(transformer / "config.json", model.dit.config.to_diffusers())
     (folder / "scheduler").mkdir(exist_ok=True)
     _write(

@@ -6,6 +6,7 @@ restores everything the next step depends on, logs, and shows sample grids of th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -91,9 +92,12 @@ class Learner:
         self.ema = Ema(module, config.ema)
 
     def descend(self, loss: Tensor, step: int) -> None:
-        """One optimizer step at the rate this step of the stage has, then one of the average."""
+        """One optimizer step at the rate this step of the stage has, then one of the average.
+
+        Rates rise with this learner's own updates, which are fewer than `step` where it went on from kept weights.
+        """
         c = self.config
-        rate = self.learning_rate * warm_then_decay(step, c.steps, c.warm_up, c.decay_steps)
+        rate = self.learning_rate * warm_then_decay(step, c.steps, c.warm_up, c.decay_steps, self.ema.updates)
         descend(loss, self.module, self.optimizers, rate, self.place)
         self.ema.update(self.module)
 
@@ -142,15 +146,18 @@ def fit(
     more: Mapping[str, Stateful] | None = None,
     show: Callable[[int], object] | None = None,
     stop_after: int | None = None,
+    begin: int = 0,
+    until: float | None = None,
 ) -> None:
     """Call `step` for every step not taken yet; it descends by itself and returns what to log.
 
-    `show` is called with the learner's module holding its averages. With `stop_after` the loop ends, saved, after
-    that many steps of this call, as if it had been interrupted.
+    Without a saved state the first step is `begin`. `show` is called with the learner's module holding its averages.
+    With `stop_after` the loop ends, saved, after that many steps of this call, as if it had been interrupted; with
+    `until`, a time of time.monotonic(), after the first step that ends later.
     """
     config = learner.config
     saved = (learner.module, learner.ema, learner.optimizers, more)
-    start = run.restore(*saved) if resume else 0
+    start = (run.restore(*saved) if resume else None) or begin
     for index, bar, task in run.progress(start, config.steps):
         values = step(index)
         if index % config.log_every == 0:
@@ -160,6 +167,7 @@ def fit(
                 task, description=f"{run.stage} " + " ".join(f"{k} {v:.3f}" for k, v in list(logged.items())[:2])
             )
         last = index + 1 == config.steps or (stop_after is not None and index + 1 - start >= stop_after)
+        last = last or (until is not None and time.monotonic() >= until)
         if last or (index + 1) % config.save_every == 0:
             run.keep(index + 1, *saved)
         if show is not None and (last or (index + 1) % config.show_every == 0):

@@ -1,12 +1,13 @@
 """A training run's folder: resumable state, logs and progress, the same for every stage.
 
-State is everything the next step depends on (weights, optimizer, EMA, step, torch RNG), written to a
-temporary name and renamed, so an interruption at any instant leaves a loadable file. Batches are pure
+State is everything the next step depends on (weights, optimizer, EMA, step, torch RNG), written to a temporary name
+and renamed, or in pieces (split_files.py), so an interruption at any instant leaves a loadable state. Batches are pure
 functions of the step number, hence a resumed run sees the very batches the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from engine_build.errors import RequestError
+from engine_build.training.loop import split_files
 from engine_build.training.loop.sharding import Place, average_gradients, clip_gradients, placed, placed_state, whole
 
 logger = logging.getLogger(__name__)
@@ -34,15 +36,39 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
+def has_state(path: Path) -> bool:
+    """Whether a stage left its state at `path`, whole or in pieces."""
+    return path.exists() or split_files.index_of(path).exists()
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a stage left. Only tensors and plain values are read (`weights_only`).
+
+    A whole file is mapped, not read: the processes of a machine share its pages. Raises RequestError for lost pieces.
+    """
+    if path.exists():
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return torch.load(split_files.read(path), map_location="cpu", weights_only=True)
+
+
 class Run:
     """One stage of one run: `folder/stage.pt` holds its state, `folder/stage.jsonl` its log.
+
+    With `largest_file` the state is written in pieces of so many bytes at most.
 
     With `tensorboard`, the log is also written to `folder/tensorboard/stage`, which needs changeroom[train].
     Of several processes only the first writes.
     """
 
-    def __init__(self, folder: Path, stage: str, place: Place | None = None, tensorboard: bool = False) -> None:
-        self.folder, self.stage, self.place = folder, stage, place or Place()
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        place: Place | None = None,
+        tensorboard: bool = False,
+        largest_file: int = 0,
+    ) -> None:
+        self.folder, self.stage, self.place, self.largest_file = folder, stage, place or Place(), largest_file
         self.board = _board(folder / "tensorboard" / stage) if tensorboard and self.place.first else None
         folder.mkdir(parents=True, exist_ok=True)
         self.state_path = folder / f"{stage}.pt"
@@ -50,17 +76,19 @@ class Run:
         self.started = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None. Only tensors and plain values are read (`weights_only`).
-
-        Mapped, not read: the processes of a machine share its pages.
-        """
-        if not self.state_path.exists():
-            return None
-        return torch.load(self.state_path, map_location="cpu", weights_only=True, mmap=True)
+        """The last saved state, or None. Raises RequestError for lost pieces."""
+        return read_state(self.state_path) if has_state(self.state_path) else None
 
     def save(self, state: dict[str, Any]) -> None:
+        content = {**state, "rng": torch.get_rng_state()}
+        if self.largest_file:
+            whole_file = io.BytesIO()
+            torch.save(content, whole_file)
+            split_files.write(self.state_path, whole_file.getvalue(), self.largest_file)
+            self.state_path.unlink(missing_ok=True)
+            return
         temporary = self.state_path.with_suffix(".tmp")
-        torch.save({**state, "rng": torch.get_rng_state()}, temporary)
+        torch.save(content, temporary)
         os.replace(temporary, self.state_path)
 
     def restore(
@@ -203,9 +231,12 @@ def descend(
         optimizer.zero_grad(set_to_none=True)
 
 
-def warm_then_decay(step: int, total: int, warm_up: int, decay: int) -> float:
-    """Learning-rate factor: linear warm-up, flat, then linear to zero over the last `decay` steps."""
-    rising = min(1.0, (step + 1) / max(1, warm_up))
+def warm_then_decay(step: int, total: int, warm_up: int, decay: int, updates: int | None = None) -> float:
+    """Learning-rate factor: linear warm-up, flat, then linear to zero over the last `decay` steps.
+
+    `updates` is how many an optimiser has made that began at a later step than 0.
+    """
+    rising = min(1.0, (min(step, step if updates is None else updates) + 1) / max(1, warm_up))
     falling = min(1.0, (total - step) / max(1, decay))
     return min(rising, falling)
 

@@ -33,8 +33,10 @@ from engine_build.training.data.packed_batch import pack_samples
 from engine_build.training.data.sample import Tokens
 from engine_build.training.loop import adapters
 from engine_build.training.loop.export import export
+from engine_build.training.loop.kept import Kept
 from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.nano_model import FlowConfig, NanoModel
+from engine_build.training.loop.run import has_state, read_state
 from engine_build.training.loop.text_tokens import FrozenInstructionEncoder, InstructionEncoder, NanoInstructionEncoder
 
 
@@ -91,7 +93,9 @@ def conditioned(parts: NetworkParts, samples: Sequence[Tokens], draws: int = 1) 
 class RunSetup:
     """Where a run keeps its things and what its own networks look like.
 
-    `autoencoder` and `tokenizer` serve networks of this run; a checkpoint folder brings its own.
+    `autoencoder` and `tokenizer` serve networks of this run; a checkpoint folder brings its own. `kept` is the folder
+    with the weights of the last stage that was kept, where a run goes on that lost its own folder. No file is larger
+    than `largest_file` bytes, unless that is 0.
     """
 
     out: Path
@@ -100,13 +104,24 @@ class RunSetup:
     tokenizer: Callable[[], PreTrainedTokenizerFast]
     autoencoder: Callable[[], AutoencoderKLFlux2]
     default_steps: int = 4
+    kept: Path | None = None
+    largest_file: int = 0
+
+    def going_on(self, stage: str) -> Kept | None:
+        """The weights that a stage goes on from when it has no state of its own. Raises RequestError."""
+        kept = Kept.read(self.kept)
+        return kept if kept and kept.stage == stage and not has_state(self.out / f"{stage}.pt") else None
 
     def parts(self, config: StageConfig, reference_attention: ReferenceAttention | None = None) -> NetworkParts:
         """The parts a stage starts from. Raises RequestError or CheckpointError when they are not there."""
         start = config.start_from
         folder = Path(start).expanduser()
-        state = self.out / f"{start}.pt" if start and (self.out / f"{start}.pt").exists() else folder
-        saved = _read_state(state, start) if start and state.suffix == ".pt" else {}
+        state = self.out / f"{start}.pt" if start and has_state(self.out / f"{start}.pt") else folder
+        kept = self.going_on(start)
+        if kept and self.kept:
+            state, saved = self.out / f"{start}.pt", kept.state(self.kept)
+        else:
+            saved = _read_state(state, start) if start and state.suffix == ".pt" else {}
         if saved and not any(key.startswith("text.") for key in saved["ema"]["values"]):
             # Began from a checkpoint: what it left holds the text encoder too.
             state, saved = state.with_suffix("") / "checkpoint", {}
@@ -131,7 +146,7 @@ class RunSetup:
             encode_instructions=NanoInstructionEncoder(model, tokenizer),
             encoder=Encoder(vae.to(self.device)),
             schedule=Schedule(config.shift, use_dynamic_shifting=False),
-            write=lambda folder: export(folder, model, vae, tokenizer, written, self.default_steps),
+            write=lambda folder: export(folder, model, vae, tokenizer, written, self.default_steps, self.largest_file),
         )
 
     def _of_checkpoint(self, folder: Path, config: StageConfig, mode: ReferenceAttention | None) -> NetworkParts:
@@ -152,9 +167,9 @@ class RunSetup:
 
 
 def _read_state(path: Path, name: str) -> dict[str, Any]:
-    if not path.exists():
+    if not has_state(path):
         raise RequestError(f"start_from {name!r}: there is no {path}; train that stage first")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     if not any(key.startswith("dit.") for key in state["ema"]["values"]):
         raise RequestError(f"{path} holds a LoRA: start from what it was trained on and name it in loras")
     return state

@@ -1,7 +1,8 @@
 """`changeroom evaluate MODEL`: held-out scenes through the real engine, scored, beside two baselines.
 
 The engine gets pictures and the instruction, nothing else. "copy" hands the person back unchanged; "truth"
-hands in the sampled target, so its scores show what the measures themselves allow.
+hands in the sampled target, so its scores show what the measures themselves allow. Pictures smaller than the
+scenes are enlarged, so that checkpoints of different sizes can be judged alike.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from engine_build.world.specs import Scene
 from engine_build.world.wrong_outfits import admissible
 
 BATCH = 4
-SHOT = 48
 BASELINES = ("copy", "truth")
 
 
@@ -43,9 +43,9 @@ def held_out(samples: int, garments: int | None) -> list[Scene]:
     return [sample_scene(HELD_OUT_SEED + i, count) for i, count in enumerate(counts)]
 
 
-def requests_of(scenes: list[Scene], height: int, steps: int | None) -> list[TryOnRequest]:
-    """Engine requests for scenes; the seed of the noise is the scene's own."""
-    drawn = render(scenes, height, SHOT)
+def requests_of(scenes: list[Scene], height: int, steps: int | None, size: tuple[int, int]) -> list[TryOnRequest]:
+    """Engine requests of `size` for scenes drawn at `height`; the seed of the noise is the scene's own."""
+    drawn = render(scenes, height, height * 2 // 3)
     result = []
     for i, scene in enumerate(scenes):
         garments = tuple(
@@ -53,7 +53,7 @@ def requests_of(scenes: list[Scene], height: int, steps: int | None) -> list[Try
             for j, g in enumerate(scene.garments)
         )
         person = ImageInput(picture(drawn.person[i]), f"{scene.seed}/person")
-        size, told = (height * 3 // 4, height), instruction_of(scene)
+        told = instruction_of(scene)
         result.append(TryOnRequest(str(scene.seed), person, garments, told, scene.seed % 2**31, steps, size))
     return result
 
@@ -64,15 +64,20 @@ def tensor(image: Image.Image) -> Tensor:
 
 
 def generate(engine: Engine, scenes: list[Scene], height: int, steps: int | None) -> tuple[list[Tensor], float]:
-    """Pictures (3, H, W) and the seconds they took. Raises the engine's error for a request that failed."""
-    requests = requests_of(scenes, height, steps)
+    """Pictures (3, height, W) and the seconds they took. Raises the engine's error for a request that failed.
+
+    The engine paints at its own size; a smaller picture is enlarged to the scenes'.
+    """
+    requests = requests_of(scenes, height, steps, engine.describe().default_size)
     began = time.perf_counter()
     outcomes = engine.run(requests)
     seconds = time.perf_counter() - began
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    return [tensor(outcome.image) for outcome in outcomes if outcome.image is not None], seconds
+    size = (height * 3 // 4, height)
+    pictures = (outcome.image for outcome in outcomes if outcome.image is not None)
+    return [tensor(p if p.size == size else p.resize(size, Image.Resampling.BICUBIC)) for p in pictures], seconds
 
 
 def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int = 3) -> None:
@@ -82,7 +87,7 @@ def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int 
     for i in range(2 * MAX_GARMENTS):
         scene = sample_scene(HELD_OUT_SEED + 9_000 + i, 1 + i // 2)
         (output,), _ = generate(engine, [scene], height, steps)
-        rows.append(sample_row(render([scene], height, 2 * SHOT), len(scene.garments), output))
+        rows.append(sample_row(render([scene], height, height * 4 // 3), len(scene.garments), output))
     width, gap = rows[0].width, height // 8
     sheet = Image.new("RGB", (2 * width + gap, MAX_GARMENTS * (height + gap) - gap), (255, 255, 255))
     for i, row in enumerate(rows):
@@ -92,11 +97,19 @@ def write_sheet(engine: Engine, path: Path, steps: int | None = None, zoom: int 
 
 
 def evaluate(
-    engine: Engine, judge: Classifier, samples: int, garments: int | None, steps: int | None = None
+    engine: Engine,
+    judge: Classifier,
+    samples: int,
+    garments: int | None,
+    steps: int | None = None,
+    height: int | None = None,
 ) -> dict[str, object]:
-    """Score `samples` held-out scenes (of `garments` garments, or of 1 to 6 in turn); JSON-ready values."""
+    """Score `samples` held-out scenes (of `garments` garments, or of 1 to 6 in turn); JSON-ready values.
+
+    Scenes are `height` pixels high, by default as high as the engine paints.
+    """
     info = engine.describe()
-    height = info.default_size[1]
+    height = height or info.default_size[1]
     results: dict[str, list[Scores]] = {name: [] for name in ("model", *BASELINES)}
     spent, nfe = 0.0, steps or info.default_steps
     everything = held_out(samples, garments)
@@ -117,6 +130,7 @@ def evaluate(
         "device": info.device,
         "samples": samples,
         "garments": garments,
+        "height": height,
         "batch": min(BATCH, samples),
         "by_category": by_category(results["model"]),
         "by_garments": by_count(results["model"], everything),
@@ -143,12 +157,15 @@ def main(
     steps: int | None = None,
     say: Callable[[str], None] = lambda line: None,
     sheet: Path | None = None,
+    height: int | None = None,
 ) -> dict[str, object]:
     """Load, evaluate, write JSON and the contact sheet, `say` the table. Raises RequestError for impossible numbers."""
     if samples < 1 or (garments is not None and not 1 <= garments <= MAX_GARMENTS):
         raise RequestError(f"samples must be at least 1 and garments 1 to {MAX_GARMENTS}, not {samples} and {garments}")
+    if height is not None and (height < 16 or height % 4):
+        raise RequestError(f"height must be a multiple of 4 from 16 on, not {height}")
     engine = load_engine(model)
-    report = evaluate(engine, classifier.load(), samples, garments, steps)
+    report = evaluate(engine, classifier.load(), samples, garments, steps, height)
     for line in table(report):
         say(line)
     if json_file is not None:

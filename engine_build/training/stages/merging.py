@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine_build.errors import RequestError
 from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.run import has_state, read_state
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def merged(start: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]], 
 def averages(out: Path, name: str) -> dict[str, Tensor]:
     """The averaged weights in `out/NAME.pt`. Raises RequestError when there are none."""
     path = out / f"{name}.pt"
-    if not path.exists():
+    if not has_state(path):
         raise RequestError(f"[merge] there is no {path}; train that stage first")
-    values: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["ema"]["values"]
+    values: dict[str, Tensor] = read_state(path)["ema"]["values"]
     return values

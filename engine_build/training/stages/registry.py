@@ -23,6 +23,7 @@ from engine_build.training.data.world_edits import Edits
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig
+from engine_build.training.loop.run import has_state
 from engine_build.training.loop.sources import InTurn, Mixture, chosen, fitted
 from engine_build.training.loop.start_from import Backbone
 from engine_build.training.measure import classifier
@@ -98,7 +99,7 @@ def _tuned(stage_run: StageRun, left: Path) -> StageConfig:
     c: StageConfig = stage_run.config
     if c.lora_rank:
         return replace(c, loras=(*c.loras, str(left)))
-    of_run = not c.start_from or c.start_from.endswith(".pt") or (stage_run.setup.out / f"{c.start_from}.pt").exists()
+    of_run = not c.start_from or c.start_from.endswith(".pt") or has_state(stage_run.setup.out / f"{c.start_from}.pt")
     return replace(c, start_from=stage_run.stage if of_run else str(left), loras=())
 
 
@@ -178,6 +179,9 @@ STAGES: dict[str, Stage] = {
     "merge": Stage(MergeConfig, merge),
     "packing": Stage(PackingConfig, packing),
 }
+
+RECIPE = ("pretrain", "resolution", "tryon", "isolate", "nft", "cfg-distill", "dmd")
+"""The stages that lead to one checkpoint, in order."""
 
 
 def _matching(

@@ -6,7 +6,7 @@ registry.py says what each stage trains on and with which loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from engine_build.training.data.sample import Source
 from engine_build.training.data.sizes import check_heights, check_squares
 from engine_build.training.data.stream import TokenStream
 from engine_build.training.loop import adapters
+from engine_build.training.loop.kept import Kept
 from engine_build.training.loop.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import Place, shard
@@ -31,7 +32,8 @@ from engine_build.training.measure.sheets import write_sheet
 class StageRun:
     """One call of a stage: the name it runs under, its table, where it works, and how it was asked to go on.
 
-    `table` names the table in the configuration file, whatever the run is called, and `config` is its content.
+    `table` names the table in the configuration file, whatever the run is called, and `config` is its content. It ends
+    early, saved, after `stop_after` steps or at `until`, a time of time.monotonic().
     """
 
     stage: str
@@ -42,18 +44,25 @@ class StageRun:
     resume: bool = False
     tensorboard: bool = False
     stop_after: int | None = None
+    until: float | None = None
 
     @property
     def run(self) -> Run:
-        return Run(self.setup.out, self.stage, self.place, self.tensorboard)
+        return Run(self.setup.out, self.stage, self.place, self.tensorboard, self.setup.largest_file)
 
     @property
     def folder(self) -> Path:
         return self.setup.out / self.stage
 
+    @property
+    def kept(self) -> Kept | None:
+        """The kept weights that this call goes on from, having no state of its own."""
+        return self.setup.going_on(self.stage) if self.resume else None
+
     def parts(self, mode: ReferenceAttention | None = None) -> NetworkParts:
         """The parts to start from. Raises RequestError for sizes that do not divide into whole tokens."""
-        c, parts = self.config, self.setup.parts(self.config, mode)
+        c = self.config
+        parts = self.setup.parts(replace(c, start_from=self.stage, loras=()) if self.kept else c, mode)
         own_pictures = not c.data or getattr(c, "validate_every", 0) or getattr(c, "report_samples", 0)
         if own_pictures:
             side = parts.encoder.token_pixels
@@ -114,7 +123,8 @@ def fit_and_leave(
         write_sheet(sheet, parts, fitted(source, parts), way, write=stage_run.place.first)
 
     remembered = {**more, "network": TrainedMode(parts.dit)}
-    fit(run, learner, step, stage_run.resume, remembered, show if c.show_every else None, stage_run.stop_after)
+    shown, begin = show if c.show_every else None, stage_run.kept.step if stage_run.kept else 0
+    fit(run, learner, step, stage_run.resume, remembered, shown, stage_run.stop_after, begin, stage_run.until)
     return _leave(stage_run, parts, learner)
 
 

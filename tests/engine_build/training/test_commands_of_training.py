@@ -15,7 +15,7 @@ from engine_build.errors import RequestError
 from engine_build.instruction import assignments
 from engine_build.training.config import DEFAULT_CONFIG, TrainConfig
 from engine_build.training.measure.summary import summary
-from engine_build.training.train import main
+from engine_build.training.train import Asked, main
 from engine_build.world.sample_files import REGIONS, write_gallery, write_samples
 from service.cli import app
 
@@ -132,13 +132,13 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, text: str, message:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(RequestError, match=message) as raised:
-        main("nano", path, resume=False)
+        main("nano", path, Asked())
     assert str(path) in str(raised.value)
 
 
 def test_unknown_stages_and_absent_configs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _changeroom("train", "flow") == 1
-    assert "no training stage 'flow'; choose from nano" in capsys.readouterr().err
+    assert "no training stage 'flow'; choose from recipe" in capsys.readouterr().err
     assert _changeroom("train", "nano", "--config", str(tmp_path / "absent.toml")) == 1
     assert "does not exist" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from engine_build.errors import RequestError
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.sizes import check_heights, check_squares, width_of
 from engine_build.training.stages import registry
-from engine_build.training.train import main, run_stage
+from engine_build.training.train import Asked, main, run_stage
 
 
 def test_what_is_refused_and_what_is_named_instead() -> None:
@@ -75,5 +75,5 @@ def test_nano_refuses_them_before_its_autoencoder_is_trained(tmp_path: Path, tab
     path = tmp_path / "nano.toml"
     path.write_text(f'out = "{tmp_path / "out"}"\n{table}\n')
     with pytest.raises(RequestError, match=said):
-        main("nano", path, resume=False)
+        main("nano", path, Asked())
     assert not list(tmp_path.rglob("*.pt"))

@@ -29,7 +29,7 @@ from engine_build.training.stages import stage_run as stage_runs
 from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
 from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.stages.stage_run import StageRun
-from engine_build.training.train import main, run_stage
+from engine_build.training.train import Asked, main, run_stage
 from engine_build.world.render import render
 from engine_build.world.sample_files import picture
 from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
@@ -97,7 +97,7 @@ def test_each_checkpoint_runs_in_the_engine_in_its_own_mode(recipe: TrainConfig)
         folder = recipe.out / stage / "checkpoint"
         assert CheckpointConfig.load(folder).reference_attention == mode
     engine = load_engine(str(recipe.out / "dmd" / "checkpoint"), device="cpu")
-    (outcome,) = engine.run(requests_of([sample_scene(HELD_OUT_SEED + 5, 2)], 64, 2))
+    (outcome,) = engine.run(requests_of([sample_scene(HELD_OUT_SEED + 5, 2)], 64, 2, (48, 64)))
     assert outcome.error is None and outcome.image is not None and outcome.image.size == (48, 64)
 
 
@@ -168,7 +168,7 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
     drawn = render([scene], 64, 32)
     support = automask(drawn.person_regions[0], DOMAINS["top"])
     engine = load_engine(str(recipe.out / "isolate" / "checkpoint"), device="cpu", loras=((path, 1.0),))
-    (request,) = requests_of([scene], 64, 2)
+    (request,) = requests_of([scene], 64, 2, (48, 64))
     shown = ImageInput(picture(masked(drawn.person[0], support)), "masked")
     (outcome,) = engine.run([replace(request, person=shown)])
     assert outcome.image is not None
@@ -235,7 +235,7 @@ def test_what_is_missing_is_named(recipe: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not divide into batches"):
         run_stage(recipe, "tryon", resume=False, name="x", table=replace(recipe.stage("tryon"), chunk=5))
     with pytest.raises(RequestError, match="pass --resume"):
-        main("pretrain", recipe.out.parent / "recipe.toml", resume=False)
+        main("pretrain", recipe.out.parent / "recipe.toml", Asked())
 
 
 def test_tensorboard_logs_are_written(recipe: TrainConfig) -> None:
