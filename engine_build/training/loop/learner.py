@@ -32,6 +32,8 @@ WHOLE = ("text.", "head.")
 class StageConfig:
     """What every stage can be told. Sizes in pixels, `batch` over all processes, seeds of data in samples.
 
+    `batch` 0 takes as many samples as the accelerator's memory holds; stages of flow matching alone can.
+
     `start_from` is another stage of the same run, a state file or a checkpoint folder, `loras` are files merged
     into it. `lora_rank` 0 trains all weights, else only a LoRA beside layers whose names hold one of
     `lora_layers`. `bf16` runs under autocast, `checkpointing` recomputes blocks in the backward pass. `data` names

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.sample import Sample, Source, Stream, Tokens
 from engine_build.training.data.source import ShardSource
@@ -41,6 +43,23 @@ class InTurn:
 
     def batch(self, step: int) -> list[Tokens]:
         return self.streams[max(i for i, begin in enumerate(self.begins) if begin <= step)].batch(step)
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A source that draws on an accelerator: the world is drawn where torch makes its tensors."""
+
+    source: Source
+    device: torch.device
+
+    def draw(self, numbers: Sequence[int]) -> list[Sample]:
+        with self.device:
+            return self.source.draw(numbers)
+
+
+def on_device(source: Source, device: torch.device) -> Source:
+    """The source drawing on `device`; shards are read on the CPU, as is everything on a CPU."""
+    return source if device.type == "cpu" or isinstance(source, ShardSource) else OnDevice(source, device)
 
 
 def chosen(c: StageConfig, drawn: Source, height: int | None = None, shot: int | None = None) -> Source:

@@ -29,6 +29,7 @@ from engine_build.training.loop.start_from import Backbone
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import Way
 from engine_build.training.stages import isolation
+from engine_build.training.stages.batch_size import with_batch
 from engine_build.training.stages.cfg_distill import CfgDistill, CfgDistillConfig
 from engine_build.training.stages.critic import Critic, Head
 from engine_build.training.stages.dmd import Dmd, DmdConfig
@@ -193,6 +194,7 @@ def _matching(
     mode: Any = None,
 ) -> Path:
     parts, learner, _ = prepare(stage_run, mode=mode)
+    stage_run = with_batch(stage_run, parts, learner, sources[-1])
     streams = tuple(token_stream(stage_run, parts, source) for source in sources)
     stream = streams[0] if len(streams) == 1 else InTurn(streams, begins)
     step = Matching(parts, learner, stream, region_only, validate_every)

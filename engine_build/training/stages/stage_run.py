@@ -22,7 +22,7 @@ from engine_build.training.loop.kept import Kept
 from engine_build.training.loop.learner import Learner, StageConfig, fit, recompute
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.sharding import Place, shard
-from engine_build.training.loop.sources import fitted
+from engine_build.training.loop.sources import fitted, on_device
 from engine_build.training.loop.start_from import NetworkParts, RunSetup, TrainedMode
 from engine_build.training.measure.measures import Way
 from engine_build.training.measure.sheets import write_sheet
@@ -74,7 +74,7 @@ class StageRun:
 def token_stream(stage_run: StageRun, parts: NetworkParts, source: Source) -> TokenStream:
     """This process's samples of a source, at the stage's batch size, in whole tokens."""
     c: StageConfig = stage_run.config
-    place, read = stage_run.place, fitted(source, parts)
+    place, read = stage_run.place, on_device(fitted(source, parts), parts.device)
     return TokenStream(read, parts.encoder, c.batch, c.passes, c.chunk, c.first_seed, place.rank, place.world)
 
 
