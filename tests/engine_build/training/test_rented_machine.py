@@ -1,6 +1,6 @@
 """nano-gpu.toml's own command where only torch and a few wheels are: minutes at a time, files small enough to carry.
 
-The machine is rehearsed: a site folder with links to what such a machine has and to the wheels named here, nothing else.
+The machine is rehearsed: a site folder that links to what such a machine has and to the wheels named here alone.
 """
 
 from __future__ import annotations
