@@ -64,6 +64,23 @@ def test_attention_with_a_prefix(lengths: tuple[int, ...], prefixes: tuple[int, 
         torch.testing.assert_close(torch.zeros_like(b) if a is None else a, b)
 
 
+def test_attention_that_learns_in_bf16_on_a_cpu_is_attention() -> None:
+    """Products instead of the fused kernel: the same values and gradients, as near as bf16 comes to float32."""
+    generator = torch.Generator().manual_seed(3)
+    segments = Segments((5, 123, 7))
+    whole = [torch.randn(segments.total, 2, 32, generator=generator) for _ in range(4)]  # q, k, v and the gradient
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (x.to(dtype, copy=True).requires_grad_() for x in whole[:3])
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = reference.attention(q, k, v, segments)
+        assert out.dtype == dtype
+        out.backward(whole[3].to(dtype))
+        results.append([x.float() for x in (out.detach(), q.grad, k.grad, v.grad)])
+    for exact, near in zip(*results, strict=True):
+        assert float((exact - near).norm() / exact.norm()) < 0.02
+
+
 def test_attention_refuses_segments_that_do_not_fit() -> None:
     x = random(6, H, E)
     with pytest.raises(ValueError, match="q has 6 tokens, its segments 5"):

@@ -90,7 +90,7 @@ class Learner:
     ) -> None:
         self.module, self.config, self.place = module, config, place or Place()
         self.learning_rate = learning_rate or config.learning_rate
-        self.optimizers = optimizers(module, config.optimizer, self.learning_rate, config.weight_decay)
+        self.optimizers = optimizers(module, config, self.learning_rate)
         self.ema = Ema(module, config.ema)
 
     def descend(self, loss: Tensor, step: int) -> None:
@@ -118,11 +118,12 @@ class Learner:
             optimizer.load_state_dict(placed_state(saved, optimizer))
 
 
-def optimizers(module: nn.Module, name: str, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+def optimizers(module: nn.Module, config: StageConfig, learning_rate: float) -> list[torch.optim.Optimizer]:
     """`muon`: Muon for the blocks' matrices, AdamW for everything else; `adamw`: AdamW alone.
 
     A text encoder and a critic's head have an optimizer of their own: sharded and whole parameters cannot share one.
     """
+    name, weight_decay = config.optimizer, config.weight_decay
     if name not in ("muon", "adamw"):
         raise RequestError(f"optimizer {name!r} is not one of muon, adamw")
     matrices, apart, others = [], [], []
@@ -133,7 +134,9 @@ def optimizers(module: nn.Module, name: str, learning_rate: float, weight_decay:
     if not matrices and not apart and not others:
         raise RequestError("nothing to train: no parameter requires gradients")
     decay = weight_decay if name == "adamw" else 0.0
-    result: list[torch.optim.Optimizer] = [Muon(matrices, learning_rate, weight_decay=weight_decay)] if matrices else []
+    result: list[torch.optim.Optimizer] = []
+    if matrices:
+        result.append(Muon(matrices, learning_rate, weight_decay=weight_decay, bf16=config.bf16))
     for some in (apart, others):
         if some:
             result.append(torch.optim.AdamW(some, lr=learning_rate, betas=(0.9, 0.98), weight_decay=decay))

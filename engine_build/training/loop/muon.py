@@ -13,25 +13,38 @@ import torch
 from torch import Tensor
 
 
-def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix to `update` (rows, columns): singular values near 1, roughly."""
+def orthogonalise(update: Tensor, steps: int = 5, bf16: bool = False) -> Tensor:
+    """The nearest semi-orthogonal matrix to `update` (rows, columns): singular values near 1, roughly.
+
+    Jordan iterates in bf16, which is as good for training and, where the processor has it, twice as fast.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = update / (update.norm() + 1e-7)
+    x = x.to(torch.bfloat16) if bf16 else x
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(update.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum 0.95; `lr` compares with AdamW's. Parameters must have at least two dimensions."""
+    """Nesterov momentum 0.95; `lr` compares with AdamW's. Parameters must have at least two dimensions.
+
+    `bf16` orthogonalises in bfloat16; momentum and weights keep their precision.
+    """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        bf16: bool = False,
     ) -> None:
+        self.bf16 = bf16
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -47,4 +60,4 @@ class Muon(torch.optim.Optimizer):
                 update = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
                 scale = 0.2 * max(update.shape) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalise(update).view_as(parameter), alpha=-group["lr"] * scale)
+                parameter.add_(orthogonalise(update, bf16=self.bf16).view_as(parameter), alpha=-group["lr"] * scale)

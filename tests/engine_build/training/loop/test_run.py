@@ -140,13 +140,14 @@ def test_rate_rises_stays_and_falls() -> None:
     assert warm_then_decay(0, 1, 0, 0) == 1.0
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
-def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int], bf16: bool) -> None:
     update = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(update, full_matrices=False)
-    result = orthogonalise(update)
+    result = orthogonalise(update, bf16=bf16)
     values = torch.linalg.svdvals(result)
-    assert result.shape == shape
+    assert result.shape == shape and result.dtype == update.dtype
     assert float(values.min()) > 0.3 and float(values.max()) < 1.3
     assert float((result * (u @ v)).sum()) / min(shape) > 0.7
 

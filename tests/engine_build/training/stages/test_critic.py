@@ -18,7 +18,7 @@ from engine_build.model.packing import PackedBatch
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.packed_batch import noised, pack_samples
 from engine_build.training.data.sample import Tokens
-from engine_build.training.loop.learner import Learner, optimizers
+from engine_build.training.loop.learner import Learner, StageConfig, optimizers
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import Backbone
 from engine_build.training.stages.critic import Critic, Head, critic_loss, look, push, student_loss
@@ -155,9 +155,8 @@ def test_the_head_has_an_optimizer_of_its_own() -> None:
     model, head = _fake()
     own = {id(p) for p in head.parameters()}
     for name in ("adamw", "muon"):
-        groups = [
-            {id(p) for g in o.param_groups for p in g["params"]} for o in optimizers(Critic(model, head), name, 1, 0)
-        ]
+        made = optimizers(Critic(model, head), StageConfig(optimizer=name), 1)
+        groups = [{id(p) for g in o.param_groups for p in g["params"]} for o in made]
         assert own in groups and sum(map(len, groups)) == len(own) + len(list(model.parameters()))
 
 
