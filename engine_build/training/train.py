@@ -24,6 +24,7 @@ from engine_build.training.evidence.run import run as run_evidence
 from engine_build.training.loop.export import export
 from engine_build.training.loop.kept import Kept
 from engine_build.training.loop.learner import StageConfig
+from engine_build.training.loop.precision import bf16_pays
 from engine_build.training.loop.run import has_state, read_state
 from engine_build.training.loop.sharding import Place, processes
 from engine_build.training.loop.tokenizer import train as train_tokenizer
@@ -116,11 +117,12 @@ def run_stage(
     until: float | None = None,
 ) -> Path:
     """One stage of registry.py, under another `name` and with another `table` if given; returns what it leaves."""
+    setup, told = config.setup(pick_device(config.device)), table or config.stage(stage)
     stage_run = StageRun(
         stage=name or stage,
         table=stage,
-        config=table or config.stage(stage),
-        setup=config.setup(pick_device(config.device)),
+        config=replace(told, bf16=told.bf16 and bf16_pays(setup.device, config.out)),
+        setup=setup,
         place=place or Place(),
         resume=resume,
         tensorboard=config.tensorboard,

@@ -36,8 +36,9 @@ class StageConfig:
 
     `start_from` is another stage of the same run, a state file or a checkpoint folder, `loras` are files merged
     into it. `lora_rank` 0 trains all weights, else only a LoRA beside layers whose names hold one of
-    `lora_layers`. `bf16` runs under autocast, `checkpointing` recomputes blocks in the backward pass. `data` names
-    shards (`changeroom data build`) to learn from instead of the procedural world, their order drawn from `data_seed`.
+    `lora_layers`. `bf16` runs under autocast where the processor is faster so (`precision.py`), `checkpointing`
+    recomputes blocks in the backward pass. `data` names shards (`changeroom data build`) to learn from instead of the
+    procedural world, their order drawn from `data_seed`.
     `attention_weight` above 0 tells `attention_heads` heads of each of `attention_layers` which reference tokens a
     target shows (`stages.attention`), less and less over the last share `attention_fade` of the steps.
     """
