@@ -45,8 +45,8 @@ class NormSilu(nn.Module):
 class Autoencoder:
     """An AutoencoderKLFlux2 in inference. `encode` is deterministic: the mean of the posterior.
 
-    With Triton kernels it runs channels-last, its norms and activations fused in that layout; with the reference
-    kernels in torch's own layout, where its own norms are fast.
+    With Triton kernels it runs channels-last, its norms and activations fused in that layout, and on a CPU, whose
+    convolutions are a quarter faster so; else in torch's own layout, where a GPU's own norms are fast.
     """
 
     def __init__(self, vae: AutoencoderKLFlux2, kernels: Kernels | None = None) -> None:
@@ -59,9 +59,11 @@ class Autoencoder:
         self.channels: int = 4 * config.latent_channels
         variance = vae.bn.running_var.float() + config.batch_norm_eps
         fused = kernels is not None and kernels.fused
-        self._layout = torch.channels_last if fused else torch.contiguous_format
+        on_cpu = variance.device.type == "cpu"
+        self._layout = torch.channels_last if fused or on_cpu else torch.contiguous_format
+        self.vae.to(memory_format=self._layout)
         if kernels is not None and fused:
-            fuse_norms(self.vae.to(memory_format=self._layout), kernels)
+            fuse_norms(self.vae, kernels)
         self._mean: Tensor = vae.bn.running_mean.float().view(1, -1, 1, 1)
         self._std: Tensor = variance.sqrt().view(1, -1, 1, 1)
         self._preview = LinearPreview(self.encode, self.pixels, self.token_pixels)

@@ -17,6 +17,8 @@ class Encoder:
 
     def __init__(self, vae: torch.nn.Module) -> None:
         self.vae = vae.eval().requires_grad_(False)
+        if vae.bn.running_mean.device.type == "cpu":
+            self.vae.to(memory_format=torch.channels_last)  # a CPU's convolutions are a quarter faster so
         self.mean = vae.bn.running_mean.view(1, -1, 1, 1)
         self.std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
         self.token_pixels = 2 ** len(vae.config.block_out_channels)
