@@ -12,6 +12,7 @@ from service.gateway.http import headers, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.http.request_context import timed
+from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.request_reading import read_requested
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
 from service.gateway.shapes import error_samples, forms, openapi, views
@@ -21,7 +22,7 @@ from service.gateway.work.tryons import Submitted
 from service.jobs.schemas import TERMINAL, Category, JobRecord
 from service.retry_after import SOON
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", dependencies=[KNOWN_QUERY])
 
 TOKEN = "1795374000.bWFj"
 TryOnId = Annotated[

@@ -27,6 +27,7 @@ from service.errors import (
 )
 from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
+from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.state import Parts, Who, asked_of
 from service.gateway.shapes import compat_views, error_samples, openapi
 from service.gateway.shapes.request import (
@@ -41,7 +42,7 @@ from service.jobs.schemas import TERMINAL, JobRecord
 from service.retry_after import SHORTLY
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1", tags=["compatible"])
+router = APIRouter(prefix="/v1", tags=["compatible"], dependencies=[KNOWN_QUERY])
 
 # OpenAI's words for quality, as JPEG and WebP quality.
 QUALITIES = {
@@ -84,6 +85,7 @@ FAILURES: dict[str, type[ServiceError]] = {
         *("missing-person", "missing-garment", "too-many-garments", "unsupported-parameter", "unsupported-size"),
         *("canceled", "unprocessable-request", "out-of-memory", "engine-failed", "worker-lost", "input-damaged"),
         *("deadline-exceeded", "try-on-erased", "input-erased", "result-expired"),
+        dialect="openai",
     ),
     openapi_extra=openapi.OPENAI_BODY,
 )
@@ -156,12 +158,11 @@ async def _requested(form: FormData, settings: Settings) -> tuple[RequestedTryOn
     if len(images) > 1 + MAX_GARMENTS:
         raise too_many_garments("image")
     options = _options(texts)
-    person = await file_bytes(images[0], "image.0", settings)
-    garments = [
-        RequestedGarment(await file_bytes(upload, f"image.{index}", settings))
-        for index, upload in enumerate(images[1:], start=1)
-    ]
-    return RequestedTryOn(person, tuple(garments), options), texts.get("response_format") == "url"
+    person, *others = [await file_bytes(upload, f"image[{index}]", settings) for index, upload in enumerate(images)]
+    garments = [RequestedGarment(data, name=f"image[{index}]") for index, data in enumerate(others, start=1)]
+    return RequestedTryOn(person, tuple(garments), options, person_name="image[0]"), texts.get(
+        "response_format"
+    ) == "url"
 
 
 def _refuse_other(texts: dict[str, str]) -> None:

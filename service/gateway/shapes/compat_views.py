@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict
 
 from service.gateway.shapes.views import EXAMPLE_ID, View
+from service.jobs import fashn_words
 
 
 class OpenAIImage(View):
@@ -43,7 +44,7 @@ class FashnRun(View):
 
 
 class FashnError(View):
-    name: str
+    name: fashn_words.Failure
     message: str
 
 
@@ -62,6 +63,6 @@ class FashnStatus(View):
     )
 
     id: str
-    status: str
+    status: fashn_words.Status
     output: list[str] | None = None
     error: FashnError | None = None
