@@ -18,6 +18,7 @@ from PIL import Image
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
 
+
 def test_a_post_is_a_202_with_location_and_becomes_a_picture(http: httpx.Client) -> None:
     answer = http.post("/v1/try-ons", files=parts())
     assert answer.status_code == 202, answer.text
@@ -82,6 +83,25 @@ def test_the_request_field_and_json_say_the_same(http: httpx.Client) -> None:
     assert plain.status_code == 202, plain.text
     for name in ("garments", "seed", "instruction"):
         assert form.json()[name] == plain.json()[name]
+
+
+def test_a_garment_of_the_request_field_names_its_part_whatever_the_part_is_called(http: httpx.Client) -> None:
+    """`garment` is a part's name like any other; several parts of that name are taken in order."""
+    files = [
+        ("person", ("p.jpg", PERSON, "image/jpeg")),
+        ("garment", ("a.jpg", SHIRT, "image/jpeg")),
+        ("hat", ("b.jpg", SHIRT, "image/jpeg")),
+        ("garment", ("c.jpg", SHIRT, "image/jpeg")),
+    ]
+    wish = [{"file": "garment", "category": "tops"}, {"file": "hat", "category": "hats"}, {"category": "coats"}]
+    answer = http.post("/v1/try-ons", files=files, data={"request": json.dumps({"garments": wish})})
+    assert answer.status_code == 202, answer.text
+    assert [garment["category"] for garment in answer.json()["garments"]] == ["tops", "hats", "coats"]
+    whole = http.post("/v1/try-ons", files=files, data={"request": "{}"})
+    assert whole.status_code == 202 and len(whole.json()["garments"]) == 3
+    wish[2] = {"file": "person", "category": "coats"}
+    other = http.post("/v1/try-ons", files=files, data={"request": json.dumps({"garments": wish})})
+    assert other.status_code == 422 and "'person'" in other.json()["detail"]
 
 
 def test_six_garments_keep_their_order(http: httpx.Client) -> None:
