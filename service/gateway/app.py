@@ -22,6 +22,7 @@ from service.gateway.http.limits import BodyLimit
 from service.gateway.http.own_address import OwnAddress
 from service.gateway.http.request_context import RequestContext
 from service.gateway.routes import fashn, native, openai, ops, reference
+from service.gateway.routes.departures import Departures
 from service.gateway.routes.early_refusals import EarlyRefusals
 from service.gateway.routes.state import Gateway
 from service.gateway.shapes import openapi
@@ -96,7 +97,11 @@ def create_app(settings: Settings) -> FastAPI:
             )
             upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
-            app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics, address)
+            departures = Departures(queue)
+            stack.push_async_callback(departures.close)
+            app.state.gateway = Gateway(
+                settings, queue, tryons, garments, fleet, keys, metrics, address=address, departures=departures
+            )
             yield
 
     app = FastAPI(

@@ -56,7 +56,7 @@ def test_openai_url_answers_open_without_a_key(images: openai.OpenAI) -> None:
         image=[PERSON, SHIRT], prompt="", response_format="url", extra_headers={"Idempotency-Key": "url-1"}
     )
     assert answer.data and answer.data[0].url
-    assert httpx.get(answer.data[0].url).headers["content-type"] == "image/jpeg"
+    assert httpx.get(answer.data[0].url).headers["content-type"] == "image/png"
 
 
 def test_openai_errors_are_its_own_exceptions(live: Live, images: openai.OpenAI) -> None:

@@ -12,6 +12,7 @@ from service.gateway.http import headers, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.http.request_context import timed
+from service.gateway.routes.departures import CLOSED, ClientLeft
 from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.request_reading import read_requested
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
@@ -59,21 +60,34 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
     openapi_extra=openapi.TRY_ON_BODY,
 )
 async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response:
-    """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`."""
+    """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`.
+
+    A client that leaves during that wait has its job canceled, unless an Idempotency-Key or a `webhook_url` leads back.
+    """
     asked = asked_of(request, parts, caller)
     with timed(asked.timings, "read"):
         requested = await read_requested(request, parts.settings)
     submitted = await parts.tryons.submit(requested, asked)
+    findable = asked.idempotency_key is not None or bool(requested.options.webhook_url)
     del requested
     release_upload(request)
-    return await answer(request, parts, caller, submitted)
+    try:
+        return await answer(request, parts, caller, submitted)
+    except ClientLeft:
+        if not findable:
+            parts.departures.abandon(submitted.job_id)
+        return Response(status_code=CLOSED)
 
 
 async def answer(request: Request, parts: Gateway, caller: Who, submitted: Submitted) -> Response:
-    """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait."""
+    """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait.
+
+    Raises ClientLeft.
+    """
     wait = headers.prefer_wait(request.headers.get("prefer"))
     with timed(request.state.timings, "wait"):
-        record = await parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
+        waiting = parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
+        record = await (parts.departures.unless_left(request, waiting) if wait else waiting)
     ended = record.status in TERMINAL
     out = {"Location": f"/v1/try-ons/{submitted.job_id}"}
     if wait is not None:
