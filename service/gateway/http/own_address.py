@@ -3,8 +3,8 @@
 `Host` and `X-Forwarded-*` are what a stranger wrote. An address made of them would carry the signature of a picture to
 wherever the stranger says. So they are believed only where it cannot be somebody else's: `CHANGEROOM_PUBLIC_URL` says
 it all; else a proxy in a network that `CHANGEROOM_TRUSTED_PROXIES` names tells host, scheme and prefix (the word
-`private` there is too wide for that: it holds every neighbour); else it is the socket the request came in by, which
-may be called localhost.
+`private` there is too wide for that: it holds every neighbour); else it is the socket the request came in by. A caller
+that says localhost is told localhost, which is nobody's machine but its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.gateway.http.peers import trusted_networks
 from service.settings import Settings
 
 _HOST = re.compile(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$", re.ASCII)
-_LOCAL = re.compile(r"^localhost(?::[0-9]{1,5})?$", re.ASCII)
+_LOCAL = re.compile(r"^(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?$", re.ASCII)
 _PREFIX = re.compile(r"^(?:/[A-Za-z0-9._~-]{1,64}){1,8}/?$", re.ASCII)
 
 
