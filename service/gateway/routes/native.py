@@ -135,6 +135,7 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
             "description": "Server-Sent Events: queued, processing, progress, then one terminal event.",
             "content": {"text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}},
         },
+        204: {"description": "Last-Event-ID names the end: there is nothing more, and event sources stop asking."},
         **error_samples.responses(*error_samples.ASKED, *error_samples.JOB, "invalid-header"),
     },
     openapi_extra=openapi.LAST_EVENT_ID,
@@ -143,11 +144,13 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
     """Queue position, stage, step, small previews, and the try-on itself at the end; resumable."""
     last = headers.last_event_id(request.headers.get("last-event-id"))
     await parts.tryons.get(caller, id)
+    owner = parts.queue.owner
+    if last is not None and await owner.told_all(id, last):
+        return Response(status_code=204)
 
     def view(record: JobRecord) -> dict[str, Any]:
         return parts.tryons.view(record).model_dump()
 
-    owner = parts.queue.owner
     body = sse.stream(owner.subscribe(id, last), lambda: owner.get(id), view, parts.tryons.stopping)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -256,6 +256,31 @@ def test_events_replay_follow_and_resume(held: Live) -> None:
         assert [e["id"] for e in rest] == [e["id"] for e in seen[seen.index(progress) + 1 :]]
 
 
+def test_a_reader_that_has_seen_the_end_is_told_to_stop_asking(http: httpx.Client) -> None:
+    """204 is how an event source learns to reconnect no more (WHATWG HTML, 9.2.3)."""
+    made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=20"}).json()
+    with http.stream("GET", made["links"]["events"]) as answer:
+        seen = list(read_events(answer))
+    for last in (seen[-1]["id"], "99999999999999-0"):
+        after = http.get(made["links"]["events"], headers={"Last-Event-ID": last})
+        assert (after.status_code, after.content) == (204, b"")
+    with http.stream("GET", made["links"]["events"], headers={"Last-Event-ID": seen[-2]["id"]}) as answer:
+        assert [event["event"] for event in read_events(answer)] == ["succeeded"]
+    http.delete(made["links"]["self"])
+    assert http.get(made["links"]["events"], headers={"Last-Event-ID": seen[-1]["id"]}).status_code == 410
+
+
+def test_a_reader_of_a_job_that_goes_on_is_kept_although_nothing_is_new(held: Live) -> None:
+    with held.client() as client:
+        made = client.post("/v1/try-ons", files=parts()).json()
+        with client.stream("GET", made["links"]["events"]) as answer:
+            first = next(read_events(answer))
+        with client.stream("GET", made["links"]["events"], headers={"Last-Event-ID": first["id"]}) as answer:
+            assert answer.status_code == 200
+            held.resume()
+            assert [event["event"] for event in read_events(answer)][-1] == "succeeded"
+
+
 def test_the_page_is_asked_for_anew_and_its_pictures_are_kept(http: httpx.Client) -> None:
     for path, kept in (
         ("/", "no-cache"),
