@@ -18,6 +18,7 @@ from service import telemetry
 from service.errors import ServiceError, StoreUnavailable
 from service.gateway.http import problems
 from service.gateway.http.connections import guarded_protocol
+from service.gateway.http.encodings import ContentEncoding
 from service.gateway.http.limits import BodyLimit
 from service.gateway.http.own_address import OwnAddress
 from service.gateway.http.request_context import RequestContext
@@ -121,6 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     openapi.install(app, fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(ContentEncoding)
     app.add_middleware(EarlyRefusals)
     app.add_middleware(RequestContext)
     return app

@@ -78,7 +78,9 @@ SAMPLES: tuple[ServiceError, ...] = (
     ),
     PayloadTooLarge(f"At most {1 + MAX_GARMENTS} pictures and 64 fields in one request.", code="too-many-parts"),
     PayloadTooLarge("A text field is limited to 256 kB; send pictures as file parts.", code="field-too-large"),
+    InvalidRequest("Content-Encoding says gzip, but the body is not a whole gzip file.", code="invalid-encoding"),
     UnsupportedMediaType("Send multipart/form-data or application/json.", code="unsupported-content-type"),
+    UnsupportedMediaType("Content-Encoding: a body may come as it is or as gzip.", code="unsupported-content-encoding"),
     UnsupportedMediaType(
         "person: This file is not a picture that can be opened here (it looks like a text file). "
         "Send JPEG, PNG, WebP, AVIF or HEIC.",
@@ -189,7 +191,10 @@ SAMPLES: tuple[ServiceError, ...] = (
 
 EVERYWHERE = ("unknown-parameter", "headers-too-large", "address-limited", "internal", "too-many-connections")
 ASKED = ("invalid-request", "missing-key", "malformed-key", "unknown-key", "store-unavailable")
-BODY = ("request-timeout", "body-too-large", "unsupported-content-type", "uploads-full")
+BODY = (
+    *("request-timeout", "body-too-large", "unsupported-content-type", "uploads-full"),
+    *("unsupported-content-encoding", "invalid-encoding"),
+)
 FORM = ("unknown-field", "invalid-field", "too-many-parts", "field-too-large")
 PICTURE = (
     *("empty-image", "damaged-image", "zero-size-image", "image-too-small", "extreme-aspect-ratio", "animated-image"),
