@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     loras: str = Field(default="", description="LoRA files, comma-separated: FILE or FILE=STRENGTH")
     workers: int = Field(default=1, ge=1, le=64)
 
+    public_url: str | None = Field(
+        default=None, description="where clients reach this service, like https://try.example.com; absolute links"
+    )
+
     api_keys_file: Path | None = None
     auth_required: bool = False
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
@@ -119,6 +123,14 @@ class Settings(BaseSettings):
         if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("an address of the store begins with redis://, rediss:// or unix://")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _of_a_site(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("write it like https://try.example.com or https://example.com/fitting")
+        return value.rstrip("/") if value else None
 
     @property
     def lora_files(self) -> list[tuple[Path, float]]:

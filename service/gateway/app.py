@@ -18,9 +18,12 @@ from service import telemetry
 from service.errors import ServiceError, StoreUnavailable
 from service.gateway.http import problems
 from service.gateway.http.connections import guarded_protocol
+from service.gateway.http.encodings import ContentEncoding
 from service.gateway.http.limits import BodyLimit
+from service.gateway.http.own_address import OwnAddress
 from service.gateway.http.request_context import RequestContext
-from service.gateway.routes import fashn, native, openai, ops
+from service.gateway.routes import fashn, native, openai, ops, reference
+from service.gateway.routes.departures import Departures
 from service.gateway.routes.early_refusals import EarlyRefusals
 from service.gateway.routes.state import Gateway
 from service.gateway.shapes import openapi
@@ -61,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway as an ASGI application. Raises SettingsError for a key file that cannot be used."""
     keys = KeyRing(settings)
     metrics = Metrics()
+    address = OwnAddress(settings)
     if settings.auth_required and settings.url_secret is None and not settings.store_is_local:
         log.warning(
             "CHANGEROOM_URL_SECRET is not set: picture addresses signed here are refused by other gateways; "
@@ -94,7 +98,11 @@ def create_app(settings: Settings) -> FastAPI:
             )
             upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
-            app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)
+            departures = Departures(queue)
+            stack.push_async_callback(departures.close)
+            app.state.gateway = Gateway(
+                settings, queue, tryons, garments, fleet, keys, metrics, address=address, departures=departures
+            )
             yield
 
     app = FastAPI(
@@ -102,19 +110,19 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
         openapi_tags=TAGS,
         generate_unique_id_function=lambda route: route.name,
     )
     ops.mount_studio(app)
-    routers = (native.router, openai.router, fashn.router, ops.router)
+    routers = (native.router, openai.router, fashn.router, ops.router, reference.router(app))
     problems.install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     for router in routers:
         app.include_router(router)
     openapi.install(app, fashn.FashnRequest)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(ContentEncoding)
     app.add_middleware(EarlyRefusals)
     app.add_middleware(RequestContext)
     return app
@@ -148,6 +156,7 @@ def server(settings: Settings) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whom to believe is for own_address to say
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=int(settings.drain_grace_s),
         backlog=1024,

@@ -79,6 +79,12 @@ class Owner:
         """Events of a job after `last_id`, then as they happen, to the terminal one (see `EventLog`)."""
         return self.event_log.subscribe(job_id, last_id)
 
+    async def told_all(self, job_id: str, last_id: str) -> bool:
+        """Whether a job has ended and its reader, who saw `last_id`, has nothing left to be told."""
+        record = await self.get(job_id)
+        ended = record is None or record.status in TERMINAL
+        return ended and not await self.event_log.after(job_id, last_id)
+
     async def ended(self, job_id: str) -> JobRecord | None:
         """The record once the job is terminal, None once it is gone; cheaper than following its events.
 
@@ -120,7 +126,7 @@ class EventLog:
         async with self.notices.follow(job_id) as notice:
             while True:
                 notice.clear()
-                for event in await self._read(job_id, last):
+                for event in await self.after(job_id, last):
                     last = event.id
                     if event.type == "queued":
                         position = _position_of(event)
@@ -157,9 +163,10 @@ class EventLog:
         at = int((record.finished_at or 0) * 1000)
         return Event.model_validate({"id": f"{at}-0", "type": record.status, "data": data})
 
-    async def _read(self, job_id: str, after: str) -> list[Event]:
+    async def after(self, job_id: str, last_id: str) -> list[Event]:
+        """Every written event of a job after `last_id`, none where they are gone. Raises StoreUnavailable."""
         stream = store_keys.EVENTS + job_id
-        answer = await self._store.call(lambda: self._store.client.xread({stream: after}))
+        answer = await self._store.call(lambda: self._store.client.xread({stream: last_id}))
         return [_event(entry, fields) for entry, fields in (answer[0][1] if answer else ())]
 
 

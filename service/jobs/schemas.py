@@ -13,6 +13,7 @@ Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "exp
 Priority = Literal["high", "normal", "low"]
 OutputFormat = Literal["jpeg", "png", "webp"]
 
+INLINE = "inline"
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
@@ -42,7 +43,9 @@ class GarmentRef(Wire):
 class JobSpec(Wire):
     """Everything a worker needs for one try-on. Blobs are content hashes in the object store.
 
-    Times are Unix seconds. `tokens` is the admission estimate of the packed length.
+    Times are Unix seconds. `tokens` is the admission estimate of the packed length. `webhook_output` is there for a
+    receiver of FASHN's shape: the signed address of the picture to come, or `INLINE` for the picture itself. Without
+    it the field is not written, so that workers of the last version can read every other job.
     """
 
     id: str
@@ -61,6 +64,7 @@ class JobSpec(Wire):
     priority: Priority = "normal"
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
+    webhook_output: str | None = Field(None, exclude_if=lambda value: value is None)
     created_at: float
     deadline_at: float
     tokens: int

@@ -169,7 +169,7 @@ class Worker:
         watching = asyncio.create_task(self._watch_engine(queue, thread))
         background = [announcing, renewing, listening, tidying, reporting, keeping_house, watching]
         if webhooks is not None:
-            delivery = WebhookDelivery(queue, webhooks)
+            delivery = WebhookDelivery(queue, webhooks, blobs)
             background.append(asyncio.create_task(delivery.run_forever()))
         claiming = asyncio.create_task(runner.claim_forever())
         running = asyncio.create_task(runner.run_forever())

@@ -1,9 +1,10 @@
 """Webhooks: tell a client's server that its job ended.
 
-Signatures, headers and payload follow Standard Webhooks 1.0 (standardwebhooks.com). What is due lives in the
-store, written in the same step as the end of the job, so that no crash loses it; any worker delivers it.
-Redirects are never followed, the reply is never read, proxies of the environment are not used, and `egress`
-keeps the connection out of private networks.
+Signatures, headers and payload follow Standard Webhooks 1.0 (standardwebhooks.com); a job that came in FASHN's shape
+is told in FASHN's, `{id, status, output, error}`, under the same signature. What is due lives in the store, written in
+the same step as the end of the job, so that no crash loses it; any worker delivers it. Redirects are never followed,
+the reply is never read, proxies of the environment are not used, and `egress` keeps the connection out of private
+networks.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from urllib.parse import urlsplit
 import httpcore
 
 from service.egress import ForbiddenTarget, VettedBackend, check_url
-from service.errors import InvalidRequest, StoreUnavailable
+from service.errors import Gone, InvalidRequest, StoreUnavailable
+from service.jobs.blobs import BlobStore
+from service.jobs.fashn_words import prediction
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import TERMINAL, JobRecord
+from service.jobs.schemas import INLINE, TERMINAL, JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +72,33 @@ class Message:
     body: bytes
 
 
-def message(record: JobRecord) -> Message | None:
-    """What to send about an ended job, or None when its client asked for nothing."""
-    spec, result, error = record.spec, record.result, record.error
+def message(record: JobRecord, picture: bytes = b"") -> Message | None:
+    """What to send about an ended job, in the shape of the API it came by, or None when its client asked for nothing.
+
+    `picture` is the finished one, needed where `wants_picture`.
+    """
+    spec = record.spec
     if spec.webhook_url is None or record.status not in TERMINAL:
         return None
+    event = _event(record) if spec.webhook_output is None else prediction(record, _output(record, picture))
+    return Message(f"msg_{spec.id}", spec.webhook_url, json.dumps(event, separators=(",", ":")).encode())
+
+
+def wants_picture(record: JobRecord) -> bool:
+    """Whether the receiver is sent the picture itself."""
+    return record.spec.webhook_output == INLINE and record.result is not None
+
+
+def _output(record: JobRecord, picture: bytes) -> str | None:
+    """FASHN's output: the signed address of the picture, or the picture as a data: URL."""
+    if not wants_picture(record) or record.result is None:
+        return record.spec.webhook_output
+    return f"data:{record.result.content_type};base64,{base64.b64encode(picture).decode()}"
+
+
+def _event(record: JobRecord) -> dict[str, Any]:
+    """Our own shape, as Standard Webhooks says."""
+    spec, result, error = record.spec, record.result, record.error
     path = f"/v1/try-ons/{spec.id}"
     data: dict[str, Any] = {
         "id": spec.id,
@@ -85,9 +110,7 @@ def message(record: JobRecord) -> Message | None:
         "links": {"self": path, "image": f"{path}/image" if result else None},
     }
     ended = datetime.fromtimestamp(record.finished_at or time.time(), UTC).isoformat()
-    event = {"type": f"try_on.{record.status}", "timestamp": ended, "data": data}
-    body = json.dumps(event, separators=(",", ":")).encode()
-    return Message(f"msg_{spec.id}", spec.webhook_url, body)
+    return {"type": f"try_on.{record.status}", "timestamp": ended, "data": data}
 
 
 class WebhookSender:
@@ -143,12 +166,14 @@ class WebhookDelivery:
         self,
         queue: JobQueue,
         sender: WebhookSender,
+        blobs: BlobStore,
         *,
         delays: tuple[float, ...] = RETRY_DELAYS_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._queue = queue
         self._sender = sender
+        self._blobs = blobs
         self._delays = delays
         self._jitter = jitter
 
@@ -176,7 +201,7 @@ class WebhookDelivery:
     async def _deliver(self, job_id: str, tries: int) -> None:
         try:
             record = await self._queue.owner.get(job_id)
-            what = message(record) if record is not None else None
+            what = await self._message(record) if record is not None else None
             answer = await self._sender.send(what) if what is not None else "refused"
             if answer == "failed" and tries <= len(self._delays):
                 pause = self._delays[tries - 1] * (0.5 + self._jitter())
@@ -187,3 +212,12 @@ class WebhookDelivery:
             await self._queue.webhooks.settle(job_id)
         except StoreUnavailable:
             log.info("webhook left to the next try", extra={"job_id": job_id})
+
+    async def _message(self, record: JobRecord) -> Message | None:
+        """None as well when the picture it should carry has been erased. Raises StoreUnavailable."""
+        if record.result is None or not wants_picture(record):
+            return message(record)
+        try:
+            return message(record, await self._blobs.get(record.result.blob))
+        except Gone:
+            return None

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from conftest_gateway import http, launch, live, store
+from conftest_gateway import held, http, launch, live, store
 
-__all__ = ["http", "launch", "live", "store"]
+__all__ = ["held", "http", "launch", "live", "store"]

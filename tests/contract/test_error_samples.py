@@ -12,12 +12,15 @@ import pytest
 from gateway_live import Live
 
 import service
+from service.gateway.http.dialects import status_of
 from service.gateway.shapes.error_samples import SAMPLES, responses
 
 ROOT = Path(service.__file__).parent
 RAISED_IN = ("gateway", "pictures", "jobs/submission.py", "egress.py")
 # Before any operation: not HTTP at all, or a build without the page.
 NO_OPERATION = {"invalid-http", "no-studio"}
+# Answers of the synchronous OpenAI shape, which tells what is wrong with a request as 400.
+VENDORS_ONLY = {"unsupported-parameter", "out-of-memory", "unprocessable-request", "canceled"}
 
 
 def raised() -> Iterator[str]:
@@ -48,7 +51,10 @@ def test_every_sample_belongs_to_an_operation(live: Live) -> None:
         if status >= "400"
         for code in answer["content"]["application/problem+json"]["examples"]
     }
-    assert shown == {(sample.code, sample.status) for sample in SAMPLES}
+    native = {(sample.code, sample.status) for sample in SAMPLES}
+    told = {(s.code, status_of(s, dialect)) for s in SAMPLES for dialect in ("native", "openai", "fashn")}
+    assert {code for code, _ in native} == {code for code, _ in shown}
+    assert shown <= told and native - shown == {(code, 422) for code in VENDORS_ONLY}
 
 
 def operations(live: Live) -> list[dict[str, Any]]:
@@ -97,3 +103,17 @@ def test_a_code_without_a_sample_is_a_mistake_of_ours() -> None:
         responses("no-such-code")
     assert "unknown-sku" in responses("unknown-sku@404")[404]["content"]["application/problem+json"]["examples"]
     assert 422 not in responses("unknown-sku@404")
+
+
+def test_the_reference_page_tells_every_operation_field_and_error(live: Live) -> None:
+    page = httpx.get(live.url + "/docs")
+    assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<script" not in page.text
+    for operation in operations(live):
+        assert f'id="{operation["operationId"]}"' in page.text
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                for code in answer["content"]["application/problem+json"]["examples"]:
+                    assert f"<code>{code}</code>" in page.text
+    for field in ("garments[].sku", "inputs.model_image", "categories", "webhook_url (query)", "Prefer (header)"):
+        assert f"<code>{field}</code>" in page.text, field

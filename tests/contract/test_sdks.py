@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fashn
 import httpx
 import openai
 import pytest
+from fashn.types import PredictionStatusResponse
 from gateway_live import Live, data_url, picture
 from PIL import Image
 
 from service.jobs.schemas import JobError
+from service.worker.webhooks import message
 
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
@@ -53,19 +56,19 @@ def test_openai_url_answers_open_without_a_key(images: openai.OpenAI) -> None:
         image=[PERSON, SHIRT], prompt="", response_format="url", extra_headers={"Idempotency-Key": "url-1"}
     )
     assert answer.data and answer.data[0].url
-    assert httpx.get(answer.data[0].url).headers["content-type"] == "image/jpeg"
+    assert httpx.get(answer.data[0].url).headers["content-type"] == "image/png"
 
 
 def test_openai_errors_are_its_own_exceptions(live: Live, images: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as alone:
+    with pytest.raises(openai.BadRequestError) as alone:
         images.images.edit(image=PERSON, prompt="x")
     assert alone.value.code == "missing-garment" and "garment" in str(alone.value)
-    with pytest.raises(openai.UnprocessableEntityError) as many:
+    with pytest.raises(openai.BadRequestError) as many:
         images.images.edit(image=[PERSON, SHIRT], prompt="x", n=2)
     assert many.value.param == "n"
-    with pytest.raises(openai.APIStatusError) as broken:
+    with pytest.raises(openai.BadRequestError) as broken:
         images.images.edit(image=[PERSON, b"nothing"], prompt="x")
-    assert broken.value.status_code == 415
+    assert broken.value.code == "unsupported-image-format" and broken.value.param == "image[1]"
     live.worker.failing = JobError(code="engine-failed", message="The engine stopped.", retryable=True)
     try:
         with pytest.raises(openai.InternalServerError) as failed:
@@ -78,8 +81,8 @@ def test_openai_errors_are_its_own_exceptions(live: Live, images: openai.OpenAI)
 @pytest.mark.parametrize(
     ("code", "raised"),
     [
-        ("out-of-memory", openai.UnprocessableEntityError),
-        ("unprocessable-request", openai.UnprocessableEntityError),
+        ("out-of-memory", openai.BadRequestError),
+        ("unprocessable-request", openai.BadRequestError),
         ("input-erased", openai.APIStatusError),
         ("store-unavailable", openai.InternalServerError),
         ("worker-lost", openai.InternalServerError),
@@ -165,8 +168,33 @@ def test_fashn_returns_base64(predictions: fashn.Fashn) -> None:
     assert done.output and done.output[0].startswith("data:image/jpeg;base64,")
 
 
+def test_fashn_tells_its_receiver_what_its_own_client_reads(launch: Callable[..., Live]) -> None:
+    """Both SDKs send `webhook_url` in the query; the receiver reads the message as a status response."""
+    live = launch(webhooks_enabled=True, webhook_secret="whsec_" + "a" * 32, webhook_allow_private=True)
+    with fashn.Fashn(api_key="unused", base_url=live.url, max_retries=0) as client:
+        done = client.predictions.subscribe(
+            model_name="tryon-v1.6",
+            inputs={"model_image": data_url(PERSON), "garment_image": data_url(SHIRT)},
+            webhook_url="http://127.0.0.1:49151/hook",
+            poll_interval=100,
+        )
+        with pytest.raises(fashn.BadRequestError) as forbidden:
+            client.predictions.run(
+                model_name="tryon-v1.6",
+                inputs={"model_image": data_url(PERSON), "garment_image": data_url(SHIRT)},
+                webhook_url="ftp://127.0.0.1/hook",
+            )
+    assert "webhook_url" in str(forbidden.value)
+    told = message(live.call(live.queue.owner.get(done.id)))
+    assert told is not None and told.url == "http://127.0.0.1:49151/hook"
+    read = PredictionStatusResponse.model_validate_json(told.body, strict=True)
+    assert (read.id, read.status, read.error) == (done.id, "completed", None)
+    assert set(json.loads(told.body)) == {"id", "status", "output", "error"}
+    assert read.output and httpx.get(read.output[0]).headers["content-type"] == "image/png"
+
+
 def test_fashn_errors_are_its_own(live: Live, predictions: fashn.Fashn) -> None:
-    with pytest.raises(fashn.UnprocessableEntityError) as address:
+    with pytest.raises(fashn.BadRequestError) as address:
         predictions.predictions.run(
             model_name="tryon-v1.6",
             inputs={"model_image": "https://example.com/a.jpg", "garment_image": data_url(SHIRT)},

@@ -20,9 +20,7 @@ class Peers:
 
     def __init__(self, settings: Settings) -> None:
         self._most = settings.max_connections_per_address
-        words = [word.strip() for word in settings.trusted_proxies.split(",") if word.strip()]
-        self._private_too = PRIVATE in words
-        self._trusted = [_network(word) for word in words if word != PRIVATE]
+        self._private_too, self._trusted = trusted_networks(settings)
         self._open: Counter[str] = Counter()
 
     def enter(self, host: str) -> str | None:
@@ -54,6 +52,12 @@ class Peers:
             self._open[name] -= 1
             if not self._open[name]:
                 del self._open[name]
+
+
+def trusted_networks(settings: Settings) -> tuple[bool, list[IPv4Network | IPv6Network]]:
+    """Whether every private address is trusted, and the networks that are named. Raises SettingsError."""
+    words = [word.strip() for word in settings.trusted_proxies.split(",") if word.strip()]
+    return PRIVATE in words, [_network(word) for word in words if word != PRIVATE]
 
 
 def _network(word: str) -> IPv4Network | IPv6Network:

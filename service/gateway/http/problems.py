@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable
+from service.gateway.http.dialects import Dialect, dialect_of, members, status_of
 from service.gateway.http.request_context import ENDLESS, QUIET
 from service.jobs.schemas import JobError
 from service.retry_after import SHORTLY, SOON
@@ -71,10 +72,10 @@ def problem(
     return document
 
 
-def of_error(error: ServiceError, request_id: str | None = None) -> dict[str, Any]:
-    """The problem document of an error from the tree."""
-    return problem(
-        error.status,
+def of_error(error: ServiceError, request_id: str | None = None, dialect: Dialect = "native") -> dict[str, Any]:
+    """The problem document of an error from the tree, with what the clients of a dialect read beside it."""
+    document = problem(
+        status_of(error, dialect),
         error.code,
         error.title,
         error.detail,
@@ -83,6 +84,7 @@ def of_error(error: ServiceError, request_id: str | None = None) -> dict[str, An
         retry_after=error.retry_after,
         pointer=error.pointer,
     )
+    return document | members(error, dialect)
 
 
 def of_job_error(error: JobError) -> dict[str, Any]:
@@ -94,19 +96,7 @@ def of_job_error(error: JobError) -> dict[str, Any]:
 def response(error: ServiceError, request: Request) -> Response:
     """The error as an HTTP response, in the dialect of the endpoint that was called."""
     request_id = getattr(request.state, "request_id", None)
-    document = of_error(error, request_id)
-    path = request.url.path
-    if path.startswith(("/v1/images/", "/v1/models")):
-        kind = "server_error" if error.status >= 500 else "invalid_request_error"
-        document["error"] = {
-            "message": error.detail,
-            "type": kind,
-            "code": error.code,
-            "param": error.pointer,
-        }
-    elif path == "/v1/run" or path.startswith("/v1/status/"):
-        document["error"] = fashn_error_name(error.status, error.code)
-        document["message"] = error.detail
+    document = of_error(error, request_id, dialect_of(request.url.path))
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -116,25 +106,10 @@ def response(error: ServiceError, request: Request) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="changeroom"'
     return Response(
         json.dumps(document, separators=(",", ":")),
-        status_code=error.status,
+        status_code=document["status"],
         media_type=MEDIA_TYPE,
         headers=headers,
     )
-
-
-def fashn_error_name(status: int, code: str) -> str:
-    """The name FASHN clients know for an HTTP error or for a failed prediction (docs.fashn.ai, errors)."""
-    if code in ("invalid-image", "unsupported-media-type", "image-url-refused"):
-        return "ImageLoadError"
-    if status == 401:
-        return "UnauthorizedAccess"
-    if status == 404:
-        return "NotFound"
-    if status == 429:
-        return "RateLimitExceeded"
-    if 400 <= status < 500:
-        return "BadRequest"
-    return "InternalServerError"
 
 
 class _HttpError(ServiceError):

@@ -9,38 +9,33 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from service.errors import UnsupportedMediaType
-from service.gateway.http import problems
+from service.errors import UnprocessableRequest, UnsupportedMediaType
 from service.gateway.http.bodies import decode_image_text, empty_image, media_type, read_json
 from service.gateway.http.limits import release_upload
+from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.state import Parts, Who, asked_of
 from service.gateway.shapes import compat_views, error_samples, openapi, views
 from service.gateway.shapes.request import (
     MAX_SEED,
     MAX_URL,
+    FashnReceiver,
     Options,
     RequestedGarment,
     RequestedTryOn,
     validate,
 )
+from service.jobs.fashn_words import prediction
 from service.jobs.schemas import JobRecord
 
-router = APIRouter(prefix="/v1", tags=["compatible"])
+router = APIRouter(prefix="/v1", tags=["compatible"], dependencies=[KNOWN_QUERY])
 
 CATEGORIES = {"auto": "auto", "tops": "tops", "bottoms": "pants", "one-pieces": "dresses"}
-STATUSES = {
-    "queued": "in_queue",
-    "processing": "processing",
-    "succeeded": "completed",
-    "failed": "failed",
-    "canceled": "canceled",
-    "expired": "time_out",
-}
 RETURN_BASE64 = "fashn_return_base64"
+FASHN_WEBHOOK_HELP = "Told `{id, status, output, error}` when the prediction ends: an https address of a public host."
 
 
 class FashnInputs(BaseModel):
@@ -83,10 +78,19 @@ class FashnRequest(BaseModel):
         *error_samples.PICTURE,
         *error_samples.ADMISSION,
         *error_samples.WEBHOOK,
+        "conflicting-fields",
+        dialect="fashn",
     ),
     openapi_extra=openapi.FASHN_BODY,
 )
-async def run_prediction(request: Request, parts: Parts, caller: Who) -> Response:
+async def run_prediction(
+    request: Request,
+    parts: Parts,
+    caller: Who,
+    webhook_url: Annotated[
+        str | None, Query(max_length=MAX_URL, description=FASHN_WEBHOOK_HELP, examples=["https://shop.example/hook"])
+    ] = None,
+) -> Response:
     """One person, one garment; the id is a try-on's id, readable in both shapes."""
     asked = asked_of(request, parts, caller)
     if media_type(request) != "application/json":
@@ -98,16 +102,19 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
         pictures[name] = decode_image_text(getattr(inputs, name), name, parts.settings)
         if not pictures[name]:
             raise empty_image(name)
+    garment = RequestedGarment(pictures["garment_image"], category=CATEGORIES[inputs.category], name="garment_image")
     requested = RequestedTryOn(
         person=pictures["model_image"],
-        garments=(RequestedGarment(pictures["garment_image"], category=CATEGORIES[inputs.category]),),
+        garments=(garment,),
+        person_name="model_image",
+        fashn_receiver=FashnReceiver(parts.address.of(request), inline=inputs.return_base64),
         options=validate(
             Options,
             {
                 "seed": inputs.seed,
                 "output_format": inputs.output_format,
                 "metadata": {RETURN_BASE64: "true"} if inputs.return_base64 else {},
-                "webhook_url": body.webhook_url,
+                "webhook_url": _one_of(webhook_url, body.webhook_url),
             },
         ),
     )
@@ -120,7 +127,7 @@ async def run_prediction(request: Request, parts: Parts, caller: Who) -> Respons
     "/status/{id}",
     summary="FASHN: status of a prediction",
     response_model=compat_views.FashnStatus,
-    responses=error_samples.responses(*error_samples.ASKED, *error_samples.JOB, "result-expired"),
+    responses=error_samples.responses(*error_samples.ASKED, *error_samples.JOB, "result-expired", dialect="fashn"),
 )
 async def prediction_status(
     id: Annotated[str, Path(min_length=1, max_length=64, examples=[views.EXAMPLE_ID])],
@@ -130,15 +137,20 @@ async def prediction_status(
 ) -> Response:
     """starting, in_queue, processing, completed, failed, canceled or time_out."""
     record = await parts.tryons.get(caller, id)
-    answer = compat_views.FashnStatus(id=id, status=STATUSES[record.status])
-    if record.status == "succeeded":
-        answer.output = [await _output(request, parts, record)]
-    elif record.error is not None:
-        name = problems.fashn_error_name(500, record.error.code)
-        answer.error = compat_views.FashnError(
-            name="PipelineError" if name == "InternalServerError" else name, message=record.error.message
-        )
+    output = await _output(request, parts, record) if record.status == "succeeded" else None
+    answer = compat_views.FashnStatus(**prediction(record, output))
     return JSONResponse(answer.model_dump(), headers={"x-fashn-credits-used": "0"})
+
+
+def _one_of(in_query: str | None, in_body: str | None) -> str | None:
+    """The receiver, which FASHN's clients name in the query. Raises UnprocessableRequest when two are named."""
+    if in_query and in_body and in_query != in_body:
+        raise UnprocessableRequest(
+            "webhook_url: the query and the body name different receivers; name one.",
+            code="conflicting-fields",
+            pointer="webhook_url",
+        )
+    return in_query or in_body or None
 
 
 async def _output(request: Request, parts: Parts, record: JobRecord) -> str:
@@ -146,4 +158,4 @@ async def _output(request: Request, parts: Parts, record: JobRecord) -> str:
         data, kind = await parts.tryons.picture(record)
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
     address, _ = parts.tryons.image_address(record)
-    return str(request.base_url).rstrip("/") + (address or "")
+    return parts.address.of(request) + (address or "")

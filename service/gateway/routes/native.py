@@ -12,6 +12,8 @@ from service.gateway.http import headers, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.http.request_context import timed
+from service.gateway.routes.departures import CLOSED, ClientLeft
+from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.request_reading import read_requested
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
 from service.gateway.shapes import error_samples, forms, openapi, views
@@ -21,7 +23,7 @@ from service.gateway.work.tryons import Submitted
 from service.jobs.schemas import TERMINAL, Category, JobRecord
 from service.retry_after import SOON
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", dependencies=[KNOWN_QUERY])
 
 TOKEN = "1795374000.bWFj"
 TryOnId = Annotated[
@@ -58,21 +60,34 @@ Sku = Annotated[str, Path(pattern=SKU, description="Your own name for the garmen
     openapi_extra=openapi.TRY_ON_BODY,
 )
 async def create_try_on(request: Request, parts: Parts, caller: Who) -> Response:
-    """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`."""
+    """One person and 1 to 6 garments in, a job out: 202 with its Location, or 200 with `Prefer: wait=N`.
+
+    A client that leaves during that wait has its job canceled, unless an Idempotency-Key or a `webhook_url` leads back.
+    """
     asked = asked_of(request, parts, caller)
     with timed(asked.timings, "read"):
         requested = await read_requested(request, parts.settings)
     submitted = await parts.tryons.submit(requested, asked)
+    findable = asked.idempotency_key is not None or bool(requested.options.webhook_url)
     del requested
     release_upload(request)
-    return await answer(request, parts, caller, submitted)
+    try:
+        return await answer(request, parts, caller, submitted)
+    except ClientLeft:
+        if not findable:
+            parts.departures.abandon(submitted.job_id)
+        return Response(status_code=CLOSED)
 
 
 async def answer(request: Request, parts: Gateway, caller: Who, submitted: Submitted) -> Response:
-    """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait."""
+    """202 with Location and Retry-After, or 200 once the job has ended within the preferred wait.
+
+    Raises ClientLeft.
+    """
     wait = headers.prefer_wait(request.headers.get("prefer"))
     with timed(request.state.timings, "wait"):
-        record = await parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
+        waiting = parts.tryons.wait(caller, submitted.job_id, wait or 0.0)
+        record = await (parts.departures.unless_left(request, waiting) if wait else waiting)
     ended = record.status in TERMINAL
     out = {"Location": f"/v1/try-ons/{submitted.job_id}"}
     if wait is not None:
@@ -120,6 +135,7 @@ async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) 
             "description": "Server-Sent Events: queued, processing, progress, then one terminal event.",
             "content": {"text/event-stream": {"schema": openapi.EVENT_SCHEMA, "example": openapi.EVENTS_EXAMPLE}},
         },
+        204: {"description": "Last-Event-ID names the end: there is nothing more, and event sources stop asking."},
         **error_samples.responses(*error_samples.ASKED, *error_samples.JOB, "invalid-header"),
     },
     openapi_extra=openapi.LAST_EVENT_ID,
@@ -128,11 +144,13 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
     """Queue position, stage, step, small previews, and the try-on itself at the end; resumable."""
     last = headers.last_event_id(request.headers.get("last-event-id"))
     await parts.tryons.get(caller, id)
+    owner = parts.queue.owner
+    if last is not None and await owner.told_all(id, last):
+        return Response(status_code=204)
 
     def view(record: JobRecord) -> dict[str, Any]:
         return parts.tryons.view(record).model_dump()
 
-    owner = parts.queue.owner
     body = sse.stream(owner.subscribe(id, last), lambda: owner.get(id), view, parts.tryons.stopping)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

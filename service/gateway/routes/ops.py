@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from service.errors import EngineUnavailable, NotFound
+from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.state import Parts, Who
 from service.gateway.shapes import error_samples, model_views, views
 from service.jobs.schemas import EngineFacts, WorkerInfo
 from service.retry_after import SHORTLY
 
-router = APIRouter()
+router = APIRouter(dependencies=[KNOWN_QUERY])
 
 
 @router.get(
@@ -73,7 +74,7 @@ async def metrics(parts: Parts) -> Response:
     tags=["models"],
     summary="The loaded models",
     response_model=model_views.ModelList,
-    responses=error_samples.responses(*error_samples.ASKED),
+    responses=error_samples.responses(*error_samples.ASKED, dialect="openai"),
 )
 async def models(parts: Parts, caller: Who) -> model_views.ModelList:
     """What ready workers have loaded, what it accepts, and a plain note of what it knows."""
@@ -85,7 +86,7 @@ async def models(parts: Parts, caller: Who) -> model_views.ModelList:
     tags=["models"],
     summary="One loaded model",
     response_model=model_views.ModelView,
-    responses=error_samples.responses(*error_samples.ASKED, "unknown-model"),
+    responses=error_samples.responses(*error_samples.ASKED, "unknown-model", dialect="openai"),
 )
 async def read_model(
     id: Annotated[str, Path(max_length=256, description="Its id, as the list tells it.", examples=["nano"])],

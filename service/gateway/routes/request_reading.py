@@ -172,10 +172,11 @@ async def _from_request_field(
     person = await _person(files, settings)
     if count == 0:
         raise no_garment()
-    queue = list(named.pop("garment", []))
+    left = {name: list(uploads) for name, uploads in named.items()}
     wanted = body.garments
     if wanted is None:
-        wanted = [RequestFieldGarment() for _ in queue] + [RequestFieldGarment(file=name) for name in named]
+        wanted = [RequestFieldGarment(file=name) for name, uploads in left.items() for _ in uploads]
+        wanted.sort(key=lambda item: item.file != "garment")
     garments: list[RequestedGarment] = []
     for index, item in enumerate(wanted):
         name = f"garments.{index}"
@@ -183,17 +184,14 @@ async def _from_request_field(
             raise UnprocessableRequest(f"{name}: give either file or sku.", code="invalid-field", pointer=name)
         data = None
         if item.sku is None:
-            found = named.pop(item.file, None) if item.file is not None else None
-            upload = found[0] if found else (queue.pop(0) if item.file is None and queue else None)
-            if upload is None:
+            part = item.file or "garment"
+            if not left.get(part):
                 raise UnprocessableRequest(
-                    f"{name}: there is no file part {item.file or 'garment'!r} left for it.",
-                    code="missing-garment",
-                    pointer=name,
+                    f"{name}: there is no file part {part[:64]!r} left for it.", code="missing-garment", pointer=name
                 )
-            data = await file_bytes(upload, name, settings)
+            data = await file_bytes(left[part].pop(0), name, settings)
         garments.append(RequestedGarment(data, item.sku, item.category, item.layer or None))
-    if queue or named:
+    if any(left.values()):
         raise InvalidRequest(
             "There are more garment files than garments in request.", code="invalid-field", pointer="garments"
         )

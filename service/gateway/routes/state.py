@@ -8,6 +8,8 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.gateway.http import headers
+from service.gateway.http.own_address import OwnAddress
+from service.gateway.routes.departures import Departures
 from service.gateway.work.api_keys import Caller, KeyRing
 from service.gateway.work.fleet import Fleet
 from service.gateway.work.garments import Garments
@@ -28,6 +30,8 @@ class Gateway:
     fleet: Fleet
     keys: KeyRing
     metrics: Metrics
+    address: OwnAddress
+    departures: Departures
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict
 
 from service.gateway.shapes.views import EXAMPLE_ID, View
+from service.jobs import fashn_words
+from service.jobs.schemas import OutputFormat
 
 
 class OpenAIImage(View):
@@ -13,8 +17,23 @@ class OpenAIImage(View):
     revised_prompt: str | None = None
 
 
+class OpenAITokens(View):
+    image_tokens: int
+    text_tokens: int
+
+
+class OpenAIUsage(View):
+    """Tokens as admission counts them: the packed length of the request, 16 x 16 pixels of the result a token."""
+
+    input_tokens: int
+    input_tokens_details: OpenAITokens
+    output_tokens: int
+    output_tokens_details: OpenAITokens
+    total_tokens: int
+
+
 class OpenAIImages(View):
-    """The answer of OpenAI's image edits endpoint."""
+    """The answer of OpenAI's image edits endpoint. `safety_identifier` is the request's own, or its `user`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -22,8 +41,17 @@ class OpenAIImages(View):
                 {
                     "created": 1795287600,
                     "data": [{"b64_json": "/9j/4AAQSkZJRg…", "revised_prompt": "The person of image 1, …"}],
-                    "output_format": "jpeg",
+                    "background": "opaque",
+                    "output_format": "png",
+                    "quality": "high",
                     "size": "768x1024",
+                    "usage": {
+                        "input_tokens": 7680,
+                        "input_tokens_details": {"image_tokens": 7168, "text_tokens": 512},
+                        "output_tokens": 3072,
+                        "output_tokens_details": {"image_tokens": 3072, "text_tokens": 0},
+                        "total_tokens": 10752,
+                    },
                 }
             ]
         }
@@ -31,8 +59,12 @@ class OpenAIImages(View):
 
     created: int
     data: list[OpenAIImage]
-    output_format: str
+    background: Literal["opaque"]
+    output_format: OutputFormat
+    quality: str
     size: str
+    usage: OpenAIUsage
+    safety_identifier: str | None = None
 
 
 class FashnRun(View):
@@ -43,7 +75,7 @@ class FashnRun(View):
 
 
 class FashnError(View):
-    name: str
+    name: fashn_words.Failure
     message: str
 
 
@@ -62,6 +94,6 @@ class FashnStatus(View):
     )
 
     id: str
-    status: str
+    status: fashn_words.Status
     output: list[str] | None = None
     error: FashnError | None = None

@@ -27,6 +27,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.gateway.http import problems
+from service.gateway.http.dialects import Dialect, status_of
 
 MEANINGS = {
     400: "The request cannot be read.",
@@ -48,6 +49,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     InvalidRequest("path id: String should have at most 64 characters.", pointer="id"),
     InvalidRequest("Idempotency-Key must be 1 to 255 visible ASCII characters.", code="invalid-header"),
     InvalidRequest("There is no field 'foo' here; the fields are person, …", code="unknown-field", pointer="foo"),
+    InvalidRequest("There is no query parameter 'foo' here; it takes none.", code="unknown-parameter", pointer="foo"),
     InvalidRequest("seed was sent 2 times.", code="invalid-field", pointer="seed"),
     InvalidRequest("The body is not valid JSON: Expecting value: line 1 column 1.", code="invalid-json"),
     InvalidRequest("Send the picture in a file part named image.", code="missing-image", pointer="image"),
@@ -76,7 +78,9 @@ SAMPLES: tuple[ServiceError, ...] = (
     ),
     PayloadTooLarge(f"At most {1 + MAX_GARMENTS} pictures and 64 fields in one request.", code="too-many-parts"),
     PayloadTooLarge("A text field is limited to 256 kB; send pictures as file parts.", code="field-too-large"),
+    InvalidRequest("Content-Encoding says gzip, but the body is not a whole gzip file.", code="invalid-encoding"),
     UnsupportedMediaType("Send multipart/form-data or application/json.", code="unsupported-content-type"),
+    UnsupportedMediaType("Content-Encoding: a body may come as it is or as gzip.", code="unsupported-content-encoding"),
     UnsupportedMediaType(
         "person: This file is not a picture that can be opened here (it looks like a text file). "
         "Send JPEG, PNG, WebP, AVIF or HEIC.",
@@ -185,9 +189,12 @@ SAMPLES: tuple[ServiceError, ...] = (
     problems.HeadTooLarge("Request line and headers may have at most 64 kB."),
 )
 
-EVERYWHERE = ("headers-too-large", "address-limited", "internal", "too-many-connections")
+EVERYWHERE = ("unknown-parameter", "headers-too-large", "address-limited", "internal", "too-many-connections")
 ASKED = ("invalid-request", "missing-key", "malformed-key", "unknown-key", "store-unavailable")
-BODY = ("request-timeout", "body-too-large", "unsupported-content-type", "uploads-full")
+BODY = (
+    *("request-timeout", "body-too-large", "unsupported-content-type", "uploads-full"),
+    *("unsupported-content-encoding", "invalid-encoding"),
+)
 FORM = ("unknown-field", "invalid-field", "too-many-parts", "field-too-large")
 PICTURE = (
     *("empty-image", "damaged-image", "zero-size-image", "image-too-small", "extreme-aspect-ratio", "animated-image"),
@@ -202,9 +209,10 @@ WEBHOOK = ("webhooks-disabled", "forbidden-webhook-url")
 JOB = ("unknown-try-on", "try-on-erased")
 
 
-def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+def responses(*codes: str, dialect: Dialect = "native") -> dict[int | str, dict[str, Any]]:
     """The error half of an operation's OpenAPI responses: each status with an example of every code it may carry.
 
+    Statuses and examples are those of the dialect that the operation's path belongs to.
     A code that comes with several statuses may name one: `unknown-sku@404`. Raises KeyError for one without a sample.
     """
     wanted = {*codes, *EVERYWHERE}
@@ -214,8 +222,10 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for sample in SAMPLES:
         if not wanted.isdisjoint(_names(sample)):
-            entry = found.setdefault(sample.status, _entry(sample.status))
-            example = {"summary": sample.title, "value": problems.of_error(sample, "req_uT0cN2m1pQ4rS5tU")}
+            status = status_of(sample, dialect)
+            entry = found.setdefault(status, _entry(status))
+            value = problems.of_error(sample, "req_uT0cN2m1pQ4rS5tU", dialect)
+            example = {"summary": sample.title, "value": value}
             entry["content"][problems.MEDIA_TYPE]["examples"][sample.code] = example
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 

@@ -37,12 +37,23 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class RequestedGarment:
-    """One garment: bytes of an upload, or the sku of a catalogue garment."""
+    """One garment: bytes of an upload, or the sku of a catalogue garment; `name` where its dialect has one for it."""
 
     data: bytes | None
     sku: str | None = None
     category: str = "auto"
     layer: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class FashnReceiver:
+    """What the receiver of a webhook in FASHN's shape is told: this service's address is `base`, the picture comes
+    inside the message where `inline`.
+    """
+
+    base: str
+    inline: bool
 
 
 @dataclass(frozen=True)
@@ -79,9 +90,7 @@ class Options(BaseModel):
     metadata: Annotated[
         dict[str, str], InForm("A JSON object of strings.", examples=('{"order": "42"}',), as_json=True)
     ] = Field(default_factory=dict, description="Returned as given; at most 16 entries.")
-    webhook_url: Annotated[str | None, InForm(WEBHOOK_HELP)] = Field(
-        None, max_length=MAX_URL, description=WEBHOOK_HELP
-    )
+    webhook_url: Annotated[str | None, InForm(WEBHOOK_HELP)] = Field(None, max_length=MAX_URL, description=WEBHOOK_HELP)
 
     @field_validator("metadata")
     @classmethod
@@ -152,11 +161,21 @@ class RequestField(Options):
 
 @dataclass(frozen=True)
 class RequestedTryOn:
-    """A try-on request, read and checked for shape."""
+    """A try-on request, read and checked for shape.
+
+    `person_name` is what its dialect calls the person's picture, as `RequestedGarment.name` does. `fashn_receiver` is
+    there where `webhook_url` expects FASHN's shape.
+    """
 
     person: bytes
     garments: tuple[RequestedGarment, ...]
     options: Options = field(default_factory=Options)
+    person_name: str = "person"
+    fashn_receiver: FashnReceiver | None = None
+
+    def garment_name(self, index: int) -> str:
+        """What the caller calls a garment, for errors about it."""
+        return self.garments[index].name or f"garments.{index}"
 
     def digest(self) -> str:
         """SHA-256 of the request's meaning: a retry with another multipart boundary matches."""

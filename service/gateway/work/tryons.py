@@ -36,7 +36,7 @@ from service.gateway.work.rewriter import Instruction, Rewriter
 from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
+from service.jobs.schemas import INLINE, TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
 from service.jobs.submission import UnusedReservations
 from service.pictures.pool import ImagePool
 from service.retry_after import SOON
@@ -137,6 +137,7 @@ class TryOns:
                 priority=options.priority,
                 metadata=options.metadata,
                 webhook_url=options.webhook_url,
+                webhook_output=self._webhook_output(reserved.id, requested, created + asked.deadline_s),
                 created_at=created,
                 deadline_at=created + asked.deadline_s,
                 tokens=await self._fleet.tokens(size, len(garments)),
@@ -156,7 +157,7 @@ class TryOns:
         """Decode and store every picture while the instruction is written."""
         records = await asyncio.gather(
             *(
-                self._garments.wanted(asked.caller.tenant, garment.sku, f"garments.{index}")
+                self._garments.wanted(asked.caller.tenant, garment.sku, requested.garment_name(index))
                 for index, garment in enumerate(requested.garments)
                 if garment.sku is not None
             )
@@ -171,17 +172,17 @@ class TryOns:
                 layer = layer or record.layer
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
 
-        async def stored(data: bytes, pointer: str) -> str:
-            with timed(asked.timings, f"decode-{pointer}"), about(pointer):
+        async def stored(data: bytes, stage: str, pointer: str) -> str:
+            with timed(asked.timings, f"decode-{stage}"), about(pointer):
                 photo = await self._pool.decode(data, pointer=pointer)
-            with timed(asked.timings, f"store-{pointer}"):
+            with timed(asked.timings, f"store-{stage}"):
                 return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
 
         try:
             async with asyncio.TaskGroup() as group:
-                person = group.create_task(stored(requested.person, "person"))
+                person = group.create_task(stored(requested.person, "person", requested.person_name))
                 uploads = {
-                    index: group.create_task(stored(garment.data, f"garments.{index}"))
+                    index: group.create_task(stored(garment.data, f"garments.{index}", requested.garment_name(index)))
                     for index, garment in enumerate(requested.garments)
                     if garment.data is not None
                 }
@@ -194,6 +195,15 @@ class TryOns:
             blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
         return person.result(), tuple(refs), written.result()
+
+    def _webhook_output(self, job_id: str, requested: RequestedTryOn, deadline_at: float) -> str | None:
+        """What a receiver of FASHN's shape will be given, signed now, because workers sign nothing; None for ours."""
+        receiver = requested.fashn_receiver
+        if receiver is None or not requested.options.webhook_url:
+            return None
+        if receiver.inline:
+            return INLINE
+        return receiver.base + self._signed(job_id, int(deadline_at) + self._settings.result_ttl_s)
 
     async def get(self, caller: Caller, job_id: str) -> JobRecord:
         """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
@@ -238,8 +248,10 @@ class TryOns:
         if record.result is None or record.finished_at is None:
             return None, None
         expires = int(record.finished_at) + self._settings.result_ttl_s
-        token = self._blobs.sign(record.spec.id, expires)
-        return f"/v1/try-ons/{record.spec.id}/image?token={token}", float(expires)
+        return self._signed(record.spec.id, expires), float(expires)
+
+    def _signed(self, job_id: str, expires: int) -> str:
+        return f"/v1/try-ons/{job_id}/image?token={self._blobs.sign(job_id, expires)}"
 
     def view(self, record: JobRecord) -> views.TryOnView:
         """The record as a caller sees it."""

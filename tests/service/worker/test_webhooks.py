@@ -10,6 +10,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from step_engine import StepEngine, ended, working
@@ -17,8 +18,10 @@ from step_engine import StepEngine, ended, working
 from service.egress import ForbiddenTarget, VettedBackend, check_url, is_public
 from service.errors import InvalidRequest
 from service.jobs import store_keys
+from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import GarmentRef, JobError, JobRecord, JobResult, JobSpec
+from service.jobs.schemas import INLINE, GarmentRef, JobError, JobRecord, JobResult, JobSpec
+from service.settings import Settings
 from service.worker import webhooks
 from service.worker.webhooks import Message, WebhookDelivery, WebhookSender, message, signature, signing_key
 
@@ -95,11 +98,11 @@ async def test_a_receiver_that_is_not_there_is_a_failure():
 
 
 @asynccontextmanager
-async def delivering(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def delivering(queue: JobQueue, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Deliveries of what is due in the store, four quick tries each."""
     monkeypatch.setattr(webhooks, "POLL_S", 0.02)
     sender = WebhookSender(SECRET, allow_private=True)
-    delivery = WebhookDelivery(queue, sender, delays=(0.01, 0.01, 0.01))
+    delivery = WebhookDelivery(queue, sender, blobs, delays=(0.01, 0.01, 0.01))
     running = asyncio.create_task(delivery.run_forever())
     try:
         yield
@@ -115,31 +118,31 @@ async def nothing_due(queue: JobQueue) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_failures_are_retried_with_the_same_id_until_accepted(settings, queue, submit, monkeypatch):
+async def test_failures_are_retried_with_the_same_id_until_accepted(settings, queue, blobs, submit, monkeypatch):
     async with receiving(b"500 Oops", b"429 Slow down", b"200 OK") as receiver:
         job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
         async with working(settings, StepEngine()):
             await ended(queue, job_id)
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert [headers["webhook-id"] for headers, _ in receiver.received] == [f"msg_{job_id}"] * 3
     assert {json.loads(body)["type"] for _, body in receiver.received} == {"try_on.succeeded"}
 
 
-async def test_a_delivery_is_given_up_after_the_last_try(queue, submit, monkeypatch):
+async def test_a_delivery_is_given_up_after_the_last_try(queue, blobs, submit, monkeypatch):
     async with receiving(b"500 Oops") as receiver:
         job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
         await queue.owner.cancel(job_id)
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert len(receiver.received) == 4
     assert json.loads(receiver.received[0][1])["type"] == "try_on.canceled"
 
 
-async def test_an_erased_job_tells_nobody(queue, submit, monkeypatch):
+async def test_an_erased_job_tells_nobody(queue, blobs, submit, monkeypatch):
     async with receiving(b"200 OK") as receiver:
         await queue.owner.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert receiver.received == []
 
@@ -255,3 +258,69 @@ def test_the_message_says_how_the_job_ended_and_nothing_personal():
     assert message(JobRecord(spec=spec, status="processing")) is None
     silent = spec.model_copy(update={"webhook_url": None})
     assert message(JobRecord(spec=silent, status="failed", error=error)) is None
+
+
+async def told_in_fashns_shape(
+    settings: Settings, queue: JobQueue, blobs: BlobStore, submit: Any, monkeypatch: pytest.MonkeyPatch, **said: Any
+) -> tuple[str, dict[str, Any]]:
+    """The id and the body of one delivery of a job that ended."""
+    async with receiving(b"200 OK") as receiver:
+        job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/", output_format="png", **said)
+        async with working(settings, StepEngine()):
+            await ended(queue, job_id)
+        async with delivering(queue, blobs, monkeypatch):
+            await nothing_due(queue)
+    ((headers, body),) = receiver.received
+    stamp = int(headers["webhook-timestamp"])
+    assert headers["webhook-signature"] == signature(KEY, headers["webhook-id"], stamp, body)
+    told: dict[str, Any] = json.loads(body)
+    return job_id, told
+
+
+async def test_a_receiver_of_fashns_shape_is_told_its_four_fields(settings, queue, blobs, submit, monkeypatch):
+    address = "https://try.example.com/v1/try-ons/x/image?token=1.a"
+    job_id, told = await told_in_fashns_shape(settings, queue, blobs, submit, monkeypatch, webhook_output=address)
+    assert told == {"id": job_id, "status": "completed", "output": [address], "error": None}
+
+
+async def test_a_receiver_that_asked_for_base64_is_sent_the_picture(settings, queue, blobs, submit, monkeypatch):
+    job_id, told = await told_in_fashns_shape(settings, queue, blobs, submit, monkeypatch, webhook_output=INLINE)
+    head, _, encoded = told["output"][0].partition(",")
+    assert (told["id"], told["status"], head) == (job_id, "completed", "data:image/png;base64")
+    record = await queue.owner.get(job_id)
+    assert base64.b64decode(encoded) == await blobs.get(record.result.blob)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "word", "name"),
+    [
+        ("failed", "engine-failed", "failed", "PipelineError"),
+        ("failed", "input-damaged", "failed", "ImageLoadError"),
+        ("failed", "unprocessable-request", "failed", "InputValidationError"),
+        ("failed", "store-unavailable", "failed", "InternalServerError"),
+        ("expired", "deadline-exceeded", "time_out", "PipelineError"),
+        ("canceled", "canceled", "canceled", "PipelineError"),
+    ],
+)
+def test_failures_have_the_names_that_fashns_clients_know(status: Any, code: str, word: str, name: str):
+    spec = JobSpec(
+        id="j1", person="input/x", garments=(GarmentRef(blob="input/y"),), instruction="wear",
+        instruction_by="grammar", seed=1, created_at=0, deadline_at=1, tokens=1,
+        webhook_url="https://example.com/", webhook_output=INLINE,
+    )  # fmt: skip
+    told = message(JobRecord(spec=spec, status=status, error=JobError(code=code, message="Because.")))
+    assert told is not None
+    assert json.loads(told.body) == {
+        "id": "j1",
+        "status": word,
+        "output": None,
+        "error": {"name": name, "message": "Because."},
+    }
+
+
+def test_a_job_without_fashns_receiver_can_be_read_by_workers_of_the_last_version():
+    spec = JobSpec(
+        id="j1", person="input/x", garments=(GarmentRef(blob="input/y"),), instruction="wear",
+        instruction_by="grammar", seed=1, created_at=0, deadline_at=1, tokens=1,
+    )  # fmt: skip
+    assert "webhook_output" not in spec.model_dump()

@@ -18,6 +18,7 @@ from PIL import Image
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
 
+
 def test_a_post_is_a_202_with_location_and_becomes_a_picture(http: httpx.Client) -> None:
     answer = http.post("/v1/try-ons", files=parts())
     assert answer.status_code == 202, answer.text
@@ -82,6 +83,25 @@ def test_the_request_field_and_json_say_the_same(http: httpx.Client) -> None:
     assert plain.status_code == 202, plain.text
     for name in ("garments", "seed", "instruction"):
         assert form.json()[name] == plain.json()[name]
+
+
+def test_a_garment_of_the_request_field_names_its_part_whatever_the_part_is_called(http: httpx.Client) -> None:
+    """`garment` is a part's name like any other; several parts of that name are taken in order."""
+    files = [
+        ("person", ("p.jpg", PERSON, "image/jpeg")),
+        ("garment", ("a.jpg", SHIRT, "image/jpeg")),
+        ("hat", ("b.jpg", SHIRT, "image/jpeg")),
+        ("garment", ("c.jpg", SHIRT, "image/jpeg")),
+    ]
+    wish = [{"file": "garment", "category": "tops"}, {"file": "hat", "category": "hats"}, {"category": "coats"}]
+    answer = http.post("/v1/try-ons", files=files, data={"request": json.dumps({"garments": wish})})
+    assert answer.status_code == 202, answer.text
+    assert [garment["category"] for garment in answer.json()["garments"]] == ["tops", "hats", "coats"]
+    whole = http.post("/v1/try-ons", files=files, data={"request": "{}"})
+    assert whole.status_code == 202 and len(whole.json()["garments"]) == 3
+    wish[2] = {"file": "person", "category": "coats"}
+    other = http.post("/v1/try-ons", files=files, data={"request": json.dumps({"garments": wish})})
+    assert other.status_code == 422 and "'person'" in other.json()["detail"]
 
 
 def test_six_garments_keep_their_order(http: httpx.Client) -> None:
@@ -234,6 +254,31 @@ def test_events_replay_follow_and_resume(held: Live) -> None:
         with client.stream("GET", made["links"]["events"], headers={"Last-Event-ID": progress["id"]}) as answer:
             rest = list(read_events(answer))
         assert [e["id"] for e in rest] == [e["id"] for e in seen[seen.index(progress) + 1 :]]
+
+
+def test_a_reader_that_has_seen_the_end_is_told_to_stop_asking(http: httpx.Client) -> None:
+    """204 is how an event source learns to reconnect no more (WHATWG HTML, 9.2.3)."""
+    made = http.post("/v1/try-ons", files=parts(), headers={"Prefer": "wait=20"}).json()
+    with http.stream("GET", made["links"]["events"]) as answer:
+        seen = list(read_events(answer))
+    for last in (seen[-1]["id"], "99999999999999-0"):
+        after = http.get(made["links"]["events"], headers={"Last-Event-ID": last})
+        assert (after.status_code, after.content) == (204, b"")
+    with http.stream("GET", made["links"]["events"], headers={"Last-Event-ID": seen[-2]["id"]}) as answer:
+        assert [event["event"] for event in read_events(answer)] == ["succeeded"]
+    http.delete(made["links"]["self"])
+    assert http.get(made["links"]["events"], headers={"Last-Event-ID": seen[-1]["id"]}).status_code == 410
+
+
+def test_a_reader_of_a_job_that_goes_on_is_kept_although_nothing_is_new(held: Live) -> None:
+    with held.client() as client:
+        made = client.post("/v1/try-ons", files=parts()).json()
+        with client.stream("GET", made["links"]["events"]) as answer:
+            first = next(read_events(answer))
+        with client.stream("GET", made["links"]["events"], headers={"Last-Event-ID": first["id"]}) as answer:
+            assert answer.status_code == 200
+            held.resume()
+            assert [event["event"] for event in read_events(answer)][-1] == "succeeded"
 
 
 def test_the_page_is_asked_for_anew_and_its_pictures_are_kept(http: httpx.Client) -> None:
