@@ -1,4 +1,4 @@
-"""LoRA files on an MMDiT: several at once, each with a weight, beside the weights or merged into them.
+"""LoRA files on an MMDiT: several at once, each with a weight, beside the weights or baked into them.
 
 Reads diffusers/PEFT names (`transformer.….lora_A.weight`, `lora_B`, optional `alpha`) and the original
 FLUX.2 names (`diffusion_model.double_blocks.…`). A file that touches anything else is refused.
@@ -54,31 +54,24 @@ class LoraLinear(nn.Linear):
         self.weight = replaced.weight
         self.training = replaced.training
         self.paths: dict[str, tuple[LowRank, float]] = {}
-        self.original: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        if self.original is None:
-            for low_rank, weight in self.paths.values():
-                y = y + weight * low_rank.scale * F.linear(F.linear(x, low_rank.down), low_rank.up)
+        for low_rank, weight in self.paths.values():
+            y = y + weight * low_rank.scale * F.linear(F.linear(x, low_rank.down), low_rank.up)
         return y
 
 
 class LoraSet:
-    """The LoRAs of one model. Adding, weighing and merging change the model in place."""
+    """The LoRAs of one model, put beside its weights one after the other, then perhaps baked into them."""
 
     def __init__(self, model: MMDiT) -> None:
         self.model = model
-        self.weights: dict[str, float] = {}
-        self.merged = False
+        self.names: set[str] = set()
 
     def add(self, name: str, lora: Lora, weight: float = 1.0) -> None:
-        """Puts a LoRA beside the weights. Raises CheckpointError when it does not fit the model.
-
-        Raises ValueError when the name is taken or the set is merged.
-        """
-        self._changeable()
-        if name in self.weights:
+        """Puts a LoRA beside the weights. Raises CheckpointError when it does not fit, ValueError for a name taken."""
+        if name in self.names:
             raise ValueError(f"there is already a LoRA named {name!r}")
         linears = {k: m for k, m in self.model.named_modules() if isinstance(m, nn.Linear)}
         self._check(lora, linears)
@@ -89,71 +82,28 @@ class LoraSet:
                 self._replace(layer, linear)
             placed = LowRank(low_rank.down.to(linear.weight), low_rank.up.to(linear.weight), low_rank.scale)
             linear.paths[name] = (placed, weight)
-        self.weights[name] = weight
-
-    def weigh(self, name: str, weight: float) -> None:
-        """Sets a LoRA's weight. Raises KeyError for an unknown name, ValueError when merged."""
-        self._changeable()
-        if name not in self.weights:
-            raise KeyError(name)
-        self.weights[name] = weight
-        for linear in self._layers().values():
-            if name in linear.paths:
-                linear.paths[name] = (linear.paths[name][0], weight)
-
-    def remove(self, name: str) -> None:
-        """Takes a LoRA off; layers that carry none any more become plain again. Raises as `weigh`."""
-        self._changeable()
-        del self.weights[name]
-        for layer, linear in self._layers().items():
-            linear.paths.pop(name, None)
-            if not linear.paths:
-                self._replace(layer, self._plain(linear))
+        self.names.add(name)
 
     @torch.no_grad()
-    def merge(self) -> None:
-        """Adds all changes to the weights, in float32, keeping the originals in host memory."""
-        self._changeable()
-        for linear in self._layers().values():
-            linear.original = linear.weight.detach().to("cpu", copy=True)
+    def bake(self) -> None:
+        """Adds all changes to the weights for good, summed in float32; the layers are plain again, the set is empty.
+
+        One layer at a time: nothing but that layer is ever held twice.
+        """
+        layers = {k: m for k, m in self.model.named_modules() if isinstance(m, LoraLinear)}
+        for layer, linear in layers.items():
             total = linear.weight.float()
             for low_rank, weight in linear.paths.values():
                 total = total + weight * low_rank.delta()
             linear.weight.copy_(total)
-        self.merged = True
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Puts the original weights back, bit for bit, and the LoRAs beside them."""
-        for linear in self._layers().values():
-            if linear.original is not None:
-                linear.weight.copy_(linear.original)
-                linear.original = None
-        self.merged = False
-
-    def bake(self) -> None:
-        """Adds all changes to the weights for good; the layers are plain again and the set is empty."""
-        self.merge()
-        for layer, linear in self._layers().items():
-            self._replace(layer, self._plain(linear))
-        self.weights, self.merged = {}, False
-
-    def _layers(self) -> dict[str, LoraLinear]:
-        return {k: m for k, m in self.model.named_modules() if isinstance(m, LoraLinear)}
-
-    @staticmethod
-    def _plain(linear: LoraLinear) -> nn.Linear:
-        plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
-        plain.weight = linear.weight
-        return plain.train(linear.training)
+            plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+            plain.weight = linear.weight
+            self._replace(layer, plain.train(linear.training))
+        self.names.clear()
 
     def _replace(self, layer: str, linear: nn.Linear) -> None:
         parent, _, child = layer.rpartition(".")
         setattr(self.model.get_submodule(parent), child, linear)
-
-    def _changeable(self) -> None:
-        if self.merged:
-            raise ValueError("the LoRAs are merged; unmerge them first")
 
     @staticmethod
     def _check(lora: Lora, linears: dict[str, nn.Linear]) -> None:

@@ -45,8 +45,7 @@ def load_pipeline(
     adapters = LoraSet(model)
     for i, (path, strength) in enumerate(loras):
         adapters.add(f"{i}:{path.name}", read_lora(path), strength)
-    if loras:
-        adapters.merge()
+    adapters.bake()
     if fp8:
         convert(model)
     pipeline = Pipeline(

@@ -78,10 +78,10 @@ def engine_over(
 
 
 def _with_loras(folder: Path, options: EngineOptions) -> dict[str, Tensor]:
-    """The MMDiT's weights, by name, with LoRA files merged, on the host in float32."""
+    """The MMDiT's weights, by name, with LoRA files baked in, on the host in float32."""
     model = load_model(folder)
     adapters = LoraSet(model)
     for i, (path, strength) in enumerate(options.loras):
         adapters.add(f"{i}:{path.name}", read_lora(path), strength)
-    adapters.merge()
+    adapters.bake()
     return dict(model.named_parameters())

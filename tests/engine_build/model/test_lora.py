@@ -1,5 +1,6 @@
 """LoRA files against a hand computation and against diffusers with PEFT."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,22 @@ import torch
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import save_file
 from tiny import tiny_transformer
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from engine_build.config import ModelConfig
+from engine_build.engine import ImageInput, TryOnRequest
 from engine_build.errors import CheckpointError
+from engine_build.instruction import GarmentPhrase, compose
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import Sequence, grid_ids, pack, text_ids_of
+from engine_build.model.weights import NANO, model_config
+from engine_build.options import EngineOptions
+from engine_build.runtime.torch_engine import load
 
 TARGETS = ["to_q", "to_out.0", "add_k_proj", "to_qkv_mlp_proj", "linear_in", "x_embedder"]
 
@@ -72,45 +80,42 @@ def test_two_loras_add_up_as_computed_by_hand(model: MMDiT, tmp_path: Path) -> N
         )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
-    loras.merge()
+    loras.bake()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name], atol=1e-5, rtol=1e-5)
-    loras.unmerge()
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_merged_equals_unmerged_and_weights_can_change(
-    model: MMDiT, sequence: Sequence, tmp_path: Path
-) -> None:
+def test_baked_equals_beside_and_leaves_plain_layers(model: MMDiT, sequence: Sequence, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.safetensors", pairs(1, (Q0, 128, 128), (SINGLE, 1152, 128)))
     plain = model(pack([sequence]))
+    held = {name: weight.data_ptr() for name, weight in model.state_dict().items()}
     loras = LoraSet(model)
     loras.add("style", read_lora(path), 2.0)
     beside = model(pack([sequence]))
     assert (beside - plain).norm() > 1e-2 * plain.norm()
-    loras.merge()
+    loras.bake()
     torch.testing.assert_close(model(pack([sequence])), beside, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="unmerge them first"):
-        loras.weigh("style", 1.0)
-    loras.unmerge()
-    loras.weigh("style", 0.0)
-    assert torch.equal(model(pack([sequence])), plain)
-    loras.weigh("style", 2.0)
-    assert torch.equal(model(pack([sequence])), beside)
-    loras.remove("style")
-    assert torch.equal(model(pack([sequence])), plain)
-    assert type(model.get_submodule(Q0)) is torch.nn.Linear
+    kinds = {type(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    assert kinds == {torch.nn.Linear}, "a wrapped layer would compute outputs that nobody asked for"
+    assert {name: weight.data_ptr() for name, weight in model.state_dict().items()} == held, "weights were copied"
 
 
-def test_unmerging_bfloat16_restores_every_bit(model: MMDiT, tmp_path: Path) -> None:
-    model = model.to(torch.bfloat16)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    loras = LoraSet(model)
-    loras.add("style", read_lora(saved(tmp_path / "a.safetensors", pairs(1, (Q0, 128, 128)))), 1e3)
-    loras.merge()
-    assert not torch.equal(model.get_submodule(Q0).weight, before[f"{Q0}.weight"])
-    loras.unmerge()
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+def test_a_checkpoint_with_start_up_loras_costs_what_it_costs_without(tmp_path: Path) -> None:
+    """FLOP of one forward, counted: a LoRA of the last block's projection must not be computed for every token."""
+    width = model_config(NANO).width
+    out = 3 * width + 2 * model_config(NANO).mlp_width
+    last = f"single_transformer_blocks.{model_config(NANO).num_single_layers - 1}.attn.to_qkv_mlp_proj"
+    path = saved(tmp_path / "a.safetensors", pairs(1, (last, out, width)))
+    counted = []
+    for loras in ((), ((path, 0.5),)):
+        engine = load("nano", options=EngineOptions(loras=loras))
+        grey = ImageInput(Image.new("RGB", (72, 96), "grey"), "grey")
+        asked = TryOnRequest("a", grey, (replace(grey, category="tops"),), compose([GarmentPhrase("tops")]), steps=1)
+        with FlopCounterMode(display=False) as counter:
+            (outcome,) = engine.run([asked])
+        assert outcome.error is None
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1]
 
 
 @torch.no_grad()
@@ -224,7 +229,3 @@ def test_names_are_unique_and_known(model: MMDiT, tmp_path: Path) -> None:
     loras.add("style", lora)
     with pytest.raises(ValueError, match="already a LoRA named 'style'"):
         loras.add("style", lora)
-    with pytest.raises(KeyError):
-        loras.remove("other")
-    with pytest.raises(KeyError):
-        loras.weigh("other", 1.0)
