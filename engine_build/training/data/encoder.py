@@ -36,18 +36,19 @@ class Encoder:
     def decode(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """(N, L, C) back to (N, 3, height, width) in [0, 1]."""
         parts = tokens.split(self._together(height, width))
-        return torch.cat([self._decoded(part, height, width) for part in parts])
+        return torch.cat([self.unclamped(part, height, width).clamp(0, 1) for part in parts])
+
+    def unclamped(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """(N, L, C) to (N, 3, height, width), beyond [0, 1] too, with gradients to the tokens."""
+        pixels = self.token_pixels
+        grid = tokens.transpose(1, 2).unflatten(2, (height // pixels, width // pixels))
+        z = torch.nn.functional.pixel_shuffle(grid * self.std + self.mean, 2)
+        return self.vae.decode(z).sample * 0.5 + 0.5
 
     def _encoded(self, x: Tensor) -> Tensor:
         z = self.vae.encode(x.to(self.device) * 2 - 1).latent_dist.mode()
         tokens = (torch.nn.functional.pixel_unshuffle(z, 2) - self.mean) / self.std
         return tokens.flatten(2).transpose(1, 2).contiguous()
-
-    def _decoded(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        pixels = self.token_pixels
-        grid = tokens.transpose(1, 2).unflatten(2, (height // pixels, width // pixels))
-        z = torch.nn.functional.pixel_shuffle(grid * self.std + self.mean, 2)
-        return (self.vae.decode(z).sample * 0.5 + 0.5).clamp(0, 1)
 
     @staticmethod
     def _together(height: int, width: int) -> int:

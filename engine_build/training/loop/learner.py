@@ -39,8 +39,10 @@ class StageConfig:
     `lora_layers`. `bf16` runs under autocast where the processor is faster so (`precision.py`), `checkpointing`
     recomputes blocks in the backward pass. `data` names shards (`changeroom data build`) to learn from instead of the
     procedural world, their order drawn from `data_seed`.
-    `attention_weight` above 0 tells `attention_heads` heads of each of `attention_layers` which reference tokens a
-    target shows (`stages.attention`), less and less over the last share `attention_fade` of the steps.
+    Channels of a token weigh in flow matching as they show in the picture, to the power `channel_power`
+    (`stages.channel_weights`). `attention_weight` above 0 tells `attention_heads` heads of each of `attention_layers`
+    which reference tokens a target shows (`stages.attention`), less and less over the last share `attention_fade` of
+    the steps.
     """
 
     start_from: str = ""
@@ -61,6 +63,7 @@ class StageConfig:
     shift: float = 1.8
     edit_weight: float = 4.0
     drop: float = 0.1
+    channel_power: float = 0.0
     attention_weight: float = 0.0
     attention_layers: tuple[int, ...] = (2, 3, 4)
     attention_heads: int = 2

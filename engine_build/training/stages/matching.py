@@ -28,6 +28,7 @@ from engine_build.training.stages.attention import (
     correspondence_loss,
     velocity_and_attention,
 )
+from engine_build.training.stages.channel_weights import channel_weights
 from engine_build.world.scenes import HELD_OUT_SEED
 from engine_build.world.specs import CATEGORIES
 
@@ -73,10 +74,12 @@ def velocity_loss(
     edit_weight: float,
     region_only: bool = False,
     watched: Watched | None = None,
+    channels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Weighted `|v - (eps - x0)|^2`, every sample counting alike whatever its size (Liu et al., 2022).
 
-    With `watched` also how far the attention of what it watches is from the samples' correspondences, in nats.
+    `channels` (C,) weighs a token's numbers, None alike. With `watched` also how far the attention of what it watches
+    is from the samples' correspondences, in nats.
     """
     shown = [s.unconditioned() if drop else s for s, drop in zip(samples, drawn.dropped, strict=True)]
     batch = conditioned(parts, shown, draws)
@@ -84,9 +87,14 @@ def velocity_loss(
     asked = noised(batch, x0, drawn.eps, drawn.sigma)
     velocity = (parts.dit(asked) if watched is None else velocity_and_attention(parts.dit, asked, watched)).float()
     weight = token_weights(samples, edit_weight, draws, region_only)
-    errors = weight * (velocity - (drawn.eps - x0)).square().mean(1)
+    errors = weight * _squares(velocity - (drawn.eps - x0), channels)
     loss = sample_means(errors, batch.target_segments).mean()
     return loss, None if watched is None else correspondence_loss(watched, shown, draws)
+
+
+def _squares(error: Tensor, channels: Tensor | None) -> Tensor:
+    """(T,) mean squares of (T, C), channels weighed."""
+    return (error.square() if channels is None else error.square() * channels).mean(1)
 
 
 class Matching:
@@ -102,7 +110,7 @@ class Matching:
     ) -> None:
         self.parts, self.learner, self.stream, self.region_only = parts, learner, stream, region_only
         self.validate_every = validate_every
-        self.average = 0.0
+        self.channels = channel_weights(parts.encoder, learner.config.channel_power)
         self._held_out: dict[str, list[Tokens]] = {}
 
     def __call__(self, step: int) -> dict[str, Tensor | float]:
@@ -113,7 +121,7 @@ class Matching:
             weight = attention_weight(c, step)
             watched = Watched(c.attention_layers, c.attention_heads) if weight else None
             loss, lost = velocity_loss(
-                self.parts, samples, drawn, c.draws, c.edit_weight, self.region_only, watched
+                self.parts, samples, drawn, c.draws, c.edit_weight, self.region_only, watched, self.channels
             )
         self.learner.descend(loss if lost is None else loss + weight * lost, step)
         values: dict[str, Tensor | float] = {"loss": loss.detach()}
@@ -138,7 +146,7 @@ class Matching:
                 sigma = torch.full((len(samples),), level, device=eps.device)
                 velocity = self.parts.dit(noised(batch, batch.target, eps, sigma)).float()
                 weight = token_weights(samples, 0.0, region_only=True)
-                total += float((weight * (velocity - (eps - batch.target)).square().mean(1)).mean())
+                total += float((weight * _squares(velocity - (eps - batch.target), self.channels)).mean())
             result[f"held_out_{category}"] = total / len(_VALIDATION_LEVELS)
         return result
 
