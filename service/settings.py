@@ -59,7 +59,11 @@ class Settings(BaseSettings):
     max_images: int = Field(default=1 + MAX_GARMENTS, ge=2, le=1 + MAX_GARMENTS)
     max_megapixels: float = Field(default=40, gt=0)
     header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
-    body_idle_timeout_s: float = Field(default=4, gt=0, description="each such span of a body brings some kB")
+    body_idle_timeout_s: float = Field(default=4, gt=0, description="a body this far behind 8 kB/s is slow")
+    body_pause_s: float = Field(default=20, gt=0, description="a slow body may fall this far behind 8 kB/s")
+    max_slow_bodies: int = Field(
+        default=64, ge=0, description="bodies that may be slow at one time, a quarter of one address; others are ended"
+    )
     keep_alive_s: int = Field(default=10, ge=1, description="a connection between two requests")
     max_connections: int = Field(
         default=2048, ge=1, description="open connections of one gateway; silent ones make room first"

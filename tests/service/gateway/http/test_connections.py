@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from gateway_live import Live, closed_after, picture
 
-from service.gateway.http import connections
+from service.gateway.http import seats
 
 CAP = 6
 FILES = [("person", ("p.jpg", picture(), "image/jpeg")), ("garment", ("g.jpg", picture(), "image/jpeg"))]
@@ -81,9 +81,9 @@ def test_the_cap_leaves_room_for_other_files(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
-    assert connections.room_for(10_000) == 1024 - connections.REFUSED_AT_ONCE - connections.FILES_KEPT
+    assert seats.room_for(10_000) == 1024 - seats.REFUSED_AT_ONCE - seats.FILES_KEPT
     assert asked == [(1024, 1024)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
-    assert connections.room_for(10_000) == 10_000
+    assert seats.room_for(10_000) == 10_000
     monkeypatch.setattr(resource, "getrlimit", lambda _: (65_536, 65_536))
-    assert connections.room_for(2048) == 2048 and len(asked) == 2
+    assert seats.room_for(2048) == 2048 and len(asked) == 2

@@ -14,7 +14,7 @@ import pytest
 from gateway_live import Live, closed_after, picture
 from PIL import Image
 
-from service.gateway.http.connections import FLOOR_BYTES_PER_S
+from service.gateway.http.arrivals import FAIR_BYTES_PER_S
 
 TIMEOUT_S = 1.0
 SLOW_S = 3.0
@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def strict(launch: Callable[..., Live]) -> Live:
-    return launch(header_timeout_s=TIMEOUT_S, body_idle_timeout_s=TIMEOUT_S)
+    return launch(header_timeout_s=TIMEOUT_S, body_idle_timeout_s=TIMEOUT_S, body_pause_s=TIMEOUT_S)
 
 
 def until_closed(live: Live, left: int) -> None:
@@ -157,11 +157,11 @@ def test_an_honest_slow_upload_and_a_long_wait_survive(launch: Callable[..., Liv
     body = httpx.Request(
         "POST",
         "http://x/v1/try-ons",
-        files=[("person", ("p.jpg", picture(600, 800))), ("garment", ("g.jpg", picture()))],
+        files=[("person", ("p.jpg", picture(1800, 2400))), ("garment", ("g.jpg", picture()))],
     )
     data = body.read()
     step = math.ceil(len(data) * 0.3 / (1.5 * SLOW_S))
-    assert step / 0.3 > 2 * FLOOR_BYTES_PER_S
+    assert step / 0.3 > FAIR_BYTES_PER_S
 
     def slowly() -> Iterator[bytes]:
         for start in range(0, len(data), step):
