@@ -7,6 +7,7 @@ name most platforms give it. Sizes are bytes, times are seconds, limits of 0 mea
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from engine_build.instruction import MAX_GARMENTS
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9_.\[\]:-]+")
 
 
 class SettingsError(ValueError):
@@ -49,7 +54,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64)
 
     api_keys_file: Path | None = None
-    auth_required: bool = False
+    auth_required: bool | None = Field(default=None, description="default: where there is a key file")
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
     concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
     daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
@@ -70,6 +75,15 @@ class Settings(BaseSettings):
     )
     max_connections_per_address: int = Field(
         default=512, ge=0, description="of one client address (IPv6: one /64) with one gateway; 0 is unlimited"
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="names this service is called by, comma-separated, like shop.example or *.shop.example, beside "
+        "localhost, this machine's name and numeric addresses; * is any",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="pages of other origins that may call, comma-separated, like https://shop.example; * is any",
     )
     trusted_proxies: str = Field(
         default="private",
@@ -124,6 +138,32 @@ class Settings(BaseSettings):
             raise ValueError("an address of the store begins with redis://, rediss:// or unix://")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _of_names(cls, value: str) -> str:
+        for word in listed(value):
+            if not _HOST_NAME.fullmatch(word):
+                raise ValueError(f"{word!r} is not a name like shop.example, *.shop.example or *, without a port")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _of_origins(cls, value: str) -> str:
+        for word in listed(value):
+            if not _ORIGIN.fullmatch(word):
+                raise ValueError(f"{word!r} is not an origin like https://shop.example or http://localhost:3000, or *")
+        return value
+
+    @property
+    def host_names(self) -> list[str]:
+        """The names of `allowed_hosts`, lower case."""
+        return listed(self.allowed_hosts)
+
+    @property
+    def origin_names(self) -> list[str]:
+        """The origins of `cors_origins`, lower case."""
+        return listed(self.cors_origins)
+
     @property
     def lora_files(self) -> list[tuple[Path, float]]:
         """The LoRA files and strengths of `loras`. Raises SettingsError for a strength that is not a number."""
@@ -143,6 +183,16 @@ class Settings(BaseSettings):
             or parts.hostname in ("localhost", "::1")
             or (parts.hostname or "").startswith("127.")
         )
+
+    @property
+    def keys_required(self) -> bool:
+        """`auth_required`, or whether there is a key file."""
+        return self.api_keys_file is not None if self.auth_required is None else self.auth_required
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """Whether others than this machine may reach `host`."""
+        return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     def signing_key(self) -> bytes:
         """The key of signed addresses: `url_secret`, or one kept in the data folder (made once, mode 0600).
@@ -164,6 +214,11 @@ class Settings(BaseSettings):
         finally:
             draft.unlink()
         return path.read_text().encode()
+
+
+def listed(text: str) -> list[str]:
+    """The words of a comma-separated setting, lower case."""
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
 
 
 def parse_loras(given: list[str]) -> list[tuple[Path, float]]:

@@ -142,9 +142,9 @@ def test_one_key_posted_by_many_at_once_is_one_job(besieged: Besieged) -> None:
         assert len({answer.json()["id"] for answer in answers}) == 1
 
 
-START = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-INNER = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+START = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/try-ons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+INNER = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def inner(head: bytes, body: bytes) -> bytes:
@@ -175,9 +175,9 @@ SMUGGLED: dict[str, bytes] = {
     "chunk size beyond 64 bits": inner(b"Transfer-Encoding: chunked\r\n", b"10000000000000000\r\n" + INNER),
     "chunk size in words": inner(b"Transfer-Encoding: chunked\r\n", b"zero\r\n\r\n" + INNER),
     "chunk longer than said": inner(b"Transfer-Encoding: chunked\r\n", b"1\r\nabc\r\n0\r\n\r\n" + INNER),
-    "HTTP/3.0": b"GET /livez HTTP/3.0\r\nHost: x\r\n\r\n",
+    "HTTP/3.0": b"GET /livez HTTP/3.0\r\nHost: localhost\r\n\r\n",
     "HTTP/2 in the open": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a method of its own": b"BREW /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a method of its own": b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
 }
 

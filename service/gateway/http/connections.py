@@ -12,6 +12,7 @@ told 429.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -203,12 +204,21 @@ class _GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("this is not a proxy")
+        if not self.url.startswith((b"/", b"*")):
+            self._take_host_of_target()
         self.seats.silent.pop(self, None)
         self._in_head = False
         self._arrival = Arrival(self.loop.time(), self._make_room_for_others)
         cast(Scope, self.scope)[SCOPE_KEY] = self._arrival
         super().on_headers_complete()
         self._arm(self.body_timeout_s, self._look_at_body)
+
+    def _take_host_of_target(self) -> None:
+        """`GET http://host/path`: its host goes before that of the header (RFC 9112, 3.2.2)."""
+        authority = re.split(rb"[/?]", self.url.partition(b"://")[2], maxsplit=1)[0]
+        given = [index for index, (name, _) in enumerate(self.headers) if name == b"host"]
+        if len(given) == 1:
+            self.headers[given[0]] = (b"host", authority)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
