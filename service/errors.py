@@ -5,12 +5,14 @@ ServiceError
 │   ├── InvalidImage (422)          bytes that are not an acceptable picture
 │   └── UnprocessableRequest (422)  well-formed but impossible (seven garments, unknown sku)
 ├── Unauthorized (401)              missing or unknown API key
+├── Forbidden (403)                 a page of a stranger wants to change something
 ├── NotFound (404)                  no such job, garment or result
 ├── Conflict (409)                  the job is not in a state for this
 ├── Gone (410)                      the result or the job's data expired or was erased
 │   └── Damaged (410)               a stored picture is not what was written
 ├── PayloadTooLarge (413)           body, image or part count over its limit
 ├── UnsupportedMediaType (415)      not a picture format on the allow-list
+├── MisdirectedRequest (421)        a host name this service does not answer to
 ├── IdempotencyMismatch (422)       same Idempotency-Key, different body
 ├── TooManyRequests (429)           rate, concurrency or quota of a key
 ├── QueueFull (503)                 admission refused; Retry-After from the backlog
@@ -59,6 +61,10 @@ class Unauthorized(ServiceError):
     status, code, title = 401, "unauthorized", "A valid API key is needed"
 
 
+class Forbidden(ServiceError):
+    status, code, title = 403, "forbidden", "This is not allowed from there"
+
+
 class NotFound(ServiceError):
     status, code, title = 404, "not-found", "There is no such thing here"
 
@@ -81,6 +87,10 @@ class PayloadTooLarge(ServiceError):
 
 class UnsupportedMediaType(ServiceError):
     status, code, title = 415, "unsupported-media-type", "This kind of file is not accepted"
+
+
+class MisdirectedRequest(ServiceError):
+    status, code, title = 421, "misdirected-request", "This request is for another service"
 
 
 class IdempotencyMismatch(ServiceError):

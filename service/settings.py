@@ -7,6 +7,7 @@ name most platforms give it. Sizes are bytes, times are seconds, limits of 0 mea
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from engine_build.instruction import MAX_GARMENTS
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9_.\[\]:-]+")
 
 
 class SettingsError(ValueError):
@@ -53,7 +58,7 @@ class Settings(BaseSettings):
     )
 
     api_keys_file: Path | None = None
-    auth_required: bool = False
+    auth_required: bool | None = Field(default=None, description="default: where there is a key file")
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
     concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
     daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
@@ -63,13 +68,26 @@ class Settings(BaseSettings):
     max_images: int = Field(default=1 + MAX_GARMENTS, ge=2, le=1 + MAX_GARMENTS)
     max_megapixels: float = Field(default=40, gt=0)
     header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
-    body_idle_timeout_s: float = Field(default=4, gt=0, description="each such span of a body brings some kB")
+    body_idle_timeout_s: float = Field(default=4, gt=0, description="a body this far behind 8 kB/s is slow")
+    body_pause_s: float = Field(default=20, gt=0, description="a slow body may fall this far behind 8 kB/s")
+    max_slow_bodies: int = Field(
+        default=64, ge=0, description="bodies that may be slow at one time, a quarter of one address; others are ended"
+    )
     keep_alive_s: int = Field(default=10, ge=1, description="a connection between two requests")
     max_connections: int = Field(
         default=2048, ge=1, description="open connections of one gateway; silent ones make room first"
     )
     max_connections_per_address: int = Field(
         default=512, ge=0, description="of one client address (IPv6: one /64) with one gateway; 0 is unlimited"
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="names this service is called by, comma-separated, like shop.example or *.shop.example, beside "
+        "localhost, this machine's name and numeric addresses; * is any",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="pages of other origins that may call, comma-separated, like https://shop.example; * is any",
     )
     trusted_proxies: str = Field(
         default="private",
@@ -132,6 +150,32 @@ class Settings(BaseSettings):
             raise ValueError("write it like https://try.example.com or https://example.com/fitting")
         return value.rstrip("/") if value else None
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _of_names(cls, value: str) -> str:
+        for word in listed(value):
+            if not _HOST_NAME.fullmatch(word):
+                raise ValueError(f"{word!r} is not a name like shop.example, *.shop.example or *, without a port")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _of_origins(cls, value: str) -> str:
+        for word in listed(value):
+            if not _ORIGIN.fullmatch(word):
+                raise ValueError(f"{word!r} is not an origin like https://shop.example or http://localhost:3000, or *")
+        return value
+
+    @property
+    def host_names(self) -> list[str]:
+        """The names of `allowed_hosts`, lower case."""
+        return listed(self.allowed_hosts)
+
+    @property
+    def origin_names(self) -> list[str]:
+        """The origins of `cors_origins`, lower case."""
+        return listed(self.cors_origins)
+
     @property
     def lora_files(self) -> list[tuple[Path, float]]:
         """The LoRA files and strengths of `loras`. Raises SettingsError for a strength that is not a number."""
@@ -151,6 +195,16 @@ class Settings(BaseSettings):
             or parts.hostname in ("localhost", "::1")
             or (parts.hostname or "").startswith("127.")
         )
+
+    @property
+    def keys_required(self) -> bool:
+        """`auth_required`, or whether there is a key file."""
+        return self.api_keys_file is not None if self.auth_required is None else self.auth_required
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """Whether others than this machine may reach `host`."""
+        return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
     def signing_key(self) -> bytes:
         """The key of signed addresses: `url_secret`, or one kept in the data folder (made once, mode 0600).
@@ -172,6 +226,11 @@ class Settings(BaseSettings):
         finally:
             draft.unlink()
         return path.read_text().encode()
+
+
+def listed(text: str) -> list[str]:
+    """The words of a comma-separated setting, lower case."""
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
 
 
 def parse_loras(given: list[str]) -> list[tuple[Path, float]]:

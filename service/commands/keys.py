@@ -35,7 +35,7 @@ def new(
     """Make a key, add its digest to the file and print the key, once.
 
     Example: changeroom keys new shop --file keys.json --rate-per-minute 1200
-    Serve with CHANGEROOM_API_KEYS_FILE=keys.json CHANGEROOM_AUTH_REQUIRED=true
+    Serve with CHANGEROOM_API_KEYS_FILE=keys.json
     """
     from pydantic import ValidationError
 

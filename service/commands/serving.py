@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.model_options import BACKEND_HELP, DEVICE_HELP, DTYPE_HELP, MODEL_HELP
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 SetOption = Annotated[
     list[str] | None,
@@ -52,7 +55,11 @@ def up(
         "port": port, "host": host, "data_dir": data, "model": model, "workers": workers,
         "backend": backend, "device": device, "dtype": dtype, "redis_url": redis_url,
     }  # fmt: skip
-    raise typer.Exit(run_up(load_settings(**given)))
+    settings = load_settings(**given)
+    _open_only_if_said(settings)
+    if settings.listens_beyond_loopback and not settings.keys_required:
+        typer.echo(f"no key is asked for: whoever reaches {settings.host} may use this service", err=True)
+    raise typer.Exit(run_up(settings))
 
 
 def gateway(
@@ -72,6 +79,7 @@ def gateway(
         "port": port, "host": host, "data_dir": data, "redis_url": redis_url,
     }  # fmt: skip
     settings = load_settings(**given)
+    _open_only_if_said(settings)
     from service.gateway.app import serve
     from service.telemetry import configure_logging
 
@@ -105,6 +113,18 @@ def worker(
 
     configure_logging(settings)
     raise typer.Exit(run_worker(settings))
+
+
+def _open_only_if_said(settings: Settings) -> None:
+    """Raises SettingsError for a service that others could reach and use without a key, where nobody said so."""
+    from service.settings import SettingsError
+
+    if settings.listens_beyond_loopback and settings.auth_required is None and not settings.keys_required:
+        raise SettingsError(
+            f"others than this machine can reach {settings.host}, and no key would be asked for: make one with "
+            "`changeroom keys new NAME --file keys.json` and set CHANGEROOM_API_KEYS_FILE=keys.json, or say "
+            "CHANGEROOM_AUTH_REQUIRED=off to let everybody in"
+        )
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

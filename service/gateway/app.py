@@ -18,8 +18,10 @@ from service import telemetry
 from service.errors import ServiceError, StoreUnavailable
 from service.gateway.http import problems
 from service.gateway.http.connections import guarded_protocol
+from service.gateway.http.door import Door
 from service.gateway.http.encodings import ContentEncoding
 from service.gateway.http.limits import BodyLimit
+from service.gateway.http.origins import Cors
 from service.gateway.http.own_address import OwnAddress
 from service.gateway.http.request_context import RequestContext
 from service.gateway.routes import fashn, native, openai, ops, reference
@@ -65,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     keys = KeyRing(settings)
     metrics = Metrics()
     address = OwnAddress(settings)
-    if settings.auth_required and settings.url_secret is None and not settings.store_is_local:
+    if settings.keys_required and settings.url_secret is None and not settings.store_is_local:
         log.warning(
             "CHANGEROOM_URL_SECRET is not set: picture addresses signed here are refused by other gateways; "
             "give all gateways the same one"
@@ -124,6 +126,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(ContentEncoding)
     app.add_middleware(EarlyRefusals)
+    app.add_middleware(Door, settings=settings)
+    app.add_middleware(Cors, settings=settings)
     app.add_middleware(RequestContext)
     return app
 
@@ -174,6 +178,8 @@ def serve(settings: Settings) -> None:
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
     free_port(settings.host, settings.port)
+    if settings.listens_beyond_loopback and not settings.keys_required:
+        log.warning("no key is asked for: whoever reaches this address may use it", extra={"host": settings.host})
     Rewriter(settings)
     BlobStore.open(settings)
     server(settings).run()

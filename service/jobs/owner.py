@@ -3,8 +3,8 @@
 Events are written inside the atomic steps of `scripts/queue.lua`, so that a state and its event appear together. A
 reader that names the last id it saw gets everything after it, then what happens, to the terminal event. Of the many
 who follow jobs, one connection a process hears of every event and wakes those it concerns: a blocking read a follower
-would need a connection each. Such a notice is only a hint: it carries no data, may be lost, and followers look again
-on their own every few seconds.
+would need a connection each. Such a notice is only a hint: it carries no data and may be lost, so `places` looks after
+all followed jobs every second.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from redis.asyncio.client import PubSub
 
 from service.errors import NotFound
 from service.jobs import store_keys
+from service.jobs.places import Places
 from service.jobs.schemas import TERMINAL, Event, JobRecord
 from service.jobs.store import Store
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FOLLOW_S = 5.0
-POSITION_S = 1.0
 LISTEN_S = 5.0
 RETRY_S = 0.5
 _EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
@@ -90,15 +89,14 @@ class Owner:
 
         Raises StoreUnavailable.
         """
-        async with self.event_log.notices.follow(job_id) as notice:
+        events = self.event_log
+        async with events.notices.follow(job_id) as notice, events.places.watch(job_id, notice):
             while True:
                 notice.clear()
                 record = await self.get(job_id)
                 if record is None or record.status in TERMINAL:
                     return record
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(FOLLOW_S):
-                        await notice.wait()
+                await notice.wait()
 
 
 class EventLog:
@@ -107,9 +105,11 @@ class EventLog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.notices = Notices(store)
+        self.places = Places(store)
 
     async def close(self) -> None:
         """Stop listening; followers end with StoreUnavailable or their last event."""
+        await self.places.close()
         await self.notices.close()
 
     async def subscribe(self, job_id: str, last_id: str | None = None) -> AsyncIterator[Event]:
@@ -123,7 +123,7 @@ class EventLog:
         if last_id is not None and not _EVENT_ID.fullmatch(last_id):
             raise ValueError("a last event id looks like 1700000000000-0")
         last, position, settled = last_id or "0", -1, False
-        async with self.notices.follow(job_id) as notice:
+        async with self.notices.follow(job_id) as notice, self.places.watch(job_id, notice):
             while True:
                 notice.clear()
                 for event in await self.after(job_id, last):
@@ -146,9 +146,7 @@ class EventLog:
                     position = place[1]
                     yield Event(id=last, type="queued", data={"status": "queued", "position": position})
                 if not settled:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(POSITION_S if queued else FOLLOW_S):
-                            await notice.wait()
+                    await notice.wait()
 
     async def _ending(self, job_id: str) -> Event | None:
         """The terminal event of a job whose events are gone, from its record; None when that went too."""

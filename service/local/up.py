@@ -77,7 +77,7 @@ def _serve(settings: Settings, port: int, store: EmbeddedServer | None, children
     with console.status(f"starting: loading {settings.model}"):
         _wait_until_ready(address, children)
     console.print(f"ready after {time.monotonic() - started:.1f} s")
-    if settings.auth_required:
+    if settings.keys_required:
         console.print("keys are required, so the sample person is not dressed; use a key of yours")
     else:
         with console.status("dressing the sample person"):

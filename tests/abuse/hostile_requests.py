@@ -13,6 +13,23 @@ from hostile_pictures import encoded, plain, small
 
 PATIENCE_S = 90.0
 PERSON, SHIRT = encoded(plain(), "JPEG"), small("PNG")
+SURROGATES = (b"\\ud800", b"\\udfff\\ud800", b"\xed\xa0\x80", b"%ED%A0%80")
+OFFERS = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    b"Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
+)
+HOSTS = (
+    b"Host: localhost\r\nHost: localhost\r\n",
+    b"Host: evil.example\r\n",
+    b"Host: [::1]:8000\r\n",
+    b"Host: localhost:99999\r\n",
+    b"Host: localhost@evil.example\r\n",
+    b"Host:\r\n",
+    b"Host: localhost\r\nOrigin: http://evil.example\r\n",
+    b"",
+)
+TRAILERS = (b"a:b\r\n", b"Content-Length: 3\r\n", b"Host: evil.example\r\n", b"Authorization: Bearer cr_x\r\n")
 WORDS = (
     b"\r\n",
     b"\r\n\r\n",
@@ -25,6 +42,10 @@ WORDS = (
     b"Content-Encoding: gzip\r\n",
     b"Expect: 100-continue\r\n",
     b"Upgrade: h2c\r\nConnection: Upgrade\r\n",
+    b"Host: evil.example\r\n",
+    b"Origin: null\r\n",
+    b";a=b",
+    b"0\r\na:b\r\n",
     b"Range: bytes=0-0,1-1\r\n",
     b"99999999999999999999",
     b"-1",
@@ -34,7 +55,7 @@ WORDS = (
     b"%00",
     b"%2e%2e%2f",
     b"../",
-    b"\\ud800",
+    *SURROGATES,
     "🙂".encode(),
     b"A" * 5000,
 )
@@ -49,6 +70,7 @@ def form(*parts: tuple[str, bytes, bool]) -> bytes:
     return body + b"--b--\r\n"
 
 
+SHAPES = ("line", "headers", "body", "body", "all", "trailers", "upgrade", "host", "surrogate")
 FORM, JSON = b"multipart/form-data; boundary=b", b"application/json"
 BASES: tuple[tuple[bytes, bytes, bytes], ...] = (
     (
@@ -102,13 +124,31 @@ def damaged(draw: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
-def whole(line: bytes, kind: bytes, body: bytes, chosen: bytes = b"", length: int | None = None) -> bytes:
+HOST = b"Host: localhost\r\n"
+
+
+def whole(
+    line: bytes, kind: bytes, body: bytes, chosen: bytes = b"", length: int | None = None, host: bytes = HOST
+) -> bytes:
     """A request of one of BASES; `chosen` are more headers, `length` what it says of its body."""
-    head = line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + chosen
+    head = line + b" HTTP/1.1\r\n" + host + b"Connection: close\r\n" + chosen
     if kind:
         told = len(body) if length is None else length
         head += b"Content-Type: " + kind + b"\r\nContent-Length: " + str(told).encode() + b"\r\n"
     return head + b"\r\n" + body
+
+
+def chunked(draw: random.Random, line: bytes, kind: bytes, body: bytes) -> bytes:
+    """A request in chunks, with extensions and trailers."""
+    head = line + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\nContent-Type: " + kind + b"\r\n"
+    out, at = head + b"Transfer-Encoding: chunked\r\n\r\n", 0
+    while at < len(body):
+        size = draw.randrange(1, len(body) + 1)
+        extension = b";" + b"e" * draw.randrange(200) if draw.random() < 0.5 else b""
+        out += b"%x" % len(body[at : at + size]) + extension + b"\r\n" + body[at : at + size] + b"\r\n"
+        at += size
+    many = draw.choice((0, 1, 3, 1000, 100_000))
+    return out + b"0\r\n" + draw.choice(TRAILERS) * many + b"\r\n"
 
 
 def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
@@ -116,7 +156,7 @@ def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
     draw = random.Random(seed)
     for number in range(count):
         line, kind, body = draw.choice(BASES)
-        where = draw.choice(("line", "headers", "body", "body", "all"))
+        where = draw.choice(SHAPES)
         chosen = b"".join(draw.sample(HEADERS, draw.randrange(3)))
         if where == "body" and body:
             body = damaged(draw, body)
@@ -124,9 +164,20 @@ def mutants(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
             line = damaged(draw, line)
         if where == "headers":
             chosen = damaged(draw, chosen + b"X-Request-Id: fuzz\r\n")
+        if where == "surrogate":
+            target = line if not body or draw.random() < 0.2 else body
+            at = draw.randrange(len(target) + 1)
+            spoilt = target[:at] + draw.choice(SURROGATES) + target[at:]
+            line, body = (spoilt, body) if target is line else (line, spoilt)
+        if where == "upgrade":
+            chosen += draw.choice(OFFERS)
         length = len(body) if draw.random() < 0.95 else draw.randrange(2 * len(body) + 2)
-        request = whole(line, kind, body, chosen, length)
-        yield f"request-{where}-seed{seed}-{number}", damaged(draw, request) if where == "all" else request
+        request = whole(line, kind, body, chosen, length, draw.choice(HOSTS) if where == "host" else HOST)
+        if where == "trailers":
+            request = chunked(draw, line, kind or JSON, body)
+        if where == "all" or (where in ("trailers", "upgrade", "host") and draw.random() < 0.3):
+            request = damaged(draw, request)
+        yield f"request-{where}-seed{seed}-{number}", request
 
 
 def asked(besieged: Besieged, request: bytes) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from besieged import Besieged
 from fuzz import Findings
-from hostile_requests import BASES, asked, mutants, whole, wrong_with
+from hostile_requests import BASES, SHAPES, asked, mutants, whole, wrong_with
 
 REQUESTS = 80
 
@@ -24,6 +24,19 @@ def test_random_damage_to_requests_is_answered_or_closed(besieged: Besieged) -> 
     assert not wrong
     statuses = {answer[9:12] for answer in said}
     assert b"202" in statuses and b"404" in statuses and len(statuses) > 4, statuses
+
+
+def test_every_shape_of_damage_is_tried_and_the_same_seed_tries_the_same() -> None:
+    batch = list(mutants(7, 200))
+    assert {name.split("-")[1] for name, _ in batch} == set(SHAPES)
+    for shape, word in (
+        ("trailers", b"\r\n0\r\n"),
+        ("upgrade", b"pgrade"),
+        ("host", b"evil"),
+        ("surrogate", b"\xed\xa0"),
+    ):
+        assert any(word in request for name, request in batch if shape in name), shape
+    assert batch == list(mutants(7, 200))
 
 
 PROBLEM = b'HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n\r\n{"status":400,"code":"x"}'

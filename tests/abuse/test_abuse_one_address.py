@@ -18,8 +18,8 @@ from service.settings import Settings, SettingsError
 
 CAP = 8
 GREEDY, BYSTANDER, PROXY = "127.0.0.2", "127.0.0.3", "127.0.0.1"
-POST = b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
-GET = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+POST = b"POST /v1/try-ons HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 needs_loopback = pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
 

@@ -16,10 +16,13 @@ from besieged import ANSWER_S, MIB, STALL_S, Besieged
 SLOW = 8
 SILENT = 400
 HEAD = (
-    b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"POST /v1/try-ons HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 100000\r\n\r\n"
 )
-CHUNKED = b"POST /v1/run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = (
+    b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
 
 TRICKLES: dict[str, tuple[bytes, Callable[[], bytes], bytes]] = {
     "nothing at all": (b"", lambda: b"", b""),
@@ -99,7 +102,7 @@ def test_followers_that_never_read_hold_little(besieged: Besieged) -> None:
         path = made["links"]["events"].encode()
         sockets = [besieged.connect(receive_buffer=4096) for _ in range(100)]
         for raw in sockets:
-            raw.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            raw.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         done = client.get(made["links"]["self"], headers={"Prefer": "wait=30"})
         assert done.json()["status"] == "succeeded"
         for raw in sockets:

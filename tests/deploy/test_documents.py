@@ -29,4 +29,7 @@ def test_times_and_bounds_are_the_defaults() -> None:
     assert (default["body_limit_bytes"], default["image_limit_bytes"]) == (80 << 20, 15 << 20)
     assert default["max_megapixels"] == 40
     assert "`CHANGEROOM_MAX_CONNECTIONS_PER_ADDRESS` (512)" in text and default["max_connections_per_address"] == 512
-    assert "**Authentication is off by default**" in text and default["auth_required"] is False
+    assert "**Keys are asked for where there is a key file**" in text and default["auth_required"] is None
+    assert default["api_keys_file"] is None
+    assert "`CHANGEROOM_MAX_SLOW_BODIES` (64)" in text and default["max_slow_bodies"] == 64
+    assert "`CHANGEROOM_BODY_PAUSE_S` (20)" in text and default["body_pause_s"] == 20

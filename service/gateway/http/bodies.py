@@ -1,28 +1,41 @@
-"""Bodies as they come in: forms spooled to temporary files, JSON, pictures inside JSON; all within bounds.
+"""Bodies as they come in: forms and raw bodies spooled to temporary files, JSON, pictures inside JSON; within bounds.
 
-JSON is counted while it arrives and refused by its structure before it is parsed, so that a hostile document
-cannot hold the event loop.
+While a body comes, no more of it than `limits.IN_MEMORY_BYTES` is in memory: each part beyond its spool goes to disk.
+JSON is refused by its structure while it arrives and parsed in a thread, so that a hostile document cannot hold the
+event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
+import logging
 import re
-from typing import Any
+from collections.abc import Callable
+from tempfile import SpooledTemporaryFile
+from typing import Any, cast
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, ServiceError, UnprocessableRequest
+from service.gateway.http.json_bodies import Structure, parse_body, refuse_constant
+from service.gateway.http.limits import upload_whole, uploads_full
+from service.gateway.http.texts import check_bytes, check_values
 from service.settings import Settings
+
+log = logging.getLogger("changeroom.gateway")
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 256 * 1024
-MAX_JSON_STRUCTURE = 20_000
-SPOOL_BYTES = 4 * 1024 * 1024
+MAX_TEXT_BYTES = 1024 * 1024
+PART_SPOOL_BYTES = 64 * 1024
+BODY_SPOOL_BYTES = 1024 * 1024
+BASE64_PIECE = 1 << 20
 
 _DATA_URL = re.compile(r"^data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
 _WEB_URL = re.compile(r"^\s*(https?|ftp|file)://", re.IGNORECASE)
@@ -31,6 +44,31 @@ _WEB_URL = re.compile(r"^\s*(https?|ftp|file)://", re.IGNORECASE)
 def media_type(request: Request) -> str:
     """The bare media type of the request body, lower case."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+class _Form(MultiPartParser):
+    """Starlette's parser, which takes text of any kind, with a bound on all text together and an eye on its bytes."""
+
+    spool_max_size = PART_SPOOL_BYTES
+    text_bytes = 0
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        _, options = parse_options_header(self._current_part.content_disposition)
+        check_bytes(options[b"name"], self._charset, "the name of a part")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self.text_bytes += end - start
+            if self.text_bytes > MAX_TEXT_BYTES:
+                raise _text_too_large(f"All text fields together are limited to {MAX_TEXT_BYTES // 1024} kB")
+        super().on_part_data(data, start, end)
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None:
+            check_bytes(part.data, self._charset, part.field_name[:64])
+        super().on_part_end()
 
 
 class form_of:
@@ -42,16 +80,16 @@ class form_of:
         self._form: FormData | None = None
 
     async def __aenter__(self) -> FormData:
-        parser = MultiPartParser(
+        parser = _Form(
             self._request.headers,
             self._request.stream(),
             max_files=self._settings.max_images + 8,
             max_fields=MAX_FIELDS,
             max_part_size=MAX_FIELD_BYTES,
         )
-        parser.spool_max_size = SPOOL_BYTES
         try:
             self._form = await parser.parse()
+            upload_whole(self._request)
         except MultiPartException as error:
             if error.message.startswith("Too many"):
                 raise PayloadTooLarge(
@@ -59,11 +97,13 @@ class form_of:
                     code="too-many-parts",
                 ) from error
             if "maximum size" in error.message:
-                raise PayloadTooLarge(
-                    f"A text field is limited to {MAX_FIELD_BYTES // 1024} kB; send pictures as file parts.",
-                    code="field-too-large",
-                ) from error
+                raise _text_too_large(f"A text field is limited to {MAX_FIELD_BYTES // 1024} kB") from error
             raise InvalidRequest(f"The multipart body cannot be read: {error.message}") from error
+        except OSError as error:
+            raise _no_disk(error) from error
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self._form
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,33 +111,48 @@ class form_of:
             await self._form.close()
 
 
-async def read_json(request: Request) -> Any:
-    """The JSON body. Raises InvalidRequest when it is not JSON or has an absurd number of values."""
-    chunks: list[bytes] = []
-    structure = 0
-    async for chunk in request.stream():
-        structure += chunk.count(b",") + chunk.count(b"[") + chunk.count(b"{") + chunk.count(b":")
-        if structure > MAX_JSON_STRUCTURE:
-            raise InvalidRequest(f"The JSON has more than {MAX_JSON_STRUCTURE} values.", code="invalid-json")
-        chunks.append(chunk)
+def _text_too_large(said: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"{said}; send pictures as file parts.", code="field-too-large")
+
+
+def _no_disk(error: OSError) -> ServiceError:
+    log.error("an upload cannot be kept on disk", extra={"cause": error.strerror})
+    return uploads_full()
+
+
+async def read_body(request: Request, watch: Callable[[bytes], None] = lambda chunk: None) -> bytes:
+    """The whole body, on disk while it comes; `watch` sees each piece and may raise. Raises QueueFull."""
     try:
-        return json.loads(b"".join(chunks), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid-json") from error
+        with SpooledTemporaryFile(max_size=BODY_SPOOL_BYTES) as file:
+            spool = UploadFile(cast(Any, file))
+            async for chunk in request.stream():
+                watch(chunk)
+                await spool.write(chunk)
+            upload_whole(request)
+            await spool.seek(0)
+            return await spool.read()
+    except OSError as error:
+        raise _no_disk(error) from error
+
+
+async def read_json(request: Request) -> Any:
+    """The JSON body. Raises InvalidRequest when it is not JSON or has an absurd number of values, PayloadTooLarge
+    when it is large without its pictures, UnprocessableRequest when it holds what is no text.
+    """
+    data = await read_body(request, Structure().add)
+    return await asyncio.to_thread(parse_body, data)
 
 
 def json_text(text: str, name: str) -> Any:
     """The JSON value of a form field. Raises UnprocessableRequest."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=refuse_constant)
+        check_values(value, name)
     except (ValueError, RecursionError) as error:
         raise UnprocessableRequest(
             f"{name}: send one JSON object; this is not valid JSON: {error}.", code="invalid-json", pointer=name
         ) from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    return value
 
 
 def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
@@ -116,13 +171,24 @@ def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
     if len(encoded) * 3 // 4 > settings.image_limit_bytes + 2:
         raise too_large(name, settings)
     try:
-        return base64.b64decode(encoded, validate=True)
+        return _from_base64(encoded)
     except (binascii.Error, ValueError) as error:
         raise UnprocessableRequest(
             f"{name}: this is neither base64 nor a data: URL with base64; send the picture as one of them.",
             code="invalid-base64",
             pointer=name,
         ) from error
+
+
+def _from_base64(encoded: str) -> bytes:
+    """In pieces, between which other threads may run. Raises ValueError."""
+    pieces = []
+    for start in range(0, len(encoded), BASE64_PIECE):
+        piece = encoded[start : start + BASE64_PIECE]
+        if "=" in piece and start + BASE64_PIECE < len(encoded):
+            raise ValueError("padding before the end")
+        pieces.append(base64.b64decode(piece, validate=True))
+    return b"".join(pieces)
 
 
 def too_large(name: str, settings: Settings) -> ServiceError:

@@ -10,6 +10,11 @@ from starlette.datastructures import Headers
 from service.errors import InvalidRequest
 
 MAX_WAIT_S = 60.0
+SAID_ONCE = (
+    *("host", "origin", "authorization", "x-api-key", "content-type", "content-length", "content-encoding"),
+    *("sec-fetch-site", "last-event-id"),
+)
+"""Headers that decide who asks for what: who reads the first of two and who reads the last would disagree."""
 
 _WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"^(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6}(?:\.\d{1,3})?)s?)?$", re.ASCII)
@@ -24,6 +29,16 @@ def single(headers: Headers, name: str) -> str | None:
     if len(values) > 1:
         raise InvalidRequest(f"{name} was sent {len(values)} times.", code="invalid-header", pointer=name)
     return values[0] if values else None
+
+
+def said_twice(headers: Headers) -> InvalidRequest | None:
+    """The refusal of the first of `SAID_ONCE` that was sent more than once, or None."""
+    names = [name for name, _ in headers.raw]
+    for name in SAID_ONCE:
+        if names.count(name.encode()) > 1:
+            shown = "-".join(word.capitalize() for word in name.split("-"))
+            return InvalidRequest(f"{shown} was sent more than once.", code="invalid-header", pointer=shown)
+    return None
 
 
 def prefer_wait(value: str | None) -> float | None:

@@ -112,6 +112,18 @@ def response(error: ServiceError, request: Request) -> Response:
     )
 
 
+def on_the_wire(error: ServiceError) -> bytes:
+    """The error as the last answer of a connection, where no application has been asked."""
+    body = json.dumps(of_error(error), separators=(",", ":")).encode()
+    retry = f"retry-after: {error.retry_after}\r\n" if error.retry_after is not None else ""
+    head = (
+        f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\n"
+        f"content-length: {len(body)}\r\n" + retry + "connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class _HttpError(ServiceError):
     """An HTTP error raised by the framework itself, such as 404 or 405, given our shape."""
 
@@ -129,7 +141,7 @@ class RequestTimeout(ServiceError):
 
 
 class HeadTooLarge(ServiceError):
-    """uvicorn keeps headers of any size; nothing honest needs this much."""
+    """uvicorn keeps headers, and what stands around a body, of any size; nothing honest needs this much."""
 
     status, code, title = 431, "headers-too-large", "The request headers are too large"
 

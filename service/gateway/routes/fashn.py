@@ -6,6 +6,7 @@ the native API can say skirts. Pictures come as data: URLs or base64; this servi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Annotated, Literal
 
@@ -99,7 +100,7 @@ async def run_prediction(
     inputs = body.inputs
     pictures = {}
     for name in ("model_image", "garment_image"):
-        pictures[name] = decode_image_text(getattr(inputs, name), name, parts.settings)
+        pictures[name] = await asyncio.to_thread(decode_image_text, getattr(inputs, name), name, parts.settings)
         if not pictures[name]:
             raise empty_image(name)
     garment = RequestedGarment(pictures["garment_image"], category=CATEGORIES[inputs.category], name="garment_image")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.gateway.http import headers, sse
-from service.gateway.http.bodies import file_bytes, form_of, media_type
+from service.gateway.http.bodies import file_bytes, form_of, media_type, read_body
 from service.gateway.http.limits import release_upload
 from service.gateway.http.request_context import timed
 from service.gateway.routes.departures import CLOSED, ClientLeft
@@ -272,7 +272,7 @@ async def put_garment(
             category = cast(Category, given)
         layer = words[:MAX_LAYER] if isinstance(words, str) and words else layer
     elif kind.startswith("image/"):
-        data = await request.body()
+        data = await read_body(request)
     else:
         raise UnsupportedMediaType(
             "Send the picture itself as image/*, or multipart/form-data with a part named image.",

@@ -12,10 +12,12 @@ from service.egress import ForbiddenTarget
 from service.errors import (
     Conflict,
     EngineUnavailable,
+    Forbidden,
     Gone,
     IdempotencyMismatch,
     InvalidImage,
     InvalidRequest,
+    MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
     QueueFull,
@@ -32,12 +34,14 @@ from service.gateway.http.dialects import Dialect, status_of
 MEANINGS = {
     400: "The request cannot be read.",
     401: "A valid API key is needed.",
+    403: "Not from a page of this origin.",
     404: "There is no such thing.",
     408: "The request arrived too slowly.",
     409: "Not in a state for this.",
     410: "It was here and has been erased.",
     413: "The upload is too large.",
     415: "This kind of body or file is not accepted.",
+    421: "The host name is none of this service's.",
     422: "Readable, but it cannot be carried out.",
     429: "Rate, concurrency or quota of the key, or connections of the address; `code` tells which.",
     431: "The request headers are too large.",
@@ -58,6 +62,16 @@ SAMPLES: tuple[ServiceError, ...] = (
     Unauthorized("The key is not of the form cr_ and 43 characters; copy it again in full.", code="malformed-key"),
     Unauthorized("This key is not known here; it may have been revoked.", code="unknown-key"),
     Unauthorized("The token of this address does not fit; read the try-on again.", code="invalid-token"),
+    Forbidden(
+        "A page of this origin may not do this; add the origin to CHANGEROOM_CORS_ORIGINS.",
+        code="origin-not-allowed",
+        pointer="Origin",
+    ),
+    MisdirectedRequest(
+        "This service does not answer to 'evil.example'; add the name to CHANGEROOM_ALLOWED_HOSTS.",
+        code="host-not-allowed",
+        pointer="Host",
+    ),
     NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on"),
     NotFound("There is no garment with this sku; put it with PUT /v1/garments/{sku}.", code="unknown-sku"),
     NotFound("No ready worker has this model; GET /v1/models tells those there are.", code="unknown-model"),
@@ -102,6 +116,11 @@ SAMPLES: tuple[ServiceError, ...] = (
         "garments.0: there is no garment 'COAT-7'; put it with PUT /v1/garments/COAT-7 first.",
         code="unknown-sku",
         pointer="garments.0",
+    ),
+    UnprocessableRequest(
+        "metadata.order: this text is not Unicode (half of a surrogate pair, or bytes that are not UTF-8); send UTF-8.",
+        code="invalid-text",
+        pointer="metadata.order",
     ),
     UnprocessableRequest("seed: must be a whole number.", code="invalid-field", pointer="seed"),
     UnprocessableRequest(
@@ -189,7 +208,10 @@ SAMPLES: tuple[ServiceError, ...] = (
     problems.HeadTooLarge("Request line and headers may have at most 64 kB."),
 )
 
-EVERYWHERE = ("unknown-parameter", "headers-too-large", "address-limited", "internal", "too-many-connections")
+EVERYWHERE = (
+    *("unknown-parameter", "headers-too-large", "address-limited", "internal", "too-many-connections"),
+    *("invalid-header", "host-not-allowed", "origin-not-allowed", "invalid-text"),
+)
 ASKED = ("invalid-request", "missing-key", "malformed-key", "unknown-key", "store-unavailable")
 BODY = (
     *("request-timeout", "body-too-large", "unsupported-content-type", "uploads-full"),

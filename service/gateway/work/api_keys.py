@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from service.errors import Unauthorized
+from service.errors import InvalidRequest, Unauthorized
 from service.jobs.schemas import Limits
 from service.settings import Settings, SettingsError
 
@@ -81,7 +81,7 @@ class KeyRing:
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError when the file is missing or not of its shape."""
         self._path: Path | None = settings.api_keys_file
-        self._required = settings.auth_required
+        self._required = settings.keys_required
         self._limits = Limits(
             rate_per_minute=settings.rate_per_minute,
             concurrency=settings.concurrency_per_key,
@@ -170,8 +170,12 @@ class KeyRing:
 
 
 def presented(request: Request) -> str | None:
-    """The key of `Authorization: Bearer` or `X-API-Key`, or None."""
+    """The key of `Authorization: Bearer` or `X-API-Key`, or None. Raises InvalidRequest for two that differ."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return request.headers.get("x-api-key") or None
+    bearer = value.strip() if scheme.lower() == "bearer" else ""
+    other = request.headers.get("x-api-key", "")
+    if bearer and other and bearer != other:
+        raise InvalidRequest(
+            "Authorization and X-API-Key hold two keys; send one.", code="invalid-header", pointer="X-Api-Key"
+        )
+    return bearer or other or None

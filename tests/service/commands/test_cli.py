@@ -112,7 +112,10 @@ def test_wrong_usage_exits_2_without_a_traceback(changeroom: Changeroom, words: 
         (["gateway"], {"CHANGEROOM_API_KEYS_FILE": "/none/keys.json"}, "/none/keys.json: No such file"),
         (["gateway"], {"CHANGEROOM_REWRITER_URL": "http://127.0.0.1:1"}, "CHANGEROOM_REWRITER_MODEL"),
         (["gateway"], {"CHANGEROOM_BLOB_URL": "ftp://127.0.0.1"}, "blob store (ftp) cannot be opened"),
-        (["gateway", "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1:8000"),
+        (["gateway", "--host", "192.0.2.1"], {"CHANGEROOM_AUTH_REQUIRED": "off"}, "cannot listen on 192.0.2.1:8000"),
+        (["gateway", "--host", "0.0.0.0"], {}, "say CHANGEROOM_AUTH_REQUIRED=off to let everybody in"),
+        (["gateway"], {"CHANGEROOM_HOST": "::"}, "CHANGEROOM_API_KEYS_FILE=keys.json"),
+        (["up", "--model", "null", "--host", "192.168.1.5"], {}, "others than this machine can reach 192.168.1.5"),
         (["tryon", "--person", "none.png", "--garment", "tops=none.png"], {}, "none.png"),
     ],
 )

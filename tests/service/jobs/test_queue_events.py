@@ -70,8 +70,8 @@ async def test_a_follower_that_came_back_mid_run_gets_the_rest_live(queue: JobQu
 
 
 async def test_an_event_wakes_its_follower(queue: JobQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who follows does not look again by himself in the time of this test."""
-    monkeypatch.setattr("service.jobs.owner.FOLLOW_S", 120.0)
+    """No round looks after it in the time of this test."""
+    monkeypatch.setattr("service.jobs.places.ROUND_S", 120.0)
     job_id = await hand.post()
     claim = await hand.claim_one()
     following = asyncio.create_task(collect(queue, job_id))

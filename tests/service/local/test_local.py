@@ -132,7 +132,7 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
     assert running.stop() == 0
     assert all(gone(pid) for pid in (*children.values(), store))
 
-    again = Up(tmp_path / "data", "--host", "0.0.0.0")
+    again = Up(tmp_path / "data", "--host", "0.0.0.0", "--set", "auth_required=off")
     try:
         again.wait_for("serving until Ctrl-C")
         if (own := own_address()) is not None:

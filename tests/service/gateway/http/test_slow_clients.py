@@ -14,7 +14,7 @@ import pytest
 from gateway_live import Live, closed_after, picture
 from PIL import Image
 
-from service.gateway.http.connections import FLOOR_BYTES_PER_S
+from service.gateway.http.arrivals import FAIR_BYTES_PER_S
 
 TIMEOUT_S = 1.0
 SLOW_S = 3.0
@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def strict(launch: Callable[..., Live]) -> Live:
-    return launch(header_timeout_s=TIMEOUT_S, body_idle_timeout_s=TIMEOUT_S)
+    return launch(header_timeout_s=TIMEOUT_S, body_idle_timeout_s=TIMEOUT_S, body_pause_s=TIMEOUT_S)
 
 
 def until_closed(live: Live, left: int) -> None:
@@ -50,7 +50,7 @@ def test_a_silent_connection_is_closed(strict: Live) -> None:
 def test_trickled_headers_are_closed_with_408(strict: Live) -> None:
     with connected(strict) as raw:
         started = time.monotonic()
-        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
         raw.settimeout(0.1)
         said = b""
         while time.monotonic() - started < PATIENCE_S:
@@ -75,7 +75,7 @@ def test_what_is_not_http_is_told_so(strict: Live) -> None:
 
 def test_empty_lines_do_not_keep_a_connection(strict: Live) -> None:
     with connected(strict) as raw:
-        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert raw.recv(65536).startswith(b"HTTP/1.1 200")
         raw.settimeout(0.1)
         started, closed = time.monotonic(), False
@@ -91,7 +91,7 @@ def test_empty_lines_do_not_keep_a_connection(strict: Live) -> None:
 
 
 HEAD = (
-    b"POST /v1/try-ons HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"POST /v1/try-ons HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 100000\r\n\r\n"
 )
 PART = b'--b\r\nContent-Disposition: form-data; name="person"; filename="p"\r\n\r\n'
@@ -145,7 +145,7 @@ def test_a_reader_that_stops_reading_is_closed(strict: Live) -> None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.settimeout(PATIENCE_S)
         raw.connect(("127.0.0.1", strict.port()))
-        raw.sendall(f"GET {answer['result']['url']} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 20)
+        raw.sendall(f"GET {answer['result']['url']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 20)
         until_closed(strict, before)
         _, said = closed_after(raw)
     assert size > 500_000 and len(said) < 20 * size
@@ -157,11 +157,11 @@ def test_an_honest_slow_upload_and_a_long_wait_survive(launch: Callable[..., Liv
     body = httpx.Request(
         "POST",
         "http://x/v1/try-ons",
-        files=[("person", ("p.jpg", picture(600, 800))), ("garment", ("g.jpg", picture()))],
+        files=[("person", ("p.jpg", picture(1800, 2400))), ("garment", ("g.jpg", picture()))],
     )
     data = body.read()
     step = math.ceil(len(data) * 0.3 / (1.5 * SLOW_S))
-    assert step / 0.3 > 2 * FLOOR_BYTES_PER_S
+    assert step / 0.3 > FAIR_BYTES_PER_S
 
     def slowly() -> Iterator[bytes]:
         for start in range(0, len(data), step):

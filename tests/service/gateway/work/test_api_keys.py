@@ -145,7 +145,7 @@ def test_high_priority_is_for_keys_that_have_it(guarded: Live, keys: dict[str, s
 
 
 def test_where_keys_are_not_required_anyone_may_be_in_a_hurry(launch: Callable[..., Live], key_file: Path) -> None:
-    with launch(api_keys_file=key_file).client() as client:
+    with launch(api_keys_file=key_file, auth_required=False).client() as client:
         assert client.post("/v1/try-ons", files=FILES, data={"priority": "high"}).status_code == 202
 
 
@@ -188,11 +188,26 @@ def test_a_full_queue_is_503_with_retry_after(launch: Callable[..., Live]) -> No
         tight.resume()
 
 
+def test_where_there_is_a_key_file_keys_are_asked_for(launch: Callable[..., Live], key_file: Path) -> None:
+    with launch(api_keys_file=key_file).client() as client:
+        answer = client.post("/v1/try-ons", files=FILES)
+        assert answer.status_code == 401 and answer.json()["code"] == "missing-key"
+
+
+def test_two_keys_that_differ_are_none(launch: Callable[..., Live], keys: dict[str, str], key_file: Path) -> None:
+    with launch(api_keys_file=key_file).client() as client:
+        one, other = list(keys.values())[:2]
+        both = bearer(one) | {"X-API-Key": other}
+        answer = client.get("/v1/models", headers=both)
+        assert answer.status_code == 400 and answer.json()["code"] == "invalid-header"
+        assert client.get("/v1/models", headers=bearer(one) | {"X-API-Key": one}).status_code == 200
+
+
 def test_a_key_is_revoked_by_changing_the_file(launch: Callable[..., Live], tmp_path: Path) -> None:
     key, entry = new_key("shop")
     path = tmp_path / "keys.json"
     path.write_text(KeyFile(keys=(entry,)).model_dump_json())
-    service = launch(api_keys_file=path)
+    service = launch(api_keys_file=path, auth_required=False)
     with service.client() as client:
         assert client.get("/v1/models", headers=bearer(key)).status_code == 200
         assert client.get("/v1/models").status_code == 200
