@@ -92,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
                 fleet=fleet,
                 webhooks=webhooks,
             )
-            upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs), name="upkeep")
+            upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs, tryons.words), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
             app.state.gateway = Gateway(settings, queue, tryons, garments, fleet, keys, metrics)
             yield

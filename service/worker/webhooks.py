@@ -18,6 +18,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -26,9 +27,10 @@ from urllib.parse import urlsplit
 import httpcore
 
 from service.egress import ForbiddenTarget, VettedBackend, check_url
-from service.errors import InvalidRequest, StoreUnavailable
+from service.errors import Gone, InvalidRequest, StoreUnavailable
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, JobRecord
+from service.jobs.words import Words
 
 log = logging.getLogger(__name__)
 
@@ -143,12 +145,14 @@ class WebhookDelivery:
         self,
         queue: JobQueue,
         sender: WebhookSender,
+        words: Words,
         *,
         delays: tuple[float, ...] = RETRY_DELAYS_S,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._queue = queue
         self._sender = sender
+        self._words = words
         self._delays = delays
         self._jitter = jitter
 
@@ -176,7 +180,7 @@ class WebhookDelivery:
     async def _deliver(self, job_id: str, tries: int) -> None:
         try:
             record = await self._queue.owner.get(job_id)
-            what = message(record) if record is not None else None
+            what = message(await self._words.open_record(record)) if record is not None else None
             answer = await self._sender.send(what) if what is not None else "refused"
             if answer == "failed" and tries <= len(self._delays):
                 pause = self._delays[tries - 1] * (0.5 + self._jitter())
@@ -185,5 +189,9 @@ class WebhookDelivery:
             if answer == "failed":
                 log.warning("webhook given up after %d tries", tries, extra={"job_id": job_id})
             await self._queue.webhooks.settle(job_id)
+        except Gone:
+            log.info("webhook of an erased job is dropped", extra={"job_id": job_id})
+            with suppress(StoreUnavailable):
+                await self._queue.webhooks.settle(job_id)
         except StoreUnavailable:
             log.info("webhook left to the next try", extra={"job_id": job_id})

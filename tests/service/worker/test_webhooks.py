@@ -17,8 +17,10 @@ from step_engine import StepEngine, ended, working
 from service.egress import ForbiddenTarget, VettedBackend, check_url, is_public
 from service.errors import InvalidRequest
 from service.jobs import store_keys
+from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRef, JobError, JobRecord, JobResult, JobSpec
+from service.jobs.words import Words
 from service.worker import webhooks
 from service.worker.webhooks import Message, WebhookDelivery, WebhookSender, message, signature, signing_key
 
@@ -95,11 +97,11 @@ async def test_a_receiver_that_is_not_there_is_a_failure():
 
 
 @asynccontextmanager
-async def delivering(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def delivering(queue: JobQueue, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Deliveries of what is due in the store, four quick tries each."""
     monkeypatch.setattr(webhooks, "POLL_S", 0.02)
     sender = WebhookSender(SECRET, allow_private=True)
-    delivery = WebhookDelivery(queue, sender, delays=(0.01, 0.01, 0.01))
+    delivery = WebhookDelivery(queue, sender, Words(blobs), delays=(0.01, 0.01, 0.01))
     running = asyncio.create_task(delivery.run_forever())
     try:
         yield
@@ -115,31 +117,31 @@ async def nothing_due(queue: JobQueue) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_failures_are_retried_with_the_same_id_until_accepted(settings, queue, submit, monkeypatch):
+async def test_failures_are_retried_with_the_same_id_until_accepted(settings, queue, blobs, submit, monkeypatch):
     async with receiving(b"500 Oops", b"429 Slow down", b"200 OK") as receiver:
         job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
         async with working(settings, StepEngine()):
             await ended(queue, job_id)
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert [headers["webhook-id"] for headers, _ in receiver.received] == [f"msg_{job_id}"] * 3
     assert {json.loads(body)["type"] for _, body in receiver.received} == {"try_on.succeeded"}
 
 
-async def test_a_delivery_is_given_up_after_the_last_try(queue, submit, monkeypatch):
+async def test_a_delivery_is_given_up_after_the_last_try(queue, blobs, submit, monkeypatch):
     async with receiving(b"500 Oops") as receiver:
         job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
         await queue.owner.cancel(job_id)
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert len(receiver.received) == 4
     assert json.loads(receiver.received[0][1])["type"] == "try_on.canceled"
 
 
-async def test_an_erased_job_tells_nobody(queue, submit, monkeypatch):
+async def test_an_erased_job_tells_nobody(queue, blobs, submit, monkeypatch):
     async with receiving(b"200 OK") as receiver:
         await queue.owner.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
-        async with delivering(queue, monkeypatch):
+        async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert receiver.received == []
 
