@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     log_rewrite_s: int = Field(
         default=900, ge=0, description="how often the store rewrites its log, so that deleted things leave it; 0 is off"
     )
+    store_memory_bytes: int = Field(
+        default=512 * MIB, ge=0, description="what the embedded store may hold before it takes nothing new; 0: no bound"
+    )
     store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
 
     webhooks_enabled: bool = False
