@@ -2,6 +2,11 @@
 
 The address of a receiver is checked when we connect, and the connection goes to exactly the address that was
 checked, so a name that resolves differently a moment later (DNS rebinding) gains nothing.
+
+Which addresses are public is written down here and not left to `ipaddress`, whose answer is not the same in every
+Python and calls parts of special ranges global (192.0.0.9, of a router's port mapping). What the IANA registries of
+special-purpose addresses name (RFC 6890 and its updates) is not called, reachable or not: no customer's server is
+there.
 """
 
 from __future__ import annotations
@@ -16,7 +21,41 @@ import httpcore
 
 from service.errors import InvalidRequest
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_SPECIAL = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared by carriers
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, metadata of clouds
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments: DS-Lite, dummy address, port control, NAT64 discovery
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # AMT
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_UNICAST6 = ipaddress.IPv6Network("2000::/3")
+_SPECIAL6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarks, AMT, AS112, ORCHID, drones
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class ForbiddenTarget(InvalidRequest):
@@ -26,17 +65,16 @@ class ForbiddenTarget(InvalidRequest):
 
 
 def is_public(address: str) -> bool:
-    """Whether `address` is a public unicast address, looking through IPv4 wrapped in IPv6."""
+    """Whether `address` is a public unicast address, looking through IPv4 mapped into IPv6 or behind NAT64."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour
-        if wrapped is None and ip in _NAT64:
+        wrapped = ip.ipv4_mapped
+        if ip in _NAT64:
             wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(str(wrapped))
-        if ip.teredo is not None or ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+        if wrapped is None:
+            return ip in _UNICAST6 and not any(ip in network for network in _SPECIAL6)
+        ip = wrapped
+    return not any(ip in network for network in _SPECIAL)
 
 
 def check_url(url: str, *, allow_private: bool = False) -> None:

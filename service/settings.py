@@ -6,6 +6,7 @@ name most platforms give it. Sizes are bytes, times are seconds, limits of 0 mea
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -106,6 +107,12 @@ class Settings(BaseSettings):
     reservation_ttl_s: float = Field(default=60, gt=0, description="an accepted request that never became a job")
     result_ttl_s: int = Field(default=86_400, ge=1)
     input_ttl_s: int = Field(default=3_600, ge=1)
+    log_rewrite_s: int = Field(
+        default=900, ge=0, description="how often the store rewrites its log, so that deleted things leave it; 0 is off"
+    )
+    store_memory_bytes: int = Field(
+        default=512 * MIB, ge=0, description="what the embedded store may hold before it takes nothing new; 0: no bound"
+    )
     store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
 
     webhooks_enabled: bool = False
@@ -185,6 +192,13 @@ class Settings(BaseSettings):
     def blob_address(self) -> str:
         """`blob_url`, or the folder `blobs` of the data folder."""
         return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
+
+    @property
+    def key_ttl_s(self) -> int:
+        """How long the key of a job's words is kept at most: as long as the record of a job may live that ended by the
+        sweep after its deadline.
+        """
+        return self.result_ttl_s + math.ceil(self.deadline_max_s + 2 * self.sweep_s) + 5
 
     @property
     def store_is_local(self) -> bool:

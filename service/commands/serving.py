@@ -67,6 +67,9 @@ def gateway(
     host: HostOption = None,
     data: DataOption = None,
     redis_url: RedisOption = None,
+    fd: Annotated[
+        list[int] | None, typer.Option("--fd", help="Serve on this open listening socket instead of host and port.")
+    ] = None,
     set_: SetOption = None,
 ) -> None:
     """Run one gateway process: the REST API and the studio page.
@@ -84,7 +87,7 @@ def gateway(
     from service.telemetry import configure_logging
 
     configure_logging(settings)
-    serve(settings)
+    serve(settings, fd or ())
 
 
 def worker(

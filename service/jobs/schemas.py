@@ -40,12 +40,27 @@ class GarmentRef(Wire):
     sku: str | None = None
 
 
+class SealedWords(Wire):
+    """A customer's words as the store keeps them: `text` is base64, sealed with the key in the blob `key` (`words`).
+
+    `personal` says that the job came with words of a customer, `webhook` that somebody wants to hear of its end.
+    """
+
+    key: str
+    text: str
+    personal: bool = False
+    webhook: bool = False
+
+
 class JobSpec(Wire):
     """Everything a worker needs for one try-on. Blobs are content hashes in the object store.
 
     Times are Unix seconds. `tokens` is the admission estimate of the packed length. `webhook_output` is there for a
     receiver of FASHN's shape: the signed address of the picture to come, or `INLINE` for the picture itself. Without
     it the field is not written, so that workers of the last version can read every other job.
+
+    Gateways give the store only specs that are `sealed`: then prompt, instruction, metadata, webhook address, layers
+    and request id are empty until `Words.open` fills them.
     """
 
     id: str
@@ -70,6 +85,7 @@ class JobSpec(Wire):
     tokens: int
     request_id: str = ""
     traceparent: str | None = None
+    sealed: SealedWords | None = None
 
 
 class JobError(Wire):

@@ -3,7 +3,9 @@
 redis-py retries ten times and waits five seconds by default, which turns one stalled write into two and
 a dead server into a minute of silence. Here a call takes at most `store_timeout_s`, nothing is retried
 by the client library, and only calls that are safe to repeat are repeated, once, after a broken
-connection. Blocking reads have their own connections.
+connection. What never reached the server (nobody listens, or it is still loading its log) is tried
+again for as long as the call may take: a store that is restarted in that time was not away. Blocking
+reads have their own connections.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ _REFUSALS = (
     "NOREPLICAS",
 )
 BLOCKING_SLACK_S = 0.8
+KNOCK_S = 0.03
 CONNECTIONS = 32
 
 
@@ -137,14 +140,18 @@ class Store:
                 raise
 
     async def _try(self, command: Callable[[], Awaitable[Any]], repeat: bool) -> Any:
-        try:
-            return await command()
-        except exceptions.TimeoutError:
-            raise
-        except (exceptions.ConnectionError, OSError):
-            if not repeat:
+        while True:
+            try:
+                return await command()
+            except exceptions.TimeoutError:
                 raise
-            return await command()
+            except (exceptions.ConnectionError, OSError) as error:
+                if _never_arrived(error):
+                    await asyncio.sleep(KNOCK_S)
+                elif repeat:
+                    repeat = False
+                else:
+                    raise
 
     async def block(self, command: Callable[[Redis], Awaitable[Any]], block_s: float) -> Any:
         """One blocking read of at most `block_s`, on a connection of its own; a silent server is noticed."""
@@ -164,6 +171,13 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     message.
     """
     return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=SOON)
+
+
+def _never_arrived(error: BaseException) -> bool:
+    """Whether the server has not seen the command: there was no connection to be had, or it is not open yet."""
+    nobody_there = (ConnectionRefusedError, FileNotFoundError)
+    loading = isinstance(error, exceptions.BusyLoadingError)
+    return loading or isinstance(error, nobody_there) or isinstance(error.__context__, nobody_there)
 
 
 def _refused(error: exceptions.ResponseError) -> bool:

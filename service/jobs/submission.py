@@ -137,7 +137,7 @@ class Submission:
         done = await self.store.script(
             "submit",
             reservation.id,
-            spec.model_dump_json(),
+            spec.model_dump_json(exclude_defaults=True),
             spec.priority,
             spec.tokens,
             int(spec.deadline_at * 1000),

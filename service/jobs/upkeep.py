@@ -13,11 +13,14 @@ import logging
 import random
 from collections.abc import Mapping
 
+from redis.exceptions import ResponseError
+
 from service.errors import StoreUnavailable
 from service.jobs import store_keys
 from service.jobs.blobs import BlobStore
 from service.jobs.schemas import Backlog, SweepReport
 from service.jobs.store import Store
+from service.jobs.words import Words
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -27,8 +30,10 @@ ERASE_EVERY_S = 60.0
 DEADLINE_GRACE_S = 2.5
 
 
-async def keep_house(upkeep: Upkeep, blobs: BlobStore) -> None:
-    """Sweep jobs every `sweep_s` and expired pictures every minute, until canceled; outages are waited out."""
+async def keep_house(upkeep: Upkeep, blobs: BlobStore, words: Words) -> None:
+    """Sweep jobs every `sweep_s`, and what has run out (pictures, keys, the store's log of deleted things) every minute
+    at the latest, until canceled; outages are waited out.
+    """
     erase_at = 0.0
     loop = asyncio.get_running_loop()
     while True:
@@ -38,10 +43,12 @@ async def keep_house(upkeep: Upkeep, blobs: BlobStore) -> None:
                 for job_id in getattr(report, what):
                     log.info("swept", extra={"job_id": job_id, "outcome": what})
             if loop.time() >= erase_at:
-                erase_at = loop.time() + ERASE_EVERY_S
+                erase_at = loop.time() + upkeep.erase_every_s
+                words.drop_old()
                 erased = await blobs.sweep_expired()
                 if erased:
                     log.info("expired pictures erased", extra={"count": erased})
+                await upkeep.rewrite_log()
         except StoreUnavailable as error:
             log.warning("upkeep waits", extra={"cause": error.detail})
         await asyncio.sleep(upkeep.every_s * random.uniform(0.75, 1.25))
@@ -58,6 +65,33 @@ class Upkeep:
     @property
     def every_s(self) -> float:
         return self._settings.sweep_s
+
+    @property
+    def erase_every_s(self) -> float:
+        """A minute, or less where pictures are kept for less than that."""
+        return min(ERASE_EVERY_S, self._settings.input_ttl_s, self._settings.result_ttl_s)
+
+    async def rewrite_log(self) -> bool:
+        """Have the store rewrite its append-only log, every `log_rewrite_s` by one process of all: what was deleted
+        leaves the disk. Answers whether it was asked to; a store without such a log, or that refuses, is left alone.
+        """
+        every_s, client = self._settings.log_rewrite_s, self._store.client
+        if every_s == 0:
+            return False
+
+        async def due() -> bool:
+            if not await client.set(store_keys.REWRITTEN, "1", ex=every_s, nx=True):
+                return False
+            return bool((await client.info("persistence")).get("aof_enabled"))
+
+        try:
+            if not await self._store.call(due, repeat=False):
+                return False
+            await self._store.call(client.bgrewriteaof, repeat=False)
+        except ResponseError as error:
+            log.warning("the store does not rewrite its log for us", extra={"reason": str(error)[:200]})
+            return False
+        return True
 
     async def sweep(self) -> SweepReport:
         """Do what time asks for: requeue or give up lost leases, expire deadlines, drop stale

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,29 @@ import httpx
 from service.errors import CommandFailed
 
 SAMPLES = Path(__file__).parents[1] / "gateway" / "studio" / "samples"
+
+
+class Dressing:
+    """One dressing of the sample person, under way on a thread of its own: a demonstration, whatever comes of it.
+
+    Once it is `over`, `made` is what `dress_sample` returned, or `failure` is the line that says why there is none.
+    """
+
+    def __init__(self, address: str, save_to: Path, patience_s: float) -> None:
+        self.made: FirstTryOn | None = None
+        self.failure: str | None = None
+        self._ask = partial(dress_sample, address, save_to, patience_s)
+        self._thread = threading.Thread(target=self._dress, name="first-try-on", daemon=True)
+        self._thread.start()
+
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _dress(self) -> None:
+        try:
+            self.made = self._ask()
+        except CommandFailed as error:
+            self.failure = str(error)
 
 
 @dataclass(frozen=True)
@@ -40,11 +65,14 @@ def dress_sample(address: str, save_to: Path, patience_s: float, samples: Path =
             job = _finished(client, job, started + patience_s)
             picture = client.get(job["links"]["image"], follow_redirects=True)
             picture.raise_for_status()
-        except httpx.HTTPError as error:
-            raise CommandFailed(f"the first try-on failed: {error}") from error
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise CommandFailed(f"the first try-on failed: {error or type(error).__name__}") from error
     seconds = time.monotonic() - started
-    save_to.parent.mkdir(parents=True, exist_ok=True)
-    save_to.write_bytes(picture.content)
+    try:
+        save_to.parent.mkdir(parents=True, exist_ok=True)
+        save_to.write_bytes(picture.content)
+    except OSError as error:
+        raise CommandFailed(f"the first try-on could not be saved: {error}") from error
     return FirstTryOn(save_to.absolute(), seconds, job["timings"])
 
 

@@ -1,4 +1,4 @@
-"""Child processes of `changeroom up`: started, restarted with pauses when they crash, stopped in order."""
+"""Child processes of `changeroom up`: started, restarted when they end, stopped in order."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-MAX_RESTARTS = 5
-RESTART_WINDOW_S = 300.0
+from service.local.restarts import Restarts
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -29,18 +29,24 @@ def last_error(log: Path) -> str:
 
 
 class Child:
-    """One `changeroom` subcommand in a session of its own, so that Ctrl-C reaches only the supervisor."""
+    """One `changeroom` subcommand in a session of its own, so that Ctrl-C reaches only the supervisor.
 
-    def __init__(self, name: str, arguments: list[str], log: Path, *, first_pause_s: float = 1.0) -> None:
+    It inherits the open files `files` under the numbers they have here.
+    """
+
+    def __init__(
+        self, name: str, arguments: list[str], log: Path, *, files: Sequence[int] = (), first_pause_s: float = 1.0
+    ) -> None:
         self.name = name
         self.log = log
-        self._first_pause_s = first_pause_s
+        self.started_at = 0.0
         self._arguments = arguments
+        self._files = files
         self._process: subprocess.Popen[bytes] | None = None
-        self._failures: list[float] = []
-        self._start_at = 0.0
+        self._restarts = Restarts(first_pause_s)
 
     def start(self) -> None:
+        self.started_at = time.monotonic()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "service.cli", *self._arguments],
@@ -48,6 +54,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=self._files,
                 preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
             )
 
@@ -62,16 +69,15 @@ class Child:
     def tend(self) -> bool:
         """Restart the child when it is down and its pause is over; True when it was restarted.
 
-        Raises ChildFailed after more than MAX_RESTARTS ends within RESTART_WINDOW_S.
+        Raises ChildFailed when it keeps failing (`Restarts`).
         """
         now = time.monotonic()
-        if self._process is not None and self._process.poll() is not None:
+        code = self.exited()
+        if code is not None:
             self._process = None
-            self._failures = [at for at in self._failures if now - at < RESTART_WINDOW_S] + [now]
-            if len(self._failures) > MAX_RESTARTS:
+            if not self._restarts.ended(code, now - self.started_at):
                 raise ChildFailed(f"{self.name} keeps failing: {last_error(self.log)}")
-            self._start_at = now + min(30.0, self._first_pause_s * 2.0 ** (len(self._failures) - 1))
-        if self._process is None and now >= self._start_at:
+        if self._process is None and now >= self._restarts.start_at:
             self.start()
             return True
         return False

@@ -1,8 +1,9 @@
-"""Everything on this machine: store, workers, gateway, and one try-on through the public API to prove it.
+"""Everything on this machine: store, workers, gateway, and one try-on through the public API to show it.
 
 The parts are the production commands as child processes; this one only starts them in order, restarts what
-crashes, and stops them in order: the gateway first (it takes no more requests), then the workers (they finish
-or hand back), then the store.
+ends, the store on its log, and stops them in order: the gateway first (it takes no more requests), then the workers
+(they finish or hand back), then the store. It holds the gateway's listening sockets itself: who connects while the
+gateway is being restarted waits for it instead of being refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,14 +24,15 @@ import redis
 from rich.console import Console
 
 from service.errors import CommandFailed
-from service.jobs.embedded import EmbeddedServer, start_server
-from service.local.first_try_on import FirstTryOn, dress_sample
-from service.local.supervisor import Child, last_error
-from service.ports import free_port
+from service.local.first_try_on import Dressing
+from service.local.household import Household
+from service.local.store_keeper import StoreKeeper
+from service.local.supervisor import Child
+from service.ports import listening
 from service.settings import Settings, load_settings, without_password
 
 READY_PATIENCE_S = 900.0
-TEND_EVERY_S = 0.5
+TEND_EVERY_S = 0.1
 STORE_PATIENCE_S = 3.0
 EXTRA_GRACE_S = 5.0
 EVERYWHERE = ("0.0.0.0", "::", "")
@@ -43,64 +45,67 @@ class Interrupted(Exception):
 def up(settings: Settings, console: Console | None = None) -> int:
     """Run everything until Ctrl-C or SIGTERM; returns 0 after an orderly end.
 
-    Raises CommandFailed, EmbeddedServerError or OSError with one line that says what to do.
+    Raises CommandFailed, ChildFailed, EmbeddedServerError or OSError with one line that says what to do.
     """
     console = console or Console(highlight=False, soft_wrap=True)
-    with _interrupts(), _sole_owner(settings.data_dir):
-        port = free_port(settings.host, settings.port)
-        store: EmbeddedServer | None = None
+    with _interrupts(), _sole_owner(settings.data_dir), listening(settings.host, settings.port) as sockets:
+        store: StoreKeeper | None = None
         if "redis_url" in settings.model_fields_set:
             _check_store(settings.redis_url)
             url = settings.redis_url
         else:
-            store = start_server(settings.data_dir)
+            store = StoreKeeper(settings.data_dir, settings.store_memory_bytes)
             url = store.url
-        children = _children(settings, url, port)
+        household = Household(store, _children(settings, url, sockets))
         try:
-            return _serve(settings, port, store, children, console)
+            return _serve(settings, sockets[0].getsockname()[1], household, console)
         except Interrupted:
             console.print("stopping: finishing what runs (Ctrl-C again to stop at once)")
             return 0
         finally:
-            _stop(children, settings.drain_grace_s + EXTRA_GRACE_S, console)
-            if store is not None:
-                store.stop()
+            for opened in sockets:
+                opened.close()
+            _stop(household, settings.drain_grace_s + EXTRA_GRACE_S, console)
+            household.stop_store()
 
 
-def _serve(settings: Settings, port: int, store: EmbeddedServer | None, children: list[Child], console: Console) -> int:
+def _serve(settings: Settings, port: int, household: Household, console: Console) -> int:
     address = f"http://{_reachable(settings.host)}:{port}"
     started = time.monotonic()
-    for child in children:
-        child.start()
+    household.start()
     if not console.is_terminal:
         console.print(f"starting: loading {settings.model}")
     with console.status(f"starting: loading {settings.model}"):
-        _wait_until_ready(address, children)
+        _wait_until_ready(address, household, settings.data_dir / "logs", console)
     console.print(f"ready after {time.monotonic() - started:.1f} s")
     if settings.keys_required:
         console.print("keys are required, so the sample person is not dressed; use a key of yours")
     else:
+        dressing = Dressing(address, settings.data_dir / "first-try-on.jpg", settings.deadline_max_s)
         with console.status("dressing the sample person"):
-            first = dress_sample(address, settings.data_dir / "first-try-on.jpg", settings.deadline_max_s)
-        _tell(first, console)
+            while not dressing.over():
+                _tend(household, console)
+        _tell(dressing, console)
     console.print(f"page          {address}/")
     if settings.host in EVERYWHERE and (own := own_address()) is not None:
         console.print(f"from a phone  http://{own}:{port}/")
     console.print(f"logs          {(settings.data_dir / 'logs').absolute()}")
     console.print("serving until Ctrl-C")
     while True:
-        time.sleep(TEND_EVERY_S)
-        if store is not None and not store.alive():
-            raise CommandFailed(f"the store ended; see {settings.data_dir.absolute() / 'valkey' / 'valkey.log'}")
-        for child in children:
-            code = child.exited()
-            if child.tend():
-                console.print(f"{child.name} was restarted")
-            elif code is not None:
-                console.print(f"{child.name} ended with code {code}; see {child.log}")
+        _tend(household, console)
 
 
-def _tell(first: FirstTryOn | None, console: Console) -> None:
+def _tend(household: Household, console: Console, *, starting: bool = False) -> None:
+    time.sleep(TEND_EVERY_S)
+    for line in household.tend(starting=starting):
+        console.print(line)
+
+
+def _tell(dressing: Dressing, console: Console) -> None:
+    if dressing.failure is not None:
+        console.print(f"{dressing.failure}; everything goes on, dress your own person on the page")
+        return
+    first = dressing.made
     if first is None:
         console.print("no sample pictures are bundled; dress your own person on the page")
         return
@@ -109,15 +114,17 @@ def _tell(first: FirstTryOn | None, console: Console) -> None:
     console.print(f"by stage      {stages}")
 
 
-def _children(settings: Settings, redis_url: str, port: int) -> list[Child]:
+def _children(settings: Settings, redis_url: str, sockets: Sequence[socket.socket]) -> list[Child]:
     logs = settings.data_dir.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     common = ["--data", str(settings.data_dir.absolute())]
     if redis_url != load_settings().redis_url:
         common += ["--redis-url", redis_url]
-    gateway = ["gateway", *common, "--host", settings.host, "--port", str(port)]
+    files = [opened.fileno() for opened in sockets]
+    gateway = ["gateway", *common, "--host", settings.host, "--port", str(sockets[0].getsockname()[1])]
+    gateway += [word for file in files for word in ("--fd", str(file))]
     gateway += _set(settings, ("model",))
-    children = [Child("gateway", gateway, logs / "gateway.log")]
+    children = [Child("gateway", gateway, logs / "gateway.log", files=files)]
     for index, device in enumerate(_devices(settings)):
         worker = ["worker", *common, "--model", settings.model, "--backend", settings.backend]
         worker += ["--device", device, "--dtype", settings.dtype, *_set(settings, ("workers",))]
@@ -176,20 +183,17 @@ def _gpu_count() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _wait_until_ready(address: str, children: list[Child]) -> None:
+def _wait_until_ready(address: str, household: Household, logs: Path, console: Console) -> None:
     give_up_at = time.monotonic() + READY_PATIENCE_S
     with httpx.Client(timeout=2.0, trust_env=False) as client:
         while time.monotonic() < give_up_at:
-            for child in children:
-                if child.exited() is not None:
-                    raise CommandFailed(f"{child.name} did not start: {last_error(child.log)}")
+            _tend(household, console, starting=True)
             try:
                 if client.get(f"{address}/readyz").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(0.1)
-    raise CommandFailed(f"not ready after {READY_PATIENCE_S:.0f} s; see {children[0].log.parent}")
+    raise CommandFailed(f"not ready after {READY_PATIENCE_S:.0f} s; see {logs}")
 
 
 def own_address() -> str | None:
@@ -252,11 +256,9 @@ def _interrupts() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def _stop(children: list[Child], grace_s: float, console: Console) -> None:
+def _stop(household: Household, grace_s: float, console: Console) -> None:
     try:
-        for child in children:
-            child.stop(grace_s)
+        household.stop(grace_s)
     except KeyboardInterrupt:
         console.print("stopping at once")
-        for child in children:
-            child.kill()
+        household.kill()

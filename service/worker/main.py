@@ -31,6 +31,7 @@ from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import WorkerInfo
 from service.jobs.upkeep import keep_house
+from service.jobs.words import Words
 from service.metrics import Metrics
 from service.settings import Settings, let_threads_sleep, without_password
 from service.telemetry import configure_tracing
@@ -141,7 +142,8 @@ class Worker:
         info = engine.describe()
         log.info("engine ready", extra=asdict(info))
         blobs = BlobStore.open(self._settings)
-        photos = Photos(blobs)
+        words = Words(blobs)
+        photos = Photos(blobs, words)
         leases = Leases(queue, self._settings.lease_s)
         cancellations = Cancellations(queue.workers.news(), leases, engine, self._settings.input_ttl_s)
         progress = Progress(queue, photos)
@@ -165,11 +167,11 @@ class Worker:
         listening = asyncio.create_task(cancellations.listen_forever())
         tidying = asyncio.create_task(cancellations.tidy_forever())
         reporting = asyncio.create_task(progress.send_forever())
-        keeping_house = asyncio.create_task(keep_house(queue.upkeep, blobs))
+        keeping_house = asyncio.create_task(keep_house(queue.upkeep, blobs, words))
         watching = asyncio.create_task(self._watch_engine(queue, thread))
         background = [announcing, renewing, listening, tidying, reporting, keeping_house, watching]
         if webhooks is not None:
-            delivery = WebhookDelivery(queue, webhooks, blobs)
+            delivery = WebhookDelivery(queue, webhooks, blobs, words)
             background.append(asyncio.create_task(delivery.run_forever()))
         claiming = asyncio.create_task(runner.claim_forever())
         running = asyncio.create_task(runner.run_forever())

@@ -15,6 +15,7 @@ from engine_build.engine import Engine, ImageInput, TryOnRequest
 from service.errors import StoreUnavailable
 from service.jobs.blobs import BlobStore, content_hash
 from service.jobs.schemas import Claim, JobSpec
+from service.jobs.words import Words
 from service.pictures.images import CONTENT_TYPES, encode_result, open_photo, preview_jpeg
 from service.telemetry import span
 from service.worker.batching import Prepared, request_tokens
@@ -32,14 +33,19 @@ RETRY_S = 0.25
 class Photos:
     """Loads and writes pictures on a few threads of its own."""
 
-    def __init__(self, blobs: BlobStore, threads: int = 4) -> None:
+    def __init__(self, blobs: BlobStore, words: Words, threads: int = 4) -> None:
         self._blobs = blobs
+        self._words = words
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="photos")
 
-    async def fetch(self, spec: JobSpec) -> list[bytes]:
-        """The pictures of a job as they are stored, the person's first. Raises Gone or StoreUnavailable."""
+    async def fetch(self, spec: JobSpec) -> tuple[JobSpec, list[bytes]]:
+        """The job with its words, and its pictures as they are stored, the person's first. Raises Gone or
+        StoreUnavailable.
+        """
         keys = (spec.person, *(garment.blob for garment in spec.garments))
-        return await asyncio.gather(*(self._blobs.get(key, READ_TIMEOUT_S) for key in keys))
+        pictures = asyncio.gather(*(self._blobs.get(key, READ_TIMEOUT_S) for key in keys))
+        opened, found = await asyncio.gather(self._words.open(spec, READ_TIMEOUT_S), pictures)
+        return opened, found
 
     async def request(self, spec: JobSpec, pictures: list[bytes]) -> TryOnRequest:
         """The engine's request for a job, from what `fetch` returned. Raises InvalidImage."""
@@ -87,9 +93,12 @@ class Photos:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A claimed job and its stored pictures; `started` is when fetching them began (perf_counter)."""
+    """A claimed job, the same with its words, and its stored pictures; `started` is when fetching them began
+    (perf_counter).
+    """
 
     claim: Claim
+    spec: JobSpec
     pictures: list[bytes]
     started: float
 
@@ -106,13 +115,13 @@ class Preparing:
         """Raises Gone, and StoreUnavailable once patience ends."""
         started = time.perf_counter()
         with span("try_on.fetch", parent=claim.spec.traceparent):
-            return Fetched(claim, await self._pictures(claim), started)
+            return Fetched(claim, *await self._stored(claim), started)
 
     async def prepared(self, fetched: Fetched) -> Prepared:
         """Raises InvalidRequest and EngineError."""
         claim = fetched.claim
         with span("try_on.prepare", parent=claim.spec.traceparent):
-            request = await self._photos.request(claim.spec, fetched.pictures)
+            request = await self._photos.request(fetched.spec, fetched.pictures)
             tokens = request_tokens(self._engine, request)
         return Prepared(claim, request, tokens, time.perf_counter() - fetched.started)
 
@@ -120,7 +129,7 @@ class Preparing:
         """Whether it makes sense to claim more while some jobs wait for their pictures."""
         return await self._photos.reachable()
 
-    async def _pictures(self, claim: Claim) -> list[bytes]:
+    async def _stored(self, claim: Claim) -> tuple[JobSpec, list[bytes]]:
         give_up_at = time.monotonic() + STORE_AWAY_PATIENCE_S
         alone_since: float | None = None
         while True:

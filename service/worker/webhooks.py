@@ -19,6 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from service.jobs.blobs import BlobStore
 from service.jobs.fashn_words import prediction
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import INLINE, TERMINAL, JobRecord
+from service.jobs.words import Words
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,7 @@ class WebhookDelivery:
         queue: JobQueue,
         sender: WebhookSender,
         blobs: BlobStore,
+        words: Words,
         *,
         delays: tuple[float, ...] = RETRY_DELAYS_S,
         jitter: Callable[[], float] = random.random,
@@ -174,6 +177,7 @@ class WebhookDelivery:
         self._queue = queue
         self._sender = sender
         self._blobs = blobs
+        self._words = words
         self._delays = delays
         self._jitter = jitter
 
@@ -201,7 +205,7 @@ class WebhookDelivery:
     async def _deliver(self, job_id: str, tries: int) -> None:
         try:
             record = await self._queue.owner.get(job_id)
-            what = await self._message(record) if record is not None else None
+            what = None if record is None else await self._message(await self._words.open_record(record))
             answer = await self._sender.send(what) if what is not None else "refused"
             if answer == "failed" and tries <= len(self._delays):
                 pause = self._delays[tries - 1] * (0.5 + self._jitter())
@@ -210,6 +214,10 @@ class WebhookDelivery:
             if answer == "failed":
                 log.warning("webhook given up after %d tries", tries, extra={"job_id": job_id})
             await self._queue.webhooks.settle(job_id)
+        except Gone:
+            log.info("webhook of an erased job is dropped", extra={"job_id": job_id})
+            with suppress(StoreUnavailable):
+                await self._queue.webhooks.settle(job_id)
         except StoreUnavailable:
             log.info("webhook left to the next try", extra={"job_id": job_id})
 

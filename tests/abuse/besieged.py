@@ -63,8 +63,9 @@ class Watch:
 class Besieged:
     """Start with `start`; `url` answers until `stop`."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, model: str = "null:2:0.02", **settings: Any) -> None:
         self.folder = folder
+        self._model = model
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.store: EmbeddedServer
@@ -78,7 +79,7 @@ class Besieged:
         self._person, self._garment = person, garment
         self.store = start_server(self.folder / "store")
         self._run("gateway", "--port", str(self.port))
-        self._run("worker", "--model", "null:2:0.02")
+        self._run("worker", "--model", self._model)
         patience = time.monotonic() + START_S
         while time.monotonic() < patience:
             try:

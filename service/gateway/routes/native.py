@@ -151,7 +151,7 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
     def view(record: JobRecord) -> dict[str, Any]:
         return parts.tryons.view(record).model_dump()
 
-    body = sse.stream(owner.subscribe(id, last), lambda: owner.get(id), view, parts.tryons.stopping)
+    body = sse.stream(owner.subscribe(id, last), lambda: parts.tryons.read(id), view, parts.tryons.stopping)
     return StreamingResponse(
         body, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

@@ -197,7 +197,7 @@ async function forget() {
   }
   result = null;
   history.replaceState(null, "", location.pathname);
-  stage.empty("Erased. The server keeps nothing of it.");
+  stage.empty("Erased: its pictures are deleted, its words can no longer be read.");
   at("result").focus({ preventScroll: true });
 }
 

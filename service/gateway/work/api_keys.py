@@ -1,7 +1,8 @@
 """API keys: 256 random bits each, kept only as SHA-256 digests, compared in constant time.
 
 A slow password hash would add nothing: the keys are random, not chosen by people, and out of reach of any
-dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
+dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart, and all of
+them by taking the file away or emptying it; one that cannot be read as JSON changes nothing and is logged:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
                "daily_quota": 100000, "high_priority": true}]}
@@ -12,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import re
 import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from service.errors import InvalidRequest, Unauthorized
@@ -34,12 +37,19 @@ RECHECK_S = 2.0
 _SHAPE = re.compile(r"^cr_[A-Za-z0-9_-]{43}$", re.ASCII)
 
 
+def _not_anonymous(tenant: str) -> str:
+    """The name stands for everybody without a key, whose jobs a tenant of this name would share."""
+    if tenant == ANONYMOUS:
+        raise ValueError(f"no key can be for {ANONYMOUS!r}: that is everybody without a key")
+    return tenant
+
+
 class KeyEntry(BaseModel):
     """One key at rest; limits left out are the service's own, high priority left out is not allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tenant: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    tenant: Annotated[str, AfterValidator(_not_anonymous)] = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     rate_per_minute: int | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=0)
@@ -88,7 +98,7 @@ class KeyRing:
             daily_quota=settings.daily_quota,
         )
         self._entries: tuple[KeyEntry, ...] = ()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int, int] | None = None
         self._checked = 0.0
         if self._path is not None:
             self._load(self._path)
@@ -146,13 +156,26 @@ class KeyRing:
         self._checked = now
         try:
             stat = path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            self._revoke_all(path)
             return
-        if (stat.st_mtime_ns, stat.st_size) != self._stamp:
+        except OSError as error:
+            log.error("key file not looked at, the keys read before stay", extra={"reason": error.strerror})
+            return
+        if _stamp(stat) != self._stamp:
+            if stat.st_size == 0:
+                self._revoke_all(path)
+                return
             try:
                 self._load(path)
             except SettingsError as error:
                 log.error("key file not reloaded, the keys read before stay", extra={"reason": str(error)})
+
+    def _revoke_all(self, path: Path) -> None:
+        """Nobody vouches for the keys any more: they end, until the file is back."""
+        if self._entries:
+            log.error("the key file is gone or empty, no key is known until it is back", extra={"file": str(path)})
+        self._entries, self._stamp = (), None
 
     def _load(self, path: Path) -> None:
         try:
@@ -165,8 +188,13 @@ class KeyRing:
             where = ".".join(str(part) for part in first["loc"]) or "file"
             raise SettingsError(f"CHANGEROOM_API_KEYS_FILE: {path}: {where}: {first['msg']}") from error
         self._entries = entries
-        self._stamp = (stat.st_mtime_ns, stat.st_size)
+        self._stamp = _stamp(stat)
         self._checked = time.monotonic()
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes with the file: a restored one of the same size and time is another one."""
+    return stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size
 
 
 def presented(request: Request) -> str | None:

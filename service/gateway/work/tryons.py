@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from engine_build.instruction import GarmentPhrase
 from service.errors import (
     Conflict,
+    Damaged,
     Gone,
     InvalidImage,
     NotFound,
@@ -38,6 +39,7 @@ from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import INLINE, TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
 from service.jobs.submission import UnusedReservations
+from service.jobs.words import JobKey, Words, sealed
 from service.pictures.pool import ImagePool
 from service.retry_after import SOON
 from service.settings import Settings
@@ -81,6 +83,7 @@ class TryOns:
         self._settings = settings
         self._queue = queue
         self._blobs = blobs
+        self.words = Words(blobs)
         self._pool = pool
         self._rewriter = rewriter
         self._garments = garments
@@ -119,7 +122,7 @@ class TryOns:
         created = time.time()
         try:
             with timed(asked.timings, "prepare"):
-                person, garments, instruction = await self._prepare(requested, asked)
+                person, garments, instruction, key = await self._prepare(requested, asked)
             spec = JobSpec(
                 id=reserved.id,
                 tenant=asked.caller.tenant,
@@ -145,7 +148,7 @@ class TryOns:
                 traceparent=asked.traceparent,
             )
             with timed(asked.timings, "submit"):
-                await self._queue.submission.submit(reserved, spec)
+                await self._queue.submission.submit(reserved, sealed(spec, key))
         except BaseException:
             await asyncio.shield(self._unused.release(reserved))
             raise
@@ -153,8 +156,8 @@ class TryOns:
 
     async def _prepare(
         self, requested: RequestedTryOn, asked: Asked
-    ) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
-        """Decode and store every picture while the instruction is written."""
+    ) -> tuple[str, tuple[GarmentRef, ...], Instruction, JobKey]:
+        """Decode and store every picture, and the key of the words, while the instruction is written."""
         records = await asyncio.gather(
             *(
                 self._garments.wanted(asked.caller.tenant, garment.sku, requested.garment_name(index))
@@ -187,6 +190,7 @@ class TryOns:
                     if garment.data is not None
                 }
                 written = group.create_task(self._rewriter.write(phrases, requested.options.prompt))
+                key = group.create_task(self.words.new_key())
                 group.create_task(self._webhooks.resolve(requested.options.webhook_url))
         except* ServiceError as errors:
             raise first_of(errors) from errors
@@ -194,7 +198,7 @@ class TryOns:
         for index, (garment, phrase) in enumerate(zip(requested.garments, phrases, strict=True)):
             blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
-        return person.result(), tuple(refs), written.result()
+        return person.result(), tuple(refs), written.result(), key.result()
 
     def _webhook_output(self, job_id: str, requested: RequestedTryOn, deadline_at: float) -> str | None:
         """What a receiver of FASHN's shape will be given, signed now, because workers sign nothing; None for ours."""
@@ -206,19 +210,37 @@ class TryOns:
         return receiver.base + self._signed(job_id, int(deadline_at) + self._settings.result_ttl_s)
 
     async def get(self, caller: Caller, job_id: str) -> JobRecord:
-        """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
+        """The record of a caller's own job, with its words. Raises NotFound (also for another's), Gone."""
+        return await self._opened(await self._own(caller, job_id))
+
+    async def _own(self, caller: Caller, job_id: str) -> JobRecord:
+        """The record of a caller's own job as the store has it. Raises NotFound, Gone."""
         record = await self._queue.owner.get(job_id)
-        if record is None and await self._queue.owner.existed(job_id):
-            raise Gone("This try-on has expired or was erased.", code="try-on-erased")
+        if record is None and await self._queue.owner.existed(job_id, caller.tenant):
+            raise erased()
         if record is None or record.spec.tenant != caller.tenant:
             raise unknown_job()
         return record
 
+    async def read(self, job_id: str) -> JobRecord | None:
+        """The record of a job whose caller was checked before, or None once it is gone."""
+        record = await self._queue.owner.get(job_id)
+        return None if record is None else await self._opened(record)
+
+    async def _opened(self, record: JobRecord) -> JobRecord:
+        """The record with its words. Raises Gone, StoreUnavailable."""
+        try:
+            return await self.words.open_record(record)
+        except Damaged:
+            raise
+        except Gone:
+            raise erased() from None
+
     async def wait(self, caller: Caller, job_id: str, seconds: float) -> JobRecord:
         """The record once it is terminal, or as it is after `seconds` or at a shutdown; leaving leaves it alone."""
-        record = await self.get(caller, job_id)
+        record = await self._own(caller, job_id)
         if record.status in TERMINAL or seconds <= 0:
-            return record
+            return await self._opened(record)
         ended = asyncio.create_task(self._queue.owner.ended(job_id))
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -228,20 +250,24 @@ class TryOns:
             ended.cancel()
             stopping.cancel()
             await asyncio.gather(ended, stopping, return_exceptions=True)
-        return last or await self.get(caller, job_id)
+        return await self._opened(last) if last else await self.get(caller, job_id)
 
     async def cancel(self, caller: Caller, job_id: str) -> JobRecord:
         """Ask for the end of a job; one that has ended stays as it is, whether asked once or twice."""
-        await self.get(caller, job_id)
-        return await self._queue.owner.cancel(job_id)
+        await self._own(caller, job_id)
+        return await self._opened(await self._queue.owner.cancel(job_id))
 
     async def erase(self, caller: Caller, job_id: str) -> None:
-        """Cancel a job where it still runs and erase its record, inputs and result. Raises NotFound."""
-        await self.get(caller, job_id)
-        record = await self._queue.owner.erase(job_id)
-        if record is None:
-            raise unknown_job()
+        """Cancel a job where it runs and erase the key of its words, its pictures and its record. Raises NotFound.
+
+        The blobs go first: where they cannot be erased the record stays, and the caller may ask again.
+        """
+        record = await self._own(caller, job_id)
         await self._blobs.delete(*blobs_of(record))
+        self.words.forget(record)
+        last = await self._queue.owner.erase(job_id)
+        if last is not None:
+            await self._blobs.delete(*(set(blobs_of(last)) - set(blobs_of(record))))
 
     def image_address(self, record: JobRecord) -> tuple[str | None, float | None]:
         """The signed address of a finished picture and when it ends, or (None, None)."""
@@ -307,6 +333,10 @@ def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
 
 def unknown_job() -> NotFound:
     return NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on")
+
+
+def erased() -> Gone:
+    return Gone("This try-on has expired or was erased.", code="try-on-erased")
 
 
 def gone() -> Gone:

@@ -2,7 +2,7 @@
 -- to stop, and workers are told to forget its pictures. Answers the record as it was last, so that no result written
 -- just before is forgotten; false when there is none.
 local id, ttl_s = ARGV[1], tonumber(ARGV[2])
-local job = job_fields(id, 'status', 'idem')
+local job = job_fields(id, 'status', 'idem', 'tenant')
 if not job[1] or job[1] == 'reserved' then return false end
 local last = redis.call('HGETALL', K.JOB .. id)
 if job[1] == 'queued' or job[1] == 'processing' then
@@ -10,14 +10,14 @@ if job[1] == 'queued' or job[1] == 'processing' then
   if job[1] == 'processing' then redis.call('XADD', K.CANCELS, 'MAXLEN', '~', 256, '*', 'job', id) end
 end
 local spec = cjson.decode(redis.call('HGET', K.JOB .. id, 'spec'))
-local blobs, words = {spec.person}, spec.prompt ~= ''
+local blobs, words = {spec.person}, given(spec.prompt) or (given(spec.sealed) and spec.sealed.personal) or false
 for _, garment in ipairs(spec.garments) do
-  if garment.sku == cjson.null then blobs[#blobs + 1] = garment.blob end
-  words = words or garment.layer ~= cjson.null
+  if not given(garment.sku) then blobs[#blobs + 1] = garment.blob end
+  words = words or given(garment.layer)
 end
 tell_erased(id, blobs, words, now_ms())
 redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
 if job[2] ~= '' then redis.call('DEL', job[2]) end
 redis.call('PUBLISH', K.NOTICES, id)
-redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
+redis.call('SET', K.GONE .. id, 'of:' .. job[3], 'EX', ttl_s * 2)
 return last

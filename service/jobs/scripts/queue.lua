@@ -6,8 +6,8 @@
 --                            idem, quota, spec, priority, tokens, deadline, entry, queued, order, attempts, fence,
 --                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result,
 --                            webhook_tries
---   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped; previews make it big, so
---                            it goes ten minutes after the end and the record alone tells how it ended
+--   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped; it goes ten minutes after
+--                            the end and the record alone tells how it ended
 --   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs
 --   WAITING<priority> zset   id by order: queued jobs, the smallest order goes first
 --   LEASES           zset    id by lease end: jobs that run
@@ -23,12 +23,14 @@
 --   FENCE            string  the last fencing token; only grows
 --   WAKE             list    tokens idle workers block on; at least one while anything waits
 --   NOTICES          channel ids of jobs as events happen to them; a hint for followers
+--   PREVIEW<id>      channel event id and a small picture in base64: channels reach no log and no disk
 --   CANCELS          stream  job: cancellations of running jobs, for workers to read at once
 --   ERASED           stream  job, content, words: hashes of erased pictures, for workers to forget; kept ten minutes
+--   REWRITTEN        string  there while the store's log need not be rewritten again
 --   SERVICE          hash    seconds: moving average of engine seconds a job
 --   TOTALS           hash    counters of terminal transitions, exact under any crash
 --   DEAD             stream  job, reason, message: jobs given up
---   GONE<id>         string  the id existed; outlives the record
+--   GONE<id>         string  the id existed, 'of:' and whose it was; outlives the record
 --   WORKERS          zset    worker by expiry; WORKER_INFO hash worker to JSON
 --   WEBHOOKS         zset    id by when to tell the client's server next: ended jobs that asked for it
 --   GARMENT<tenant>:<sku>  string  catalogue record, JSON
@@ -50,9 +52,16 @@ local function job_fields(id, ...)
   return redis.call('HMGET', K.JOB .. id, ...)
 end
 
-local function publish(id, kind, data)
-  redis.call('XADD', K.EVENTS .. id, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'data', cjson.encode(data))
+-- An event, and a notice of it. `preview`, a picture in base64, is told to those who listen now and kept nowhere.
+local function publish(id, kind, data, preview)
+  local event = redis.call('XADD', K.EVENTS .. id, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'data', cjson.encode(data))
+  if preview then redis.call('PUBLISH', K.PREVIEW .. id, event .. ' ' .. preview) end
   redis.call('PUBLISH', K.NOTICES, id)
+end
+
+-- Whether a field of a decoded JSON object says something.
+local function given(value)
+  return value ~= nil and value ~= cjson.null and value ~= ''
 end
 
 local function count(name)
@@ -188,12 +197,12 @@ local function terminate(id, status, err, result, ttl_s, now)
   redis.call('EXPIRE', K.JOB .. id, ttl_s)
   redis.call('EXPIRE', K.EVENTS .. id, math.min(ttl_s, EVENTS_TTL_S))
   if job[4] ~= '' then redis.call('EXPIRE', job[4], ttl_s) end
-  redis.call('SET', K.GONE .. id, '1', 'EX', ttl_s * 2)
+  redis.call('SET', K.GONE .. id, 'of:' .. job[1], 'EX', ttl_s * 2)
   count('requests|' .. status .. '|' .. (data.error and data.error.code or ''))
   if status == 'canceled' then count('canceled|' .. (job[5] == 'queued' and 'queued' or 'running')) end
   if status == 'expired' then count('deadline_exceeded') end
   local spec = cjson.decode(redis.call('HGET', K.JOB .. id, 'spec') or '{}')
-  if spec.webhook_url and spec.webhook_url ~= cjson.null then redis.call('ZADD', K.WEBHOOKS, now, id) end
+  if given(spec.webhook_url) or given(spec.sealed) and spec.sealed.webhook then redis.call('ZADD', K.WEBHOOKS, now, id) end
   redis.pcall('XACK', stream, K.GROUP, job[3])
   redis.pcall('XDEL', stream, job[3])
 end

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -28,8 +29,9 @@ def test_the_help_says_who_may_be_in_a_hurry() -> None:
     assert "priority=high" in " ".join(run(app, ["keys", "--help"]).output.split())
 
 
-def test_a_bad_tenant_is_one_clear_line(tmp_path: Path) -> None:
-    result = run(app, ["keys", "new", "Shop Ltd", "--file", str(tmp_path / "keys.json")])
+@pytest.mark.parametrize("name", ["Shop Ltd", "anonymous"])
+def test_a_bad_tenant_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    result = run(app, ["keys", "new", name, "--file", str(tmp_path / "keys.json")])
     assert result.exit_code == 1
     assert "tenant" in result.output and "Traceback" not in result.output
     assert not (tmp_path / "keys.json").exists()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,12 +141,90 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
 
 def test_a_long_data_folder_gets_a_short_socket(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 120)
-    assert len(os.fsencode(socket_path_for(folder))) <= embedded.SOCKET_PATH_LIMIT
     server = start_server(folder)
+    assert len(os.fsencode(server.socket_path)) <= embedded.SOCKET_PATH_LIMIT
+    assert socket_path_for(folder) == server.socket_path
     with client_of(server) as client:
         assert client.ping()
+    other = start_server(folder)
+    assert (other.pid, other.socket_path) == (server.pid, server.socket_path)
     server.stop()
     assert (folder / "valkey" / "appendonlydir").is_dir()
+    again = start_server(folder)
+    assert again.socket_path == server.socket_path, "processes that were told the address stay right"
+    again.stop()
+
+
+def test_a_short_socket_lies_where_nobody_could_have_been_before_us(tmp_path: Path) -> None:
+    """Not even in the folder of the name that an earlier version took, made by another user first."""
+    folder = tmp_path / ("d" * 120)
+    name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    foreseen = Path(tempfile.gettempdir()) / f"changeroom-{os.getuid()}-{name}"
+    foreseen.mkdir(mode=0o777)
+    foreseen.chmod(0o777)
+    try:
+        server = start_server(folder)
+        server.stop()
+        assert server.socket_path.parent != foreseen
+        assert stat.S_IMODE(server.socket_path.parent.lstat().st_mode) == 0o700
+    finally:
+        foreseen.rmdir()
+
+
+def link_to(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        lambda path: path.mkdir(mode=0o700) or path.chmod(0o770),
+        link_to,
+        lambda path: path.mkdir(mode=0o700) or os.chown(path, 12345, 12345),
+        lambda path: None,
+    ],
+    ids=["open to a group", "a link", "of another user", "gone"],
+)
+def test_a_remembered_socket_folder_that_is_not_ours_alone_is_left_alone(
+    tmp_path: Path, swap: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / ("d" * 120)
+    start_server(folder).stop()
+    chosen = tmp_path / "chosen"
+    (folder / "valkey" / "socket_folder").write_text(str(chosen))
+    try:
+        swap(chosen)
+    except PermissionError:
+        pytest.skip("only root may give a folder away")
+    server = start_server(folder)
+    assert server.socket_path.parent != chosen
+    server.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_a_data_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "valkey").mkdir()
+    os.chown(tmp_path / "valkey", 12345, 12345)
+    with pytest.raises(EmbeddedServerError, match="another user"):
+        start_server(tmp_path)
+
+
+def test_its_folder_is_for_us_alone(tmp_path: Path) -> None:
+    (tmp_path / "valkey").mkdir(mode=0o777)
+    (tmp_path / "valkey").chmod(0o777)
+    start_server(tmp_path).stop()
+    assert stat.S_IMODE((tmp_path / "valkey").lstat().st_mode) == 0o700
+
+
+def test_its_memory_is_bounded_also_when_it_is_adopted(tmp_path: Path) -> None:
+    first = start_server(tmp_path, 64 << 20)
+    with client_of(first) as client:
+        assert client.config_get("maxmemory")["maxmemory"] == str(64 << 20)
+        start_server(tmp_path, 32 << 20)
+        assert client.config_get("maxmemory")["maxmemory"] == str(32 << 20)
+    first.stop()
 
 
 def test_a_cut_off_log_is_loaded_to_the_cut(tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ async def test_erasing_leaves_nothing_of_a_job(queue: JobQueue, hand: Hand) -> N
     record = await queue.owner.erase(reservation.id)
     assert record is not None and record.spec.person == "input/person"
     assert await queue.owner.get(reservation.id) is None
-    assert await queue.owner.existed(reservation.id)
+    assert await queue.owner.existed(reservation.id, "shop")
+    assert not await queue.owner.existed(reservation.id, "other")
     client = queue.store.client
     left = {key async for key in client.scan_iter(f"*{reservation.id}*")}
     assert left == {store_keys.GONE + reservation.id}

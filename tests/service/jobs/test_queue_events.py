@@ -43,6 +43,24 @@ def sort_key(event_id: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
+async def test_a_preview_is_for_who_listens_when_it_comes_and_kept_nowhere(queue: JobQueue, hand: Hand) -> None:
+    job_id = await hand.post()
+    following = [asyncio.create_task(collect(queue, job_id)) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    await run_to_the_end(queue, hand)
+    for events in await asyncio.wait_for(asyncio.gather(*following), 60):
+        shown = [base64.b64decode(str(event.data["preview"])) for event in events if event.type == "progress"]
+        assert shown == [b"jpeg %d" % step for step in range(1, 5)]
+    assert all("preview" not in event.data for event in await collect(queue, job_id))
+    for _, fields in await queue.store.client.xrange(store_keys.EVENTS + job_id):
+        assert base64.b64encode(b"jpeg 1").decode() not in fields["data"]
+    notices = queue.owner.event_log.notices
+    assert not notices._previews
+    async with asyncio.timeout(60):
+        while await queue.store.client.pubsub_channels(store_keys.PREVIEW + "*"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_reconnecting_after_any_event_loses_and_repeats_nothing(queue: JobQueue, hand: Hand) -> None:
     job_id = await hand.post()
     await run_to_the_end(queue, hand)

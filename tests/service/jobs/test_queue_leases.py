@@ -182,8 +182,9 @@ async def test_records_run_out_after_their_time(queue: JobQueue, hand: Hand) -> 
     assert 590 < await client.ttl(store_keys.EVENTS + job_id) <= 600
     await client.delete(store_keys.JOB + job_id)
     assert await queue.owner.get(job_id) is None
-    assert await queue.owner.existed(job_id)
-    assert not await queue.owner.existed("never")
+    assert await queue.owner.existed(job_id, "shop")
+    assert not await queue.owner.existed(job_id, "other")
+    assert not await queue.owner.existed("never", "shop")
 
 
 async def test_nothing_is_left_of_finished_jobs_but_records(queue: JobQueue, hand: Hand) -> None:

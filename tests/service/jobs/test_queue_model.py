@@ -109,6 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = Model(START_MS, RULES)
         self.names = (f"{number:032x}" for number in itertools.count(1))
         self.erased: set[str] = set()
+        self.tenants: dict[str, str] = {}
 
     @initialize()
     def start(self) -> None:
@@ -246,10 +247,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def erase(self, job_id: str) -> None:
+        if job_id in self.model.jobs:
+            self.tenants[job_id] = self.model.jobs[job_id].tenant
         record = self.bench.run(self.queue.owner.erase(job_id))
         assert (record is not None) == self.model.erase(job_id)
         self.erased.add(job_id)
-        assert self.bench.run(self.queue.owner.existed(job_id))
+        tenant = self.tenants[job_id]
+        assert self.bench.run(self.queue.owner.existed(job_id, tenant))
+        assert not self.bench.run(self.queue.owner.existed(job_id, f"not-{tenant}"))
 
     @rule()
     def sweep(self) -> None:

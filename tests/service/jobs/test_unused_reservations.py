@@ -65,7 +65,9 @@ async def test_a_stop_ends_the_patience(own_server: EmbeddedServer, tmp_path: Pa
     reservation = await Hand(queue).reserve(key="k")
     own_server.kill()
     await returning.release(reservation)
-    (waiting,) = (task for task in asyncio.all_tasks() if "_patiently" in repr(task))
+    async with asyncio.timeout(60):
+        while not (waiting := [task for task in asyncio.all_tasks() if "_patiently" in repr(task)]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     stopping.set()
-    await asyncio.wait_for(waiting, 20)
+    await asyncio.wait_for(waiting[0], 20)
     await queue.close()

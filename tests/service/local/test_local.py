@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,11 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import redis
 from PIL import Image
+from running_up import Up, gone, store_pid
 
 from service.errors import CommandFailed
-from service.jobs.embedded import socket_path_for
 from service.local.first_try_on import dress_sample
 from service.local.supervisor import Child, ChildFailed
 from service.local.up import own_address, up
@@ -27,56 +25,6 @@ from service.settings import load_settings
 IDLE_S = 15.0
 IDLE_SHARE = 0.05
 """Of what a start and its first try-on cost the same processor: what it idles on for IDLE_S is far less."""
-
-
-class Up:
-    """A running `changeroom up`; its output is read to the line that says it serves."""
-
-    def __init__(self, data: Path, *words: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        self.address = f"http://127.0.0.1:{port}"
-        command = [
-            sys.executable,
-            "-m",
-            "service.cli",
-            "up",
-            "--port",
-            str(port),
-            "--data",
-            str(data),
-            *words,
-        ]
-        env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
-        self.told: list[str] = []
-
-    def wait_for(self, word: str) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.told.append(line)
-            if word in line:
-                return line
-        raise AssertionError(f"{word!r} was never said: {''.join(self.told)}")
-
-    def children(self) -> dict[str, int]:
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        words = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listed}
-        return {name: pid for pid, said in words.items() for name in ("gateway", "worker") if name.encode() in said}
-
-    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(how)
-        code = self.process.wait(90)
-        self.close()
-        return code
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 @pytest.fixture
@@ -96,11 +44,6 @@ def running(tmp_path: Path) -> Iterator[Up]:
     service = Up(tmp_path / "data", "--model", "null", "--set", "drain_grace_s=5", "--set", "lease_s=2")
     yield service
     service.close()
-
-
-def gone(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def processor_seconds(pid: int) -> float:
@@ -147,12 +90,6 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
         assert 'changeroom_requests_total{reason="",status="succeeded"}' in jobs
     finally:
         assert again.stop(signal.SIGTERM) == 0
-
-
-def store_pid(data: Path) -> int:
-    """The process id of the embedded store of a data folder."""
-    with redis.Redis(unix_socket_path=str(socket_path_for(data))) as client:
-        return int(client.info("server")["process_id"])
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path):

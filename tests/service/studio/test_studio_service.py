@@ -220,6 +220,6 @@ def test_a_result_outlives_a_complaint_and_erase_removes_it_from_the_server(
     assert httpx.get(address, trust_env=False).status_code == 200
     page.at("erase").click()
     page.until(lambda: page.state == "empty")
-    assert page.text("empty-title") == "Erased. The server keeps nothing of it."
+    assert page.text("empty-title") == "Erased: its pictures are deleted, its words can no longer be read."
     assert httpx.get(address, trust_env=False).status_code == 410
     assert "#" not in page.browser.current_url

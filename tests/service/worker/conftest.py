@@ -15,6 +15,7 @@ from service.jobs.blobs import BlobStore
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import GarmentRef, JobSpec, Limits, Reserved
+from service.jobs.words import Words, sealed
 from service.settings import Settings, load_settings
 
 
@@ -73,7 +74,8 @@ def submit(queue: JobQueue, blobs: BlobStore) -> Submit:
             "instruction": "wear it", "instruction_by": "grammar", "seed": 1, "created_at": now,
             "deadline_at": now + 60, "tokens": 1, "output_format": "png",
         }  # fmt: skip
-        await queue.submission.submit(reserved, JobSpec(**(given | said)))
+        words = await Words(blobs).new_key()
+        await queue.submission.submit(reserved, sealed(JobSpec(**(given | said)), words))
         return reserved.id
 
     return put

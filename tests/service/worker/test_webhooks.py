@@ -21,6 +21,7 @@ from service.jobs import store_keys
 from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
 from service.jobs.schemas import INLINE, GarmentRef, JobError, JobRecord, JobResult, JobSpec
+from service.jobs.words import Words
 from service.settings import Settings
 from service.worker import webhooks
 from service.worker.webhooks import Message, WebhookDelivery, WebhookSender, message, signature, signing_key
@@ -102,7 +103,7 @@ async def delivering(queue: JobQueue, blobs: BlobStore, monkeypatch: pytest.Monk
     """Deliveries of what is due in the store, four quick tries each."""
     monkeypatch.setattr(webhooks, "POLL_S", 0.02)
     sender = WebhookSender(SECRET, allow_private=True)
-    delivery = WebhookDelivery(queue, sender, blobs, delays=(0.01, 0.01, 0.01))
+    delivery = WebhookDelivery(queue, sender, blobs, Words(blobs), delays=(0.01, 0.01, 0.01))
     running = asyncio.create_task(delivery.run_forever())
     try:
         yield
@@ -142,6 +143,16 @@ async def test_a_delivery_is_given_up_after_the_last_try(queue, blobs, submit, m
 async def test_an_erased_job_tells_nobody(queue, blobs, submit, monkeypatch):
     async with receiving(b"200 OK") as receiver:
         await queue.owner.erase(await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/"))
+        async with delivering(queue, blobs, monkeypatch):
+            await nothing_due(queue)
+    assert receiver.received == []
+
+
+async def test_a_job_whose_words_were_erased_tells_nobody(queue, blobs, submit, monkeypatch):
+    async with receiving(b"200 OK") as receiver:
+        job_id = await submit(webhook_url=f"http://127.0.0.1:{receiver.port}/")
+        await queue.owner.cancel(job_id)
+        await blobs.delete((await queue.owner.get(job_id)).spec.sealed.key)
         async with delivering(queue, blobs, monkeypatch):
             await nothing_due(queue)
     assert receiver.received == []
@@ -208,13 +219,29 @@ async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: 
         "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
         "fec0::1", "ff02::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::a00:1",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        # every range of the IANA registries of special-purpose addresses, first and last
+        "0.255.255.255", "10.255.255.255", "100.127.255.255", "127.255.255.255", "172.31.255.255", "192.0.0.0",
+        "192.0.0.8", "192.0.0.9", "192.0.0.10", "192.0.0.170", "192.0.0.171", "192.0.0.255", "192.0.2.255",
+        "192.31.196.1", "192.52.193.1", "192.88.99.2", "192.168.255.255", "192.175.48.1", "198.18.0.0",
+        "198.19.255.255", "198.51.100.0", "203.0.113.255", "239.255.255.255", "240.0.0.0",
+        "::ffff:192.0.0.8", "64:ff9b::c000:8", "::8.8.8.8", "::ffff:0:808:808", "100::1", "100:0:0:1::1", "2001:1::1",
+        "2001:2::1", "2001:3::1", "2001:4:112::1", "2001:10::1", "2001:20::1", "2001:30::1", "2001:1ff:ffff::1",
+        "2001:db8::1", "2002:808:808::1", "2620:4f:8000::1", "3fff::1", "3fff:fff::1", "5f00::1", "fdff::1", "febf::1",
     ],
 )  # fmt: skip
 def test_private_addresses_are_not_public(address: str):
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8", "1.0.0.0",
+        "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0", "191.255.255.255",
+        "192.0.1.0", "192.0.3.0", "192.167.255.255", "198.17.255.255", "198.20.0.0", "223.255.255.255", "2001:200::1",
+        "2001:db7:ffff::1", "2001:db9::1", "2003::1", "3ffe:ffff::1", "3fff:1000::1",
+    ],
+)  # fmt: skip
 def test_public_addresses_are_public(address: str):
     assert is_public(address)
 

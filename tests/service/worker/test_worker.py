@@ -28,9 +28,14 @@ async def test_a_job_becomes_a_stored_picture(settings, queue, blobs, submit):
 
 async def test_every_step_is_told_with_a_small_preview(settings, queue, submit):
     job_id = await submit()
+
+    async def follow() -> list[Event]:
+        return [event async for event in queue.owner.subscribe(job_id, None)]
+
+    following = asyncio.create_task(follow())
     async with working(settings, StepEngine(steps=3, step_seconds=0.2)):
         await ended(queue, job_id)
-    events: list[Event] = [event async for event in queue.owner.subscribe(job_id, None)]
+        events = await asyncio.wait_for(following, 60)
     told = [event.data for event in events if event.type == "progress"]
     assert [(data["step"], data["steps"]) for data in told] == [(1, 3), (2, 3), (3, 3)]
     assert all(data["preview"] for data in told)

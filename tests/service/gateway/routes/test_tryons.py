@@ -15,6 +15,8 @@ import pytest
 from gateway_live import INFO, Live, data_url, parts, picture
 from PIL import Image
 
+from service.jobs.words import Words
+
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
 
@@ -186,6 +188,7 @@ def test_every_answer_carries_its_request_id_and_trace(live: Live, http: httpx.C
     assert answer.headers["x-request-id"] == "mine-1"
     assert "read;dur=" in answer.headers["server-timing"]
     record = live.call(live.queue.owner.get(answer.json()["id"]))
+    record = live.call(Words(live.blobs).open_record(record))
     assert record.spec.request_id == "mine-1" and record.spec.traceparent == trace
     odd = http.get("/v1/try-ons/none", headers={"X-Request-Id": "a b\tc"})
     assert odd.headers["x-request-id"].startswith("req_")

@@ -108,6 +108,14 @@ def test_a_key_sees_only_its_own_jobs_and_garments(guarded: Live, keys: dict[str
             assert other.delete(made["links"]["self"]).status_code == 404
             assert other.get("/v1/garments/A").status_code == 404
             assert other.get(f"/v1/status/{made['id']}").status_code == 404
+            erased = shop.post("/v1/try-ons", files=FILES, headers={"Prefer": "wait=10"}).json()
+            assert shop.delete(erased["links"]["self"]).status_code == 204
+            assert shop.get(erased["links"]["self"]).status_code == 410
+            asked = [("GET", "self"), ("GET", "events"), ("GET", "image"), ("POST", "cancel"), ("DELETE", "self")]
+            for method, link in asked:
+                answer = other.request(method, erased["links"][link])
+                assert (answer.status_code, answer.json()["code"]) == (404, "unknown-try-on")
+            assert other.get(f"/v1/status/{erased['id']}").status_code == 404
         assert anyone.get(made["links"]["image"]).status_code == 401
         assert anyone.get(made["result"]["url"]).status_code == 200
         assert shop.get(made["links"]["self"]).status_code == 200
@@ -218,6 +226,47 @@ def test_a_key_is_revoked_by_changing_the_file(launch: Callable[..., Live], tmp_
         os.utime(path, (1, 1))
         time.sleep(2.1)
         assert client.get("/v1/models", headers=bearer(key)).status_code == 401
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied", "moved away with its folder"])
+def test_keys_end_with_their_file_and_come_back_with_it(launch: Callable[..., Live], tmp_path: Path, loss: str) -> None:
+    key, entry = new_key("shop")
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    path = folder / "keys.json"
+    text = KeyFile(keys=(entry,)).model_dump_json()
+    path.write_text(text)
+    service = launch(api_keys_file=path, auth_required=True)
+
+    def until(status: int) -> None:
+        patience = time.monotonic() + 60
+        with service.client() as client:
+            while (answer := client.get("/v1/models", headers=bearer(key))).status_code != status:
+                assert time.monotonic() < patience, answer.text
+                time.sleep(0.1)
+
+    until(200)
+    match loss:
+        case "deleted":
+            path.unlink()
+        case "emptied":
+            path.write_text("")
+        case _:
+            folder.rename(tmp_path / "elsewhere")
+    until(401)
+    folder.mkdir(exist_ok=True)
+    path.write_text(text)
+    until(200)
+
+
+def test_nobody_with_a_key_is_called_anonymous(tmp_path: Path) -> None:
+    """Such a key would see, and erase, the jobs of everybody without one."""
+    with pytest.raises(ValueError, match="everybody without a key"):
+        new_key("anonymous")
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [{"tenant": "anonymous", "sha256": digest("x")}]}))
+    with pytest.raises(SettingsError, match=r"keys\.0\.tenant.*everybody without a key"):
+        create_app(Settings(api_keys_file=path, data_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
