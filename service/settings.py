@@ -51,8 +51,12 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     auth_required: bool = False
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
-    concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
-    daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
+    concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight and uploads per key; 0: any")
+    daily_quota: int = Field(
+        default=0, ge=0, description="jobs and catalogue uploads per key and UTC day; 0 is unlimited"
+    )
+    catalogue_garments: int = Field(default=10_000, ge=0, description="garments per key; 0 is unlimited")
+    catalogue_bytes: int = Field(default=4 * GIB, ge=0, description="of these garments' pictures; 0 is unlimited")
 
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
@@ -84,6 +88,12 @@ class Settings(BaseSettings):
     reservation_ttl_s: float = Field(default=60, gt=0, description="an accepted request that never became a job")
     result_ttl_s: int = Field(default=86_400, ge=1)
     input_ttl_s: int = Field(default=3_600, ge=1)
+    garment_ttl_s: int = Field(
+        default=180 * 86_400, ge=0, description="a catalogue garment that nobody puts or wears; 0 keeps it"
+    )
+    disk_reserve_bytes: int = Field(
+        default=512 * MIB, ge=0, description="free disk left to accepted jobs; twice as much is closed to the catalogue"
+    )
     store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
 
     webhooks_enabled: bool = False

@@ -1,38 +1,96 @@
-"""Catalogue garments: uploaded once, referred to by sku, one namespace a tenant."""
+"""Catalogue garments: uploaded once, referred to by sku, one namespace a tenant.
+
+A tenant may hold so many garments and so many bytes of them. A garment lives `garment_ttl_s` since it was put or worn
+last; `sweep` erases those whose time is over. Blobs lie in the picture store under the kind `garment`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import time
 
-from service.jobs import store_keys
-from service.jobs.schemas import GarmentRecord
+from service.errors import UnprocessableRequest
+from service.jobs.blobs import BlobStore
+from service.jobs.schemas import GarmentRecord, HeldGarment, Limits
 from service.jobs.store import Store
+from service.settings import MIB
+
+SWEEP_PAGE = 200
+UNBOUNDED = Limits()
 
 
 class Catalogue:
-    """The garments of all tenants. Blobs lie in the object store under the kind `garment`, without a TTL."""
+    """The garments of all tenants; `ttl_s` is how long one is kept that nobody wears, 0 for ever."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ttl_s: int = 0) -> None:
         self._store = store
+        self._ttl_ms = ttl_s * 1000
 
-    async def put(self, tenant: str, garment: GarmentRecord) -> GarmentRecord | None:
-        """Write a garment; returns the one it replaces, whose blob is now the caller's to delete."""
-        return await self._change(tenant, garment.sku, garment.model_dump_json())
+    async def put(
+        self, tenant: str, garment: GarmentRecord, *, size: int = 0, limits: Limits = UNBOUNDED
+    ) -> GarmentRecord | None:
+        """Write a garment whose picture has `size` bytes; returns the one it replaces, whose blob is now the caller's
+        to delete.
 
-    async def get(self, tenant: str, sku: str) -> GarmentRecord | None:
-        """The garment of this sku, or None."""
-        text = await self._store.call(lambda: self._store.client.get(_key(tenant, sku)))
-        return GarmentRecord.model_validate_json(text) if text else None
+        Raises UnprocessableRequest (catalogue-full) when the tenant holds as much as `limits` allow.
+        """
+        bounds = (limits.catalogue_garments, limits.catalogue_bytes)
+        answer, before = await self._change(
+            tenant, digest(tenant, garment.sku), garment.model_dump_json(), size, bounds
+        )
+        if answer != "done":
+            raise _full(answer, limits)
+        return before
+
+    def fresh(self, garment: GarmentRecord) -> HeldGarment:
+        """A garment as it is held when it has just been put."""
+        return HeldGarment(garment, time.time() + self._ttl_ms / 1000 if self._ttl_ms else None)
+
+    async def get(self, tenant: str, sku: str, *, worn: bool = False) -> HeldGarment | None:
+        """The garment of this sku, or None; to be `worn` it begins its life anew."""
+        ttl_ms = self._ttl_ms if worn else 0
+        found = await self._store.script("garment_read", tenant, digest(tenant, sku), ttl_ms)
+        if not found:
+            return None
+        ends = int(found[1]) / 1000 if found[1] else None
+        return HeldGarment(GarmentRecord.model_validate_json(found[0]), ends)
 
     async def delete(self, tenant: str, sku: str) -> GarmentRecord | None:
         """Remove a garment; returns what was there, whose blob is now the caller's to delete."""
-        return await self._change(tenant, sku, "")
+        _, before = await self._change(tenant, digest(tenant, sku), "")
+        return before
 
-    async def _change(self, tenant: str, sku: str, text: str) -> GarmentRecord | None:
-        before = await self._store.script("garment", _key(tenant, sku), text, repeat=False)
-        return GarmentRecord.model_validate_json(before) if before else None
+    async def sweep(self, blobs: BlobStore) -> int:
+        """Erase the garments whose life is over, pictures first, so that none is left without a record.
+
+        Returns how many. Raises StoreUnavailable.
+        """
+        erased = 0
+        while due := await self._store.script("garments_due", SWEEP_PAGE):
+            for tenant, name, text in due:
+                blob = GarmentRecord.model_validate_json(text).blob
+                await blobs.delete(blob)
+                await self._change(tenant, name, "", only=blob)
+            erased += len(due)
+        return erased
+
+    async def _change(
+        self, tenant: str, name: str, text: str, size: int = 0, bounds: tuple[int, int] = (0, 0), *, only: str = ""
+    ) -> tuple[str, GarmentRecord | None]:
+        answer, said = await self._store.script(
+            "garment", tenant, name, text, size, *bounds, self._ttl_ms, only, repeat=False
+        )
+        return answer, GarmentRecord.model_validate_json(said) if answer == "done" and said else None
 
 
-def _key(tenant: str, sku: str) -> str:
-    digest = hashlib.sha256(f"{tenant}\x00{sku}".encode()).hexdigest()
-    return store_keys.GARMENT + digest
+def digest(tenant: str, sku: str) -> str:
+    """The name under which the store knows a garment."""
+    return hashlib.sha256(f"{tenant}\x00{sku}".encode()).hexdigest()
+
+
+def _full(which: str, limits: Limits) -> UnprocessableRequest:
+    bound = f"{limits.catalogue_garments} garments" if which == "garments" else f"{limits.catalogue_bytes // MIB} MiB"
+    return UnprocessableRequest(
+        f"The catalogue of this key is full: it may hold {bound}. Delete garments that nobody wears any more.",
+        code="catalogue-full",
+    )

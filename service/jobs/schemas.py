@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -181,8 +182,8 @@ class WorkerInfo(Announced, EngineFacts):
 
 
 class GarmentRecord(Wire):
-    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted or
-    replaced.
+    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted, replaced or, worn
+    by nobody for `garment_ttl_s`, swept.
     """
 
     sku: str
@@ -195,12 +196,24 @@ class GarmentRecord(Wire):
     created_at: float
 
 
+@dataclass(frozen=True)
+class HeldGarment:
+    """A garment of the catalogue and when its life ends (Unix seconds), unless it is worn before; None is never."""
+
+    record: GarmentRecord
+    ends_at: float | None
+
+
 class Limits(Wire):
-    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs of a UTC day."""
+    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs and catalogue uploads of a UTC day,
+    `catalogue_bytes` the bytes of the pictures of its garments.
+    """
 
     rate_per_minute: int = 0
     concurrency: int = 0
     daily_quota: int = 0
+    catalogue_garments: int = 0
+    catalogue_bytes: int = 0
 
 
 class Reserved(Wire):

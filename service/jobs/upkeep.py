@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from service.errors import StoreUnavailable
 from service.jobs import store_keys
 from service.jobs.blobs import BlobStore
+from service.jobs.catalogue import Catalogue
 from service.jobs.schemas import Backlog, SweepReport
 from service.jobs.store import Store
 from service.metrics import Metrics
@@ -39,7 +40,7 @@ async def keep_house(upkeep: Upkeep, blobs: BlobStore) -> None:
                     log.info("swept", extra={"job_id": job_id, "outcome": what})
             if loop.time() >= erase_at:
                 erase_at = loop.time() + ERASE_EVERY_S
-                erased = await blobs.sweep_expired()
+                erased = await blobs.sweep_expired() + await upkeep.catalogue.sweep(blobs)
                 if erased:
                     log.info("expired pictures erased", extra={"count": erased})
         except StoreUnavailable as error:
@@ -54,6 +55,7 @@ class Upkeep:
         self._store = store
         self._settings = settings
         self._totals = TotalsCopy()
+        self.catalogue = Catalogue(store, settings.garment_ttl_s)
 
     @property
     def every_s(self) -> float:

@@ -45,9 +45,7 @@ def sniff(data: bytes, limits: ImageLimits) -> str:
     Raises InvalidImage (empty, animated), PayloadTooLarge and UnsupportedMediaType.
     """
     if not data:
-        raise InvalidImage(
-            "This picture is an empty file. Choose the photo again and upload it.", code="empty-image"
-        )
+        raise InvalidImage("This picture is an empty file. Choose the photo again and upload it.", code="empty-image")
     if len(data) > limits.max_bytes:
         raise PayloadTooLarge(
             f"This picture has {len(data) / MIB:.1f} MiB; at most {limits.max_bytes / MIB:.0f} MiB "
@@ -111,9 +109,7 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
     """Raises PayloadTooLarge for too many pixels, InvalidImage for too few or too narrow a picture."""
     said = f"This picture is {width} by {height} pixels"
     if width < 1 or height < 1:
-        raise InvalidImage(
-            f"{said}: it holds nothing. Export it again and upload that.", code="zero-size-image"
-        )
+        raise InvalidImage(f"{said}: it holds nothing. Export it again and upload that.", code="zero-size-image")
     if width * height > limits.max_megapixels * 1e6:
         raise too_many_pixels(said, limits)
     if min(width, height) < limits.min_side:

@@ -21,13 +21,13 @@ from PIL import Image, ImageCms, ImageOps
 from service.errors import InvalidImage, ServiceError
 from service.pictures import jpeg
 from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
+from service.pictures.kept import jpeg_of, kept
 from service.pictures.provenance import marked
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 PASS_BYTES = 4 * MIB
 
-_LOSSLESS_PIXELS = 512 * 512
 _PROFILE_BYTES = 4 * MIB
 _NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC"}
 
@@ -108,7 +108,7 @@ def warm_up() -> None:
     """Load every decoder, so that a process's first picture pays for nothing."""
     Image.init()
     _register_heif()
-    decode_photo(_jpeg(Image.new("RGB", (64, 64)), 90, "4:2:0"))
+    decode_photo(jpeg_of(Image.new("RGB", (64, 64)), 90, "4:2:0"))
 
 
 def open_photo(data: bytes) -> Image.Image:
@@ -148,7 +148,7 @@ def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) ->
     """A small JPEG for progress events, at most `long_side` pixels long, without metadata."""
     small = _bare(image).copy()
     small.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-    return _jpeg(small, quality, "4:2:0")
+    return jpeg_of(small, quality, "4:2:0")
 
 
 def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
@@ -159,11 +159,11 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise animated()
     if kind == "JPEG" and _as_it_is(image, limits):
-        kept = jpeg.strip(data)
-        if kept is not None and len(kept) <= PASS_BYTES:
+        stripped = jpeg.strip(data)
+        if stripped is not None and len(stripped) <= PASS_BYTES:
             size = image.size
             _read_through(image)
-            return Photo(kept, "image/jpeg", *size)
+            return Photo(stripped, "image/jpeg", *size)
     turned = _orientation(image) != 1
     profile = _profile(image)
     if max(image.size) > limits.long_side:
@@ -172,19 +172,14 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     fits = max(image.size) <= limits.long_side
     plain = _over_white(image)
     if not fits:
-        plain = plain.resize(
-            _within(plain.size, limits.long_side), Image.Resampling.LANCZOS, reducing_gap=2.0
-        )
+        plain = plain.resize(_within(plain.size, limits.long_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     plain = _srgb(plain, profile)
     if turned:
         plain.info = image.info
         plain = ImageOps.exif_transpose(plain)
     plain = _bare(plain)
-    if kind != "JPEG" and plain.width * plain.height <= _LOSSLESS_PIXELS:
-        out = io.BytesIO()
-        plain.save(out, "PNG", compress_level=3)
-        return Photo(out.getvalue(), "image/png", *plain.size)
-    return Photo(_jpeg(plain, 95, "4:4:4"), "image/jpeg", *plain.size)
+    kept_as, content_type = kept(plain, len(data), lossless=kind != "JPEG")
+    return Photo(kept_as, content_type, *plain.size)
 
 
 def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:
@@ -278,9 +273,3 @@ def _within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 def _at_least(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     scale = long_side / max(size)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
-
-
-def _jpeg(image: Image.Image, quality: int, subsampling: str) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
-    return out.getvalue()

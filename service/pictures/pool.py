@@ -155,9 +155,7 @@ class ImagePool:
             sys.executable,
             "-m",
             __name__,
-            json.dumps(
-                {"limits": asdict(self._limits), "cpu_s": self._cpu_s, "memory_bytes": self._memory_bytes}
-            ),
+            json.dumps({"limits": asdict(self._limits), "cpu_s": self._cpu_s, "memory_bytes": self._memory_bytes}),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_READ_AHEAD,

@@ -159,7 +159,7 @@ class TryOnView(View):
 
 
 class CatalogueView(View):
-    """A garment of the catalogue."""
+    """A garment of the catalogue. It is erased at `expires_at` unless it is put or worn before; null is never."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -171,6 +171,7 @@ class CatalogueView(View):
                     "width": 1024,
                     "height": 1024,
                     "created_at": "2026-11-21T19:00:00.000Z",
+                    "expires_at": "2027-05-20T19:00:00.000Z",
                 }
             ]
         }
@@ -182,6 +183,7 @@ class CatalogueView(View):
     width: int
     height: int
     created_at: str
+    expires_at: str | None
 
 
 class Health(View):

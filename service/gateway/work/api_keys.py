@@ -4,7 +4,8 @@ A slow password hash would add nothing: the keys are random, not chosen by peopl
 dictionary. The file is JSON and is read again when it changes, so that a key is revoked without a restart:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
-               "daily_quota": 100000, "high_priority": true}]}
+               "daily_quota": 100000, "catalogue_garments": 5000, "catalogue_bytes": 1073741824,
+               "high_priority": true}]}
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class KeyEntry(BaseModel):
     rate_per_minute: int | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=0)
     daily_quota: int | None = Field(None, ge=0)
+    catalogue_garments: int | None = Field(None, ge=0)
+    catalogue_bytes: int | None = Field(None, ge=0)
     high_priority: bool = False
 
 
@@ -86,6 +89,8 @@ class KeyRing:
             rate_per_minute=settings.rate_per_minute,
             concurrency=settings.concurrency_per_key,
             daily_quota=settings.daily_quota,
+            catalogue_garments=settings.catalogue_garments,
+            catalogue_bytes=settings.catalogue_bytes,
         )
         self._entries: tuple[KeyEntry, ...] = ()
         self._stamp: tuple[int, int] | None = None
@@ -130,12 +135,7 @@ class KeyRing:
         entry = self.identify(request)
         if entry is None:
             return Caller(ANONYMOUS, self._limits, high_priority=True)
-        own = {
-            "rate_per_minute": entry.rate_per_minute,
-            "concurrency": entry.concurrency,
-            "daily_quota": entry.daily_quota,
-        }
-        given = {name: value for name, value in own.items() if value is not None}
+        given = entry.model_dump(include=set(Limits.model_fields), exclude_none=True)
         high_priority = entry.high_priority or not self._required
         return Caller(entry.tenant, self._limits.model_copy(update=given), high_priority)
 

@@ -107,6 +107,7 @@ class TryOns:
                 pointer="priority",
             )
         self._webhooks.check(options.webhook_url)
+        self._blobs.check_room("input")
         with timed(asked.timings, "reserve"):
             reserved = await self._queue.submission.reserve(
                 tenant=asked.caller.tenant,
