@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
     max_images: int = Field(default=1 + MAX_GARMENTS, ge=2, le=1 + MAX_GARMENTS)
-    max_megapixels: float = Field(default=40, gt=0)
+    max_megapixels: float = Field(default=60, gt=0)
     header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
     body_idle_timeout_s: float = Field(default=4, gt=0, description="each such span of a body brings some kB")
     keep_alive_s: int = Field(default=10, ge=1, description="a connection between two requests")

@@ -16,11 +16,12 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 
 from service.errors import InvalidImage, ServiceError
 from service.pictures import jpeg
 from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
+from service.pictures.flat import flat
 from service.pictures.kept import jpeg_of, kept
 from service.pictures.provenance import marked
 
@@ -76,7 +77,7 @@ def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
             code="image-too-costly",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_many_pixels("This picture", limits) from None
+        raise too_many_pixels(limits) from None
     except _BROKEN as error:
         raise InvalidImage(
             f"This {_NAMES[kind]} is damaged or cut off and cannot be read to its end. "
@@ -105,8 +106,9 @@ def passes(outline: bytes, limits: ImageLimits) -> tuple[int, int] | None:
 
 
 def warm_up() -> None:
-    """Load every decoder, so that a process's first picture pays for nothing."""
+    """Load every decoder, each to use one thread, so that a process's first picture pays for nothing."""
     Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     _register_heif()
     decode_photo(jpeg_of(Image.new("RGB", (64, 64)), 90, "4:2:0"))
 
@@ -169,11 +171,7 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if max(image.size) > limits.long_side:
         image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
     image.load()
-    fits = max(image.size) <= limits.long_side
-    plain = _over_white(image)
-    if not fits:
-        plain = plain.resize(_within(plain.size, limits.long_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    plain = _srgb(plain, profile)
+    plain = _srgb(flat(image, limits.long_side), profile)
     if turned:
         plain.info = image.info
         plain = ImageOps.exif_transpose(plain)
@@ -212,24 +210,6 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    """The picture without transparency and with 8 bits a channel: mode L, RGB or CMYK."""
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        deep = image.convert("I") if image.mode != "I" else image
-        return deep.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
-        return image
-    if image.mode == "LA":
-        grey, alpha = image.split()
-        return Image.composite(grey, Image.new("L", image.size, 255), alpha)
-    if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB")
-    return image.convert("RGB")
-
-
 def _profile(image: Image.Image) -> bytes | None:
     """The ICC profile, unless there is none, it is oversized, or it is sRGB already."""
     profile = image.info.get("icc_profile")
@@ -263,11 +243,6 @@ def _bare(image: Image.Image) -> Image.Image:
     bare = image.convert("RGB")
     bare.info = {}
     return bare
-
-
-def _within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    scale = long_side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _at_least(size: tuple[int, int], long_side: int) -> tuple[int, int]:

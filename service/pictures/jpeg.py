@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _SOF, _SOI, _EOI, _SOS, _APP14 = (0xC0, 0xC1), b"\xff\xd8", 0xD9, 0xDA, 0xEE
 _SCAN = 0x00
+_ANY_SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _PICTURE = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, _SOS})
 _DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE})
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
@@ -71,6 +74,32 @@ def outline(data: bytes) -> bytes | None:
         elif marker not in _PICTURE and marker not in _DROPPED:
             return None
     return None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a JPEG's header says of it: its SOF marker's second byte, bits a sample, sides, and scans there are."""
+
+    process: int
+    bits: int
+    width: int
+    height: int
+    scans: int
+
+
+def frame(data: bytes) -> Frame | None:
+    """None for a file in which no frame begins. Only for a progressive one it is looked beyond the first scan."""
+    found: tuple[int, int, int, int] | None = None
+    scans = 0
+    for marker, start, end in _segments(data):
+        if marker in _ANY_SOF and end - start >= 8 and found is None:
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (start + 4, start + 6))
+            found = (marker, data[start + 3], width, height)
+        elif marker == _SOS:
+            scans += 1
+            if found is None or found[0] not in _PROGRESSIVE:
+                break
+    return None if found is None else Frame(*found, scans)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

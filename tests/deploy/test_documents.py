@@ -29,8 +29,8 @@ def test_times_and_bounds_are_the_defaults() -> None:
     assert "`CHANGEROOM_CATALOGUE_GARMENTS` (10,000)" in text and default["catalogue_garments"] == 10_000
     assert "`CHANGEROOM_CATALOGUE_BYTES` (4 GiB)" in text and default["catalogue_bytes"] == 4 << 30
     assert "`CHANGEROOM_DISK_RESERVE_BYTES` (512 MiB)" in text and default["disk_reserve_bytes"] == 512 << 20
-    assert "80 MiB a request, 15 MiB and 40 megapixels a picture" in text
+    assert "80 MiB a request, 15 MiB and 60 megapixels a picture" in text
     assert (default["body_limit_bytes"], default["image_limit_bytes"]) == (80 << 20, 15 << 20)
-    assert default["max_megapixels"] == 40
+    assert default["max_megapixels"] == 60
     assert "`CHANGEROOM_MAX_CONNECTIONS_PER_ADDRESS` (512)" in text and default["max_connections_per_address"] == 512
     assert "**Authentication is off by default**" in text and default["auth_required"] is False

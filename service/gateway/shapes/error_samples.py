@@ -70,7 +70,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     PayloadTooLarge("A request may have at most 80 MB; send smaller or fewer pictures.", code="body-too-large"),
     PayloadTooLarge("person: one picture may have at most 15 MB.", code="image-too-large", pointer="person"),
     PayloadTooLarge(
-        "person: This picture is 30000 by 30000 pixels, more than the 40 megapixels accepted. Upload a smaller copy.",
+        "person: This picture is 30000 by 30000 pixels, more than the 60 megapixels accepted. Upload a smaller copy.",
         code="too-many-pixels",
         pointer="person",
     ),

@@ -17,12 +17,14 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from service.errors import Unauthorized
+from service.gateway.http.peers import client_name
 from service.jobs.schemas import Limits
 from service.settings import Settings, SettingsError
 
@@ -71,11 +73,12 @@ def digest(key: str) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and what that one may use."""
+    """Who asks, from where (an IPv6 /64 as one), and what that one may use."""
 
     tenant: str
     limits: Limits
     high_priority: bool
+    address: str = ""
 
 
 class KeyRing:
@@ -134,10 +137,11 @@ class KeyRing:
         """
         entry = self.identify(request)
         if entry is None:
-            return Caller(ANONYMOUS, self._limits, high_priority=True)
+            return Caller(ANONYMOUS, self._limits, high_priority=True, address=_address(request))
         given = entry.model_dump(include=set(Limits.model_fields), exclude_none=True)
         high_priority = entry.high_priority or not self._required
-        return Caller(entry.tenant, self._limits.model_copy(update=given), high_priority)
+        limits = self._limits.model_copy(update=given)
+        return Caller(entry.tenant, limits, high_priority, address=_address(request))
 
     def _refresh(self, path: Path) -> None:
         now = time.monotonic()
@@ -175,3 +179,10 @@ def presented(request: Request) -> str | None:
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
     return request.headers.get("x-api-key") or None
+
+
+def _address(request: Request) -> str:
+    try:
+        return client_name(ip_address(request.client.host)) if request.client else ""
+    except ValueError:  # a unix socket
+        return ""

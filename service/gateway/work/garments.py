@@ -14,6 +14,7 @@ from service.jobs.catalogue import Catalogue
 from service.jobs.schemas import Category, GarmentRecord, HeldGarment, Reserved
 from service.jobs.submission import Submission
 from service.pictures.pool import ImagePool
+from service.pictures.turns import Asker
 
 
 class Garments:
@@ -46,7 +47,7 @@ class Garments:
     async def _put(
         self, caller: Caller, sku: str, data: bytes, *, category: Category, layer: str | None
     ) -> tuple[GarmentRecord, GarmentRecord | None]:
-        photo = await self._pool.decode(data, pointer="image")
+        photo = await self._pool.decode(data, pointer="image", asker=Asker(caller.tenant, caller.address))
         record = GarmentRecord(
             sku=sku,
             blob=await self._blobs.put(photo.data, kind="garment", content_type=photo.content_type),

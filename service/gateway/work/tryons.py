@@ -39,6 +39,7 @@ from service.jobs.queue import JobQueue
 from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
 from service.jobs.submission import UnusedReservations
 from service.pictures.pool import ImagePool
+from service.pictures.turns import Asker
 from service.retry_after import SOON
 from service.settings import Settings
 
@@ -172,9 +173,13 @@ class TryOns:
                 layer = layer or record.layer
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
 
+        asker = Asker(asked.caller.tenant, asked.caller.address)
+        uploaded = [garment.data for garment in requested.garments if garment.data is not None]
+        await self._pool.check_together([requested.person, *uploaded])
+
         async def stored(data: bytes, pointer: str) -> str:
             with timed(asked.timings, f"decode-{pointer}"), about(pointer):
-                photo = await self._pool.decode(data, pointer=pointer)
+                photo = await self._pool.decode(data, pointer=pointer, asker=asker)
             with timed(asked.timings, f"store-{pointer}"):
                 return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
 
