@@ -7,7 +7,6 @@ last; `sweep` erases those whose time is over. Blobs lie in the picture store un
 from __future__ import annotations
 
 import hashlib
-import time
 
 from service.errors import UnprocessableRequest
 from service.jobs.blobs import BlobStore
@@ -28,23 +27,17 @@ class Catalogue:
 
     async def put(
         self, tenant: str, garment: GarmentRecord, *, size: int = 0, limits: Limits = UNBOUNDED
-    ) -> GarmentRecord | None:
-        """Write a garment whose picture has `size` bytes; returns the one it replaces, whose blob is now the caller's
-        to delete.
+    ) -> tuple[HeldGarment, GarmentRecord | None]:
+        """Write a garment whose picture has `size` bytes; returns it as it is held now, and the one it replaces, whose
+        blob is now the caller's to delete.
 
         Raises UnprocessableRequest (catalogue-full) when the tenant holds as much as `limits` allow.
         """
         bounds = (limits.catalogue_garments, limits.catalogue_bytes)
-        answer, before = await self._change(
-            tenant, digest(tenant, garment.sku), garment.model_dump_json(), size, bounds
-        )
-        if answer != "done":
-            raise _full(answer, limits)
-        return before
-
-    def fresh(self, garment: GarmentRecord) -> HeldGarment:
-        """A garment as it is held when it has just been put."""
-        return HeldGarment(garment, time.time() + self._ttl_ms / 1000 if self._ttl_ms else None)
+        answer = await self._change(tenant, digest(tenant, garment.sku), garment.model_dump_json(), size, bounds)
+        if answer[0] != "done":
+            raise _full(answer[0], limits)
+        return HeldGarment(garment, _seconds(answer[2])), _record(answer[1])
 
     async def get(self, tenant: str, sku: str, *, worn: bool = False) -> HeldGarment | None:
         """The garment of this sku, or None; to be `worn` it begins its life anew."""
@@ -52,13 +45,11 @@ class Catalogue:
         found = await self._store.script("garment_read", tenant, digest(tenant, sku), ttl_ms)
         if not found:
             return None
-        ends = int(found[1]) / 1000 if found[1] else None
-        return HeldGarment(GarmentRecord.model_validate_json(found[0]), ends)
+        return HeldGarment(GarmentRecord.model_validate_json(found[0]), _seconds(found[1]))
 
     async def delete(self, tenant: str, sku: str) -> GarmentRecord | None:
         """Remove a garment; returns what was there, whose blob is now the caller's to delete."""
-        _, before = await self._change(tenant, digest(tenant, sku), "")
-        return before
+        return _record((await self._change(tenant, digest(tenant, sku), ""))[1])
 
     async def sweep(self, blobs: BlobStore) -> int:
         """Erase the garments whose life is over, pictures first, so that none is left without a record.
@@ -76,11 +67,18 @@ class Catalogue:
 
     async def _change(
         self, tenant: str, name: str, text: str, size: int = 0, bounds: tuple[int, int] = (0, 0), *, only: str = ""
-    ) -> tuple[str, GarmentRecord | None]:
-        answer, said = await self._store.script(
-            "garment", tenant, name, text, size, *bounds, self._ttl_ms, only, repeat=False
-        )
-        return answer, GarmentRecord.model_validate_json(said) if answer == "done" and said else None
+    ) -> list[str]:
+        arguments = (tenant, name, text, size, *bounds, self._ttl_ms, only)
+        answer: list[str] = await self._store.script("garment", *arguments, repeat=False)
+        return answer
+
+
+def _record(text: str) -> GarmentRecord | None:
+    return GarmentRecord.model_validate_json(text) if text else None
+
+
+def _seconds(milliseconds: str) -> float | None:
+    return int(milliseconds) / 1000 if milliseconds else None
 
 
 def digest(tenant: str, sku: str) -> str:

@@ -38,15 +38,15 @@ class Garments:
         reserved = await self._submission.reserve_upload(caller.tenant, caller.limits)
         spent = False
         try:
-            record, before = await self._put(caller, sku, data, category=category, layer=layer)
+            held, before = await self._put(caller, sku, data, category=category, layer=layer)
             spent = True
         finally:
             await asyncio.shield(self._settle(reserved, spent))
-        return view(self._catalogue.fresh(record)), before is None
+        return view(held), before is None
 
     async def _put(
         self, caller: Caller, sku: str, data: bytes, *, category: Category, layer: str | None
-    ) -> tuple[GarmentRecord, GarmentRecord | None]:
+    ) -> tuple[HeldGarment, GarmentRecord | None]:
         photo = await self._pool.decode(data, pointer="image", asker=Asker(caller.tenant, caller.address))
         record = GarmentRecord(
             sku=sku,
@@ -59,13 +59,13 @@ class Garments:
             created_at=time.time(),
         )
         try:
-            before = await self._catalogue.put(caller.tenant, record, size=len(photo.data), limits=caller.limits)
+            held, before = await self._catalogue.put(caller.tenant, record, size=len(photo.data), limits=caller.limits)
         except UnprocessableRequest:
             await self._blobs.delete(record.blob)
             raise
         if before is not None:
             await self._blobs.delete(before.blob)
-        return record, before
+        return held, before
 
     async def _settle(self, reserved: Reserved, spent: bool) -> None:
         """Give the room back; while the store is away it is given back when the reservation runs out."""

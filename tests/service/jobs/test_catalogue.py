@@ -34,10 +34,10 @@ async def record(catalogue: Catalogue, tenant: str, sku: str) -> GarmentRecord |
 
 
 async def test_a_garment_is_put_read_replaced_and_deleted(catalogue: Catalogue) -> None:
-    assert await catalogue.put("shop", COAT) is None
+    assert (await catalogue.put("shop", COAT))[1] is None
     assert await record(catalogue, "shop", "coat-1") == COAT
     newer = COAT.model_copy(update={"blob": "garment/b"})
-    assert await catalogue.put("shop", newer) == COAT
+    assert (await catalogue.put("shop", newer))[1] == COAT
     assert await catalogue.delete("shop", "coat-1") == newer
     assert await catalogue.get("shop", "coat-1") is None
     assert await catalogue.delete("shop", "coat-1") is None
@@ -63,7 +63,7 @@ async def test_a_tenant_holds_so_many_garments_and_no_more(catalogue: Catalogue)
         await catalogue.put("shop", coat("c"), size=5, limits=limits)
     assert full.value.code == "catalogue-full"
     assert await catalogue.get("shop", "c") is None
-    assert await catalogue.put("shop", coat("b", "garment/b"), size=5, limits=limits) == coat("b")
+    assert (await catalogue.put("shop", coat("b", "garment/b"), size=5, limits=limits))[1] == coat("b")
     await catalogue.put("other", coat("c"), size=5, limits=limits)
     await catalogue.delete("shop", "a")
     await catalogue.put("shop", coat("c"), size=5, limits=limits)
