@@ -40,10 +40,22 @@ class GarmentRef(Wire):
     sku: str | None = None
 
 
+class PictureWarning(Wire):
+    """What is wrong with a picture that was accepted all the same. `pointer` names it, such as `garments.0`."""
+
+    pointer: str
+    detail: str
+
+
+def _nothing(value: object) -> bool:
+    return not value
+
+
 class JobSpec(Wire):
     """Everything a worker needs for one try-on. Blobs are content hashes in the object store.
 
-    Times are Unix seconds. `tokens` is the admission estimate of the packed length.
+    Times are Unix seconds. `tokens` is the admission estimate of the packed length. `warnings` are left out when there
+    are none: in a rolling update an older worker refuses fields it does not know.
     """
 
     id: str
@@ -67,6 +79,7 @@ class JobSpec(Wire):
     tokens: int
     request_id: str = ""
     traceparent: str | None = None
+    warnings: tuple[PictureWarning, ...] = Field(default=(), exclude_if=_nothing)
 
 
 class JobError(Wire):
@@ -194,6 +207,7 @@ class GarmentRecord(Wire):
     category: Category = "auto"
     layer: str | None = None
     created_at: float
+    warning: str | None = Field(default=None, exclude_if=_nothing)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.errors import InvalidImage, PayloadTooLarge, UnsupportedMediaType
+from service.pictures import jpeg
 
 MIB = 1 << 20
 ACCEPTED = "JPEG, PNG, WebP, AVIF or HEIC"
@@ -53,6 +54,7 @@ def sniff(data: bytes, limits: ImageLimits) -> str:
             code="image-too-large",
         )
     if data.startswith(b"\xff\xd8\xff"):
+        _check_jpeg(data)
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         if data[12:16] == b"IHDR" and len(data) >= 24:
@@ -82,6 +84,25 @@ def sniff(data: bytes, limits: ImageLimits) -> str:
 
 def _is_text(head: bytes) -> bool:
     return b"\x00" not in head and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Kinds of JPEG that neither browsers nor phones show are named, instead of calling the file damaged."""
+    frame = jpeg.frame(data)
+    if frame is None:
+        return
+    if frame.process in jpeg.LOSSLESS:
+        kind = "a lossless JPEG, as medical and camera software writes it"
+    elif frame.bits != 8 and frame.process in jpeg.SHOWN:
+        kind = f"a JPEG of {frame.bits} bits a colour"
+    elif frame.process not in jpeg.SHOWN:
+        kind = "a hierarchical JPEG"
+    else:
+        return
+    raise UnsupportedMediaType(
+        f"This is {kind}, which no browser or phone shows. Save it as an ordinary JPEG or as PNG and upload that.",
+        code="unsupported-image-format",
+    )
 
 
 def _check_webp(data: bytes, limits: ImageLimits) -> None:

@@ -34,7 +34,7 @@ def _jpeg(data: bytes) -> tuple[int, float]:
     frame = jpeg.frame(data)
     if frame is None:
         return 0, 0.0
-    return frame.width * frame.height, JPEG_NS + SCAN_NS * frame.scans
+    return frame.width * frame.height, JPEG_NS + SCAN_NS * jpeg.scans(data)
 
 
 def _png(data: bytes) -> tuple[int, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -18,8 +19,8 @@ from typing import Literal
 
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 
-from service.errors import InvalidImage, ServiceError
-from service.pictures import jpeg
+from service.errors import InvalidImage, ServiceError, UnsupportedMediaType
+from service.pictures import cut_off, isobmff, jpeg
 from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
 from service.pictures.flat import flat
 from service.pictures.kept import jpeg_of, kept
@@ -50,12 +51,16 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Photo:
-    """A normalised picture: 8-bit sRGB, upright, without metadata. `data` is JPEG or PNG."""
+    """A normalised picture: 8-bit sRGB, upright, without metadata. `data` is JPEG or PNG.
+
+    `warning` says what is wrong with a picture that was accepted all the same.
+    """
 
     data: bytes
     content_type: Literal["image/jpeg", "image/png"]
     width: int
     height: int
+    warning: str | None = None
 
 
 def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
@@ -156,6 +161,9 @@ def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) ->
 def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if kind == "HEIF":
         _register_heif()
+        _check_codec(data)
+    elif kind == "AVIF":
+        data = isobmff.without_groups(data)
     image = Image.open(io.BytesIO(data), formats=(kind,))
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
@@ -168,16 +176,53 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
             return Photo(stripped, "image/jpeg", *size)
     turned = _orientation(image) != 1
     profile = _profile(image)
-    if max(image.size) > limits.long_side:
-        image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
-    image.load()
-    plain = _srgb(flat(image, limits.long_side), profile)
+    whole, warning = _loaded(image, data, limits)
+    plain = _srgb(flat(whole, limits.long_side), profile)
     if turned:
-        plain.info = image.info
+        plain.info = whole.info
         plain = ImageOps.exif_transpose(plain)
     plain = _bare(plain)
     kept_as, content_type = kept(plain, len(data), lossless=kind != "JPEG")
-    return Photo(kept_as, content_type, *plain.size)
+    return Photo(kept_as, content_type, *plain.size, warning)
+
+
+def _loaded(image: Image.Image, data: bytes, limits: ImageLimits) -> tuple[Image.Image, str | None]:
+    """The pixels of an opened picture, no more of them than needed where its format allows that, and a warning.
+
+    Raises InvalidImage for a JPEG of which too much is missing.
+    """
+
+    def pixels(image: Image.Image) -> Image.Image:
+        if max(image.size) > limits.long_side:
+            image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
+        image.load()
+        return image
+
+    def decoded(data: bytes) -> Image.Image:
+        return pixels(Image.open(io.BytesIO(data), formats=("JPEG",)))
+
+    mended = cut_off.mended(data, decoded) if image.format == "JPEG" else None
+    if mended is None:
+        return pixels(image), None
+    whole, share = mended
+    there = f"{math.floor(share * 1000) / 10:g}% of it is there"
+    if share < cut_off.ENOUGH:
+        raise InvalidImage(
+            f"This JPEG is cut off: {there}. Export it again or take the photo anew, then upload the whole file.",
+            code="damaged-image",
+        )
+    return whole, None if share == 1 else f"This JPEG is cut off: {there}, the rest is grey or coarse."
+
+
+def _check_codec(data: bytes) -> None:
+    """A HEIC whose picture is not compressed as phones do is no damaged one."""
+    codecs = isobmff.codecs(data)
+    if codecs and not codecs & {b"hvc1", b"hev1"}:
+        raise UnsupportedMediaType(
+            "This HEIC is not compressed with HEVC, as those of phones are, and few programs show it. "
+            "Save it as JPEG and upload that.",
+            code="unsupported-image-format",
+        )
 
 
 def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:

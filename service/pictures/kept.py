@@ -14,7 +14,7 @@ from PIL import Image
 BYTES_A_PIXEL = 0.75
 LOSSLESS_PIXELS = 512 * 512
 # Even noise of extreme colours has at most 0.63 bytes a pixel at the last of these.
-QUALITIES = ((95, "4:4:4"), (90, "4:2:0"), (80, "4:2:0"), (60, "4:2:0"))
+QUALITIES = ((95, "4:4:4"), (90, "4:4:4"), (90, "4:2:0"), (80, "4:2:0"), (60, "4:2:0"))
 
 
 def kept(image: Image.Image, came_in: int, *, lossless: bool) -> tuple[bytes, Literal["image/jpeg", "image/png"]]:

@@ -57,6 +57,7 @@ class Garments:
             category=category,
             layer=layer,
             created_at=time.time(),
+            warning=photo.warning,
         )
         try:
             held, before = await self._catalogue.put(caller.tenant, record, size=len(photo.data), limits=caller.limits)
@@ -111,5 +112,6 @@ def view(held: HeldGarment) -> views.CatalogueView:
         width=record.width,
         height=record.height,
         created_at=views.timestamp(record.created_at),
+        warnings=[] if record.warning is None else [views.warning("image", record.warning)],
         expires_at=None if held.ends_at is None else views.timestamp(held.ends_at),
     )

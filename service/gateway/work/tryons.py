@@ -36,7 +36,7 @@ from service.gateway.work.rewriter import Instruction, Rewriter
 from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
+from service.jobs.schemas import TERMINAL, Existing, GarmentRef, JobRecord, JobSpec, PictureWarning
 from service.jobs.submission import UnusedReservations
 from service.pictures.pool import ImagePool
 from service.pictures.turns import Asker
@@ -121,7 +121,7 @@ class TryOns:
         created = time.time()
         try:
             with timed(asked.timings, "prepare"):
-                person, garments, instruction = await self._prepare(requested, asked)
+                person, garments, instruction, warnings = await self._prepare(requested, asked)
             spec = JobSpec(
                 id=reserved.id,
                 tenant=asked.caller.tenant,
@@ -144,6 +144,7 @@ class TryOns:
                 tokens=await self._fleet.tokens(size, len(garments)),
                 request_id=asked.request_id,
                 traceparent=asked.traceparent,
+                warnings=warnings,
             )
             with timed(asked.timings, "submit"):
                 await self._queue.submission.submit(reserved, spec)
@@ -154,8 +155,8 @@ class TryOns:
 
     async def _prepare(
         self, requested: RequestedTryOn, asked: Asked
-    ) -> tuple[str, tuple[GarmentRef, ...], Instruction]:
-        """Decode and store every picture while the instruction is written."""
+    ) -> tuple[str, tuple[GarmentRef, ...], Instruction, tuple[PictureWarning, ...]]:
+        """Decode and store every picture while the instruction is written; also what was wrong with the pictures."""
         records = await asyncio.gather(
             *(
                 self._garments.wanted(asked.caller.tenant, garment.sku, f"garments.{index}")
@@ -165,12 +166,15 @@ class TryOns:
         )
         known = dict(zip([g.sku for g in requested.garments if g.sku is not None], records, strict=True))
         phrases = []
-        for garment in requested.garments:
+        warned: dict[str, str] = {}
+        for index, garment in enumerate(requested.garments):
             record = known.get(garment.sku) if garment.sku is not None else None
             category, layer = garment.category, garment.layer
             if record is not None:
                 category = record.category if category == "auto" else category
                 layer = layer or record.layer
+                if record.warning is not None:
+                    warned[f"garments.{index}"] = record.warning
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
 
         asker = Asker(asked.caller.tenant, asked.caller.address)
@@ -180,6 +184,8 @@ class TryOns:
         async def stored(data: bytes, pointer: str) -> str:
             with timed(asked.timings, f"decode-{pointer}"), about(pointer):
                 photo = await self._pool.decode(data, pointer=pointer, asker=asker)
+            if photo.warning is not None:
+                warned[pointer] = photo.warning
             with timed(asked.timings, f"store-{pointer}"):
                 return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
 
@@ -199,7 +205,9 @@ class TryOns:
         for index, (garment, phrase) in enumerate(zip(requested.garments, phrases, strict=True)):
             blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
-        return person.result(), tuple(refs), written.result()
+        in_order = sorted(warned, key=lambda name: (name != "person", name))
+        warnings = tuple(PictureWarning(pointer=name, detail=warned[name]) for name in in_order)
+        return person.result(), tuple(refs), written.result(), warnings
 
     async def get(self, caller: Caller, job_id: str) -> JobRecord:
         """The record of a caller's own job. Raises NotFound, also for another tenant's job."""
