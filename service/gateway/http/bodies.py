@@ -6,8 +6,6 @@ cannot hold the event loop.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from typing import Any
@@ -17,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, ServiceError, UnprocessableRequest
+from service.gateway.http.base64_text import TooLong, decoded
 from service.settings import Settings
 
 MAX_FIELDS = 64
@@ -24,7 +23,7 @@ MAX_FIELD_BYTES = 256 * 1024
 MAX_JSON_STRUCTURE = 20_000
 SPOOL_BYTES = 4 * 1024 * 1024
 
-_DATA_URL = re.compile(r"^data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
+_DATA_URL = re.compile(r"^\s*data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
 _WEB_URL = re.compile(r"^\s*(https?|ftp|file)://", re.IGNORECASE)
 
 
@@ -101,7 +100,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
-    """The bytes of a data: URL or plain base64.
+    """The bytes of a data: URL or plain base64, in any of the ways `base64_text` reads.
 
     Raises UnprocessableRequest for a web URL or broken base64, PayloadTooLarge over the limit of one picture.
     """
@@ -113,11 +112,11 @@ def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
         )
     found = _DATA_URL.match(text[:200])
     encoded = text[found.end() :] if found else text
-    if len(encoded) * 3 // 4 > settings.image_limit_bytes + 2:
-        raise too_large(name, settings)
     try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decoded(encoded, settings.image_limit_bytes)
+    except TooLong as error:
+        raise too_large(name, settings) from error
+    except ValueError as error:
         raise UnprocessableRequest(
             f"{name}: this is neither base64 nor a data: URL with base64; send the picture as one of them.",
             code="invalid-base64",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -116,3 +117,12 @@ def test_a_photo_that_lacks_its_last_bytes_is_used_and_the_result_says_so(http: 
     assert http.get(body["links"]["self"]).json()["warnings"] == body["warnings"]
     whole = http.post("/v1/try-ons", files=[part("person", PERSON), part("garment", SHIRT)])
     assert whole.json()["warnings"] == []
+
+
+def test_base64_as_phones_and_shells_write_it_is_used_in_both_shapes(http: httpx.Client) -> None:
+    lines, bare = base64.encodebytes(PERSON).decode(), base64.urlsafe_b64encode(SHIRT).decode().rstrip("=")
+    ours = http.post("/v1/try-ons", json={"person": lines, "garments": [{"image": f"data:image/jpeg;base64,{bare}"}]})
+    assert ours.status_code == 202, ours.text
+    inputs = {"model_image": f"data:image/jpeg;base64,{lines}", "garment_image": bare + "\r\n"}
+    theirs = http.post("/v1/run", json={"model_name": "tryon-v1.6", "inputs": inputs})
+    assert theirs.status_code == 200, theirs.text
