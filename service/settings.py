@@ -61,13 +61,17 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     auth_required: bool | None = Field(default=None, description="default: where there is a key file")
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
-    concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
-    daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
+    concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight and uploads per key; 0: any")
+    daily_quota: int = Field(
+        default=0, ge=0, description="jobs and catalogue uploads per key and UTC day; 0 is unlimited"
+    )
+    catalogue_garments: int = Field(default=10_000, ge=0, description="garments per key; 0 is unlimited")
+    catalogue_bytes: int = Field(default=4 * GIB, ge=0, description="of these garments' pictures; 0 is unlimited")
 
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)
     max_images: int = Field(default=1 + MAX_GARMENTS, ge=2, le=1 + MAX_GARMENTS)
-    max_megapixels: float = Field(default=40, gt=0)
+    max_megapixels: float = Field(default=60, gt=0)
     header_timeout_s: float = Field(default=4, gt=0, description="from the first byte, or from connecting")
     body_idle_timeout_s: float = Field(default=4, gt=0, description="a body this far behind 8 kB/s is slow")
     body_pause_s: float = Field(default=20, gt=0, description="a slow body may fall this far behind 8 kB/s")
@@ -112,6 +116,12 @@ class Settings(BaseSettings):
     )
     store_memory_bytes: int = Field(
         default=512 * MIB, ge=0, description="what the embedded store may hold before it takes nothing new; 0: no bound"
+    )
+    garment_ttl_s: int = Field(
+        default=180 * 86_400, ge=0, description="a catalogue garment that nobody puts or wears; 0 keeps it"
+    )
+    disk_reserve_bytes: int = Field(
+        default=512 * MIB, ge=0, description="free disk left to accepted jobs; twice as much is closed to the catalogue"
     )
     store_timeout_s: float = Field(default=0.7, gt=0, description="bound of one call to the store")
 

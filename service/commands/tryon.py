@@ -165,6 +165,8 @@ def _photo(path: Path, category: str | None = None, layer: str | None = None) ->
         photo = decode_photo(data)
     except ServiceError as error:
         raise CommandFailed(f"{path}: {error.detail}") from error
+    if photo.warning is not None:
+        typer.echo(f"{path}: {photo.warning}", err=True)
     picture = open_photo(photo.data)
     return ImageInput(picture, hashlib.sha256(photo.data).hexdigest(), category=category, layer=layer)
 

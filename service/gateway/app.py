@@ -37,7 +37,6 @@ from service.gateway.work.tryons import TryOns
 from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.heap import keep_freed
 from service.jobs.blobs import BlobStore
-from service.jobs.catalogue import Catalogue
 from service.jobs.queue import JobQueue
 from service.jobs.upkeep import keep_house
 from service.metrics import Metrics
@@ -84,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             limits = ImageLimits(max_bytes=settings.image_limit_bytes, max_megapixels=settings.max_megapixels)
             pool = await stack.enter_async_context(ImagePool(limits))
             stack.push_async_callback(rewriter.close)
-            garments = Garments(Catalogue(queue.store), blobs, pool)
+            garments = Garments(queue.upkeep.catalogue, blobs, pool, queue.submission)
             fleet = Fleet(queue)
             webhooks = WebhookAddresses(settings)
             stack.callback(webhooks.close)

@@ -3,7 +3,8 @@
 A blob's key is `<kind>/<hour>/<sha256>-<nonce>`. The hash names the content (caches use it,
 `content_hash`); the nonce makes every upload its own blob, so erasing one job's inputs never takes the
 same picture from another job; the hour lets the sweep look only where something can have run out.
-Kinds: `input`, `result` and `key` (of a job's words) have a TTL, `garment` (the catalogue) has none.
+Kinds: `input`, `result` and `key` (of a job's words) have a TTL, `garment` lives as long as its record in the
+catalogue.
 
 obstore's blocking calls run on threads of ours: its own awaitables are finished by a runtime that can
 outlive the interpreter and abort the process at exit.
@@ -30,6 +31,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from service.errors import Damaged, Gone, StoreUnavailable
 from service.jobs.blocking import BlockingCalls
+from service.jobs.picture_folder import PictureFolder
 from service.jobs.schemas import JobRecord
 from service.retry_after import SHORTLY
 from service.settings import Settings
@@ -55,8 +57,17 @@ RETRIES: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=8)}
 class BlobStore:
     """Blobs by key, and the signatures of addresses that show one."""
 
-    def __init__(self, store: ObjectStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        settings: Settings,
+        *,
+        folder: PictureFolder | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`folder` is where a local `store` keeps its files."""
         self._store = store
+        self._folder = folder
         self._ttl_s = {"input": settings.input_ttl_s, "result": settings.result_ttl_s, "key": settings.key_ttl_s}
         self._key = settings.signing_key()
         self._clock = clock
@@ -71,10 +82,12 @@ class BlobStore:
         Raises StoreUnavailable when the address cannot be used.
         """
         address = settings.blob_address
+        folder: PictureFolder | None = None
         try:
             if address.startswith("file://"):
-                folder = Path(address.removeprefix("file://"))
-                store: ObjectStore = LocalStore(folder, mkdir=True, automatic_cleanup=True)
+                root = Path(address.removeprefix("file://"))
+                folder = PictureFolder(root, settings.disk_reserve_bytes)
+                store: ObjectStore = LocalStore(root, automatic_cleanup=True)
             elif address.startswith("memory://"):
                 store = MemoryStore()
             else:
@@ -82,10 +95,16 @@ class BlobStore:
         except (BaseError, OSError, ValueError) as error:
             scheme = address.split(":", 1)[0]
             raise StoreUnavailable(f"The blob store ({scheme}) cannot be opened: {type(error).__name__}.") from error
-        return cls(store, settings)
+        return cls(store, settings, folder=folder)
+
+    def check_room(self, kind: Kind) -> None:
+        """Raises StoreUnavailable (storage-full) when no picture of this kind is taken in just now."""
+        if self._folder is not None:
+            self._folder.check_room(kind)
 
     async def put(self, data: bytes, *, kind: Kind, content_type: str) -> str:
         """Write a blob; returns its key. Raises StoreUnavailable."""
+        self.check_room(kind)
         hour = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%d%H")
         # Local folders and memory keep no attributes; records carry the content type anyway.
         attributes = None if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
@@ -93,6 +112,8 @@ class BlobStore:
         def written() -> str:
             key = f"{kind}/{hour}/{hashlib.sha256(data).hexdigest()}-{secrets.token_hex(8)}"
             obstore.put(self._store, key, data, attributes=attributes)
+            if self._folder is not None:
+                self._folder.keep_private(key)
             return key
 
         try:

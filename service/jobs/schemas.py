@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,12 +53,24 @@ class SealedWords(Wire):
     webhook: bool = False
 
 
+class PictureWarning(Wire):
+    """What is wrong with a picture that was accepted all the same. `pointer` names it, such as `garments.0`."""
+
+    pointer: str
+    detail: str
+
+
+def _nothing(value: object) -> bool:
+    return not value
+
+
 class JobSpec(Wire):
     """Everything a worker needs for one try-on. Blobs are content hashes in the object store.
 
     Times are Unix seconds. `tokens` is the admission estimate of the packed length. `webhook_output` is there for a
-    receiver of FASHN's shape: the signed address of the picture to come, or `INLINE` for the picture itself. Without
-    it the field is not written, so that workers of the last version can read every other job.
+    receiver of FASHN's shape: the signed address of the picture to come, or `INLINE` for the picture itself. It and
+    `warnings` are not written where there are none: in a rolling update an older worker refuses fields that it does
+    not know.
 
     Gateways give the store only specs that are `sealed`: then prompt, instruction, metadata, webhook address, layers
     and request id are empty until `Words.open` fills them.
@@ -86,6 +99,7 @@ class JobSpec(Wire):
     request_id: str = ""
     traceparent: str | None = None
     sealed: SealedWords | None = None
+    warnings: tuple[PictureWarning, ...] = Field(default=(), exclude_if=_nothing)
 
 
 class JobError(Wire):
@@ -201,8 +215,8 @@ class WorkerInfo(Announced, EngineFacts):
 
 
 class GarmentRecord(Wire):
-    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted or
-    replaced.
+    """A catalogue garment: uploaded once, referred to by sku. Its blob is kept until it is deleted, replaced or, worn
+    by nobody for `garment_ttl_s`, swept.
     """
 
     sku: str
@@ -213,14 +227,27 @@ class GarmentRecord(Wire):
     category: Category = "auto"
     layer: str | None = None
     created_at: float
+    warning: str | None = Field(default=None, exclude_if=_nothing)
+
+
+@dataclass(frozen=True)
+class HeldGarment:
+    """A garment of the catalogue and when its life ends (Unix seconds), unless it is worn before; None is never."""
+
+    record: GarmentRecord
+    ends_at: float | None
 
 
 class Limits(Wire):
-    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs of a UTC day."""
+    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs and catalogue uploads of a UTC day,
+    `catalogue_bytes` the bytes of the pictures of its garments.
+    """
 
     rate_per_minute: int = 0
     concurrency: int = 0
     daily_quota: int = 0
+    catalogue_garments: int = 0
+    catalogue_bytes: int = 0
 
 
 class Reserved(Wire):

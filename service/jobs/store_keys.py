@@ -36,6 +36,8 @@ GONE = PREFIX + "gone:"
 WORKERS = PREFIX + "workers"
 WORKER_INFO = PREFIX + "worker_info"
 GARMENT = PREFIX + "garment:"
+HOLDINGS = PREFIX + "holdings:"
+GARMENT_ENDS = PREFIX + "garment_ends"
 WEBHOOKS = PREFIX + "webhooks"
 
 GROUP = "workers"

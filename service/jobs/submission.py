@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from service.errors import Conflict, IdempotencyMismatch, QueueFull, ServiceError, StoreUnavailable, TooManyRequests
 from service.jobs import store_keys
@@ -73,8 +73,26 @@ class Submission:
         self._without_job[tenant, idempotency_key] = now + KNOWN_FOR_S
         return False
 
+    async def reserve_upload(self, tenant: str, limits: Limits) -> Reserved:
+        """Admission of one upload into the catalogue, under the same rate, quota and concurrency as jobs.
+
+        Give it back with `release`. Raises TooManyRequests, StoreUnavailable.
+        """
+        answer = await self.reserve(
+            tenant=tenant, idempotency_key=None, body_digest="", limits=limits, purpose="upload"
+        )
+        if isinstance(answer, Existing):
+            raise ValueError("an upload has no Idempotency-Key under which there could be another")
+        return answer
+
     async def reserve(
-        self, *, tenant: str, idempotency_key: str | None, body_digest: str, limits: Limits
+        self,
+        *,
+        tenant: str,
+        idempotency_key: str | None,
+        body_digest: str,
+        limits: Limits,
+        purpose: Literal["job", "upload"] = "job",
     ) -> Reserved | Existing:
         """Admission, before any work: room for a job, or the job the same key and body made before.
 
@@ -101,6 +119,7 @@ class Submission:
                     int(self.settings.reservation_ttl_s * 1000),
                     self.settings.result_ttl_s + int(self.settings.deadline_max_s),
                     self.settings.max_backlog_s,
+                    purpose,
                 )
             except (StoreUnavailable, asyncio.CancelledError):
                 self.unanswered(Reserved(id=job_id, tenant=tenant))
@@ -145,9 +164,12 @@ class Submission:
         if not done:
             raise Conflict("The request took too long to read and lost its place; send it again.")
 
-    async def release(self, reservation: Reserved) -> None:
-        """Give a reservation back, its idempotency key and quota included; nothing when it became a job."""
-        await self.store.script("release", reservation.id)
+    async def release(self, reservation: Reserved, *, spent: bool = False) -> None:
+        """Give a reservation back, its idempotency key and quota included; nothing when it became a job.
+
+        One that was `spent` on an upload keeps its quota.
+        """
+        await self.store.script("release", reservation.id, int(spent))
 
 
 def _forget(reservation: Reserved) -> None:

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from service.errors import StoreUnavailable
 from service.jobs import store_keys
 from service.jobs.blobs import BlobStore
+from service.jobs.catalogue import Catalogue
 from service.jobs.schemas import Backlog, SweepReport
 from service.jobs.store import Store
 from service.jobs.words import Words
@@ -45,7 +46,7 @@ async def keep_house(upkeep: Upkeep, blobs: BlobStore, words: Words) -> None:
             if loop.time() >= erase_at:
                 erase_at = loop.time() + upkeep.erase_every_s
                 words.drop_old()
-                erased = await blobs.sweep_expired()
+                erased = await blobs.sweep_expired() + await upkeep.catalogue.sweep(blobs)
                 if erased:
                     log.info("expired pictures erased", extra={"count": erased})
                 await upkeep.rewrite_log()
@@ -61,6 +62,7 @@ class Upkeep:
         self._store = store
         self._settings = settings
         self._totals = TotalsCopy()
+        self.catalogue = Catalogue(store, settings.garment_ttl_s)
 
     @property
     def every_s(self) -> float:

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps
 
-from service.errors import InvalidImage, ServiceError
-from service.pictures import jpeg
+from service.errors import InvalidImage, ServiceError, UnsupportedMediaType
+from service.pictures import cut_off, isobmff, jpeg
 from service.pictures.bounds import MIB, ImageLimits, animated, check_size, sniff, too_many_pixels
+from service.pictures.flat import flat
+from service.pictures.kept import jpeg_of, kept
 from service.pictures.provenance import marked
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 PASS_BYTES = 4 * MIB
 
-_LOSSLESS_PIXELS = 512 * 512
 _PROFILE_BYTES = 4 * MIB
 _NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC"}
 
@@ -49,12 +51,16 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Photo:
-    """A normalised picture: 8-bit sRGB, upright, without metadata. `data` is JPEG or PNG."""
+    """A normalised picture: 8-bit sRGB, upright, without metadata. `data` is JPEG or PNG.
+
+    `warning` says what is wrong with a picture that was accepted all the same.
+    """
 
     data: bytes
     content_type: Literal["image/jpeg", "image/png"]
     width: int
     height: int
+    warning: str | None = None
 
 
 def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
@@ -76,7 +82,7 @@ def decode_photo(data: bytes, limits: ImageLimits | None = None) -> Photo:
             code="image-too-costly",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_many_pixels("This picture", limits) from None
+        raise too_many_pixels(limits) from None
     except _BROKEN as error:
         raise InvalidImage(
             f"This {_NAMES[kind]} is damaged or cut off and cannot be read to its end. "
@@ -105,10 +111,11 @@ def passes(outline: bytes, limits: ImageLimits) -> tuple[int, int] | None:
 
 
 def warm_up() -> None:
-    """Load every decoder, so that a process's first picture pays for nothing."""
+    """Load every decoder, each to use one thread, so that a process's first picture pays for nothing."""
     Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     _register_heif()
-    decode_photo(_jpeg(Image.new("RGB", (64, 64)), 90, "4:2:0"))
+    decode_photo(jpeg_of(Image.new("RGB", (64, 64)), 90, "4:2:0"))
 
 
 def open_photo(data: bytes) -> Image.Image:
@@ -148,43 +155,74 @@ def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) ->
     """A small JPEG for progress events, at most `long_side` pixels long, without metadata."""
     small = _bare(image).copy()
     small.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-    return _jpeg(small, quality, "4:2:0")
+    return jpeg_of(small, quality, "4:2:0")
 
 
 def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     if kind == "HEIF":
         _register_heif()
+        _check_codec(data)
+    elif kind == "AVIF":
+        data = isobmff.without_groups(data)
     image = Image.open(io.BytesIO(data), formats=(kind,))
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise animated()
     if kind == "JPEG" and _as_it_is(image, limits):
-        kept = jpeg.strip(data)
-        if kept is not None and len(kept) <= PASS_BYTES:
+        stripped = jpeg.strip(data)
+        if stripped is not None and len(stripped) <= PASS_BYTES:
             size = image.size
             _read_through(image)
-            return Photo(kept, "image/jpeg", *size)
+            return Photo(stripped, "image/jpeg", *size)
     turned = _orientation(image) != 1
     profile = _profile(image)
-    if max(image.size) > limits.long_side:
-        image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
-    image.load()
-    fits = max(image.size) <= limits.long_side
-    plain = _over_white(image)
-    if not fits:
-        plain = plain.resize(
-            _within(plain.size, limits.long_side), Image.Resampling.LANCZOS, reducing_gap=2.0
-        )
-    plain = _srgb(plain, profile)
+    whole, warning = _loaded(image, data, limits)
+    plain = _srgb(flat(whole, limits.long_side), profile)
     if turned:
-        plain.info = image.info
+        plain.info = whole.info
         plain = ImageOps.exif_transpose(plain)
     plain = _bare(plain)
-    if kind != "JPEG" and plain.width * plain.height <= _LOSSLESS_PIXELS:
-        out = io.BytesIO()
-        plain.save(out, "PNG", compress_level=3)
-        return Photo(out.getvalue(), "image/png", *plain.size)
-    return Photo(_jpeg(plain, 95, "4:4:4"), "image/jpeg", *plain.size)
+    kept_as, content_type = kept(plain, len(data), lossless=kind != "JPEG")
+    return Photo(kept_as, content_type, *plain.size, warning)
+
+
+def _loaded(image: Image.Image, data: bytes, limits: ImageLimits) -> tuple[Image.Image, str | None]:
+    """The pixels of an opened picture, no more of them than needed where its format allows that, and a warning.
+
+    Raises InvalidImage for a JPEG of which too much is missing.
+    """
+
+    def pixels(image: Image.Image) -> Image.Image:
+        if max(image.size) > limits.long_side:
+            image.draft("RGB", _at_least(image.size, limits.long_side * 3 // 4))
+        image.load()
+        return image
+
+    def decoded(data: bytes) -> Image.Image:
+        return pixels(Image.open(io.BytesIO(data), formats=("JPEG",)))
+
+    mended = cut_off.mended(data, decoded) if image.format == "JPEG" else None
+    if mended is None:
+        return pixels(image), None
+    whole, share = mended
+    there = f"{math.floor(share * 1000) / 10:g}% of it is there"
+    if share < cut_off.ENOUGH:
+        raise InvalidImage(
+            f"This JPEG is cut off: {there}. Export it again or take the photo anew, then upload the whole file.",
+            code="damaged-image",
+        )
+    return whole, None if share == 1 else f"This JPEG is cut off: {there}, the rest is grey or coarse."
+
+
+def _check_codec(data: bytes) -> None:
+    """A HEIC whose picture is not compressed as phones do is no damaged one."""
+    codecs = isobmff.codecs(data)
+    if codecs and not codecs & {b"hvc1", b"hev1"}:
+        raise UnsupportedMediaType(
+            "This HEIC is not compressed with HEVC, as those of phones are, and few programs show it. "
+            "Save it as JPEG and upload that.",
+            code="unsupported-image-format",
+        )
 
 
 def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:
@@ -215,24 +253,6 @@ def _orientation(image: Image.Image) -> int:
         image.info.pop("exif", None)
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    """The picture without transparency and with 8 bits a channel: mode L, RGB or CMYK."""
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        deep = image.convert("I") if image.mode != "I" else image
-        return deep.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
-        return image
-    if image.mode == "LA":
-        grey, alpha = image.split()
-        return Image.composite(grey, Image.new("L", image.size, 255), alpha)
-    if image.has_transparency_data:
-        clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB")
-    return image.convert("RGB")
 
 
 def _profile(image: Image.Image) -> bytes | None:
@@ -270,17 +290,6 @@ def _bare(image: Image.Image) -> Image.Image:
     return bare
 
 
-def _within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    scale = long_side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def _at_least(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     scale = long_side / max(size)
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
-
-
-def _jpeg(image: Image.Image, quality: int, subsampling: str) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
-    return out.getvalue()

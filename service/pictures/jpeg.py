@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _SOF, _SOI, _EOI, _SOS, _APP14 = (0xC0, 0xC1), b"\xff\xd8", 0xD9, 0xDA, 0xEE
+_DRI, _RESTARTS = 0xDD, range(0xD0, 0xD8)
 _SCAN = 0x00
+_ANY_SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+# Coding processes by the frame's marker (ITU-T T.81, table B.1): Huffman and arithmetic, sequential and progressive.
+SHOWN = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _PICTURE = frozenset({0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, _SOS})
 _DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE})
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
@@ -71,6 +78,108 @@ def outline(data: bytes) -> bytes | None:
         elif marker not in _PICTURE and marker not in _DROPPED:
             return None
     return None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the header of a JPEG's frame says: its marker's second byte, bits a sample, sides, and of each component,
+    by its id, the sampling factors (horizontal, vertical).
+    """
+
+    process: int
+    bits: int
+    width: int
+    height: int
+    sampling: dict[int, tuple[int, int]]
+
+    @property
+    def progressive(self) -> bool:
+        return self.process in _PROGRESSIVE
+
+    @property
+    def mcu(self) -> tuple[int, int]:
+        """(width, height) in pixels of what is coded at a time, all components together."""
+        horizontal, vertical = zip(*self.sampling.values(), strict=True)
+        return 8 * max(horizontal), 8 * max(vertical)
+
+
+def frame(data: bytes) -> Frame | None:
+    """The frame of a JPEG; None for a file in which none begins."""
+    for marker, start, end in _segments(data):
+        if marker in _ANY_SOF:
+            return _frame(marker, data[start:end])
+        if marker == _SOS:
+            break
+    return None
+
+
+def scans(data: bytes) -> int:
+    """How many scans a JPEG has; none are looked for beyond the first of one that is not progressive."""
+    count, progressive = 0, False
+    for marker, _, _ in _segments(data):
+        progressive = progressive or marker in _PROGRESSIVE
+        if marker == _SOS:
+            count += 1
+            if not progressive:
+                break
+    return count
+
+
+def without_end(data: bytes) -> bytes | None:
+    """Of a JPEG that was cut off in its last scan or behind it: what there is up to there, to put an end to.
+
+    None for one that has its end, and for one that lacks whole scans: then all of the picture is coarse.
+    """
+    seen: dict[int, list[bool]] = {}
+    size = 0
+    for marker, start, end in _segments(data):
+        if marker == _EOI:
+            return None
+        if marker in _ANY_SOF:
+            found = _frame(marker, data[start:end])
+            if found is None:
+                return None
+            seen = {name: [False] * (64 if found.progressive else 1) for name in found.sampling}
+        elif marker == _SOS:
+            size = len(data)
+            _scan_seen(seen, data[start:end])
+        elif marker == _SCAN:
+            size = end
+    complete = size and seen and all(map(all, seen.values()))
+    return data[:size].rstrip(b"\xff") if complete else None  # half a marker would make another one with what follows
+
+
+def next_restart(data: bytes) -> bytes | None:
+    """The restart marker that may come next behind data that was cut off; None for a JPEG that has none."""
+    if all(marker != _DRI for marker, _, _ in _segments(data)):
+        return None
+    last = max(data.rfind(bytes((0xFF, number))) for number in _RESTARTS)
+    number = data[last + 1] + 1 if last >= 0 else _RESTARTS[0]
+    return bytes((0xFF, number if number in _RESTARTS else _RESTARTS[0]))
+
+
+def _frame(marker: int, segment: bytes) -> Frame | None:
+    if len(segment) < 9 or len(segment) < 9 + 3 * segment[8] or not segment[8]:
+        return None
+    named = [segment[at : at + 2] for at in range(9, 9 + 3 * segment[8], 3)]
+    sampling = {name: (factors >> 4, factors & 15) for name, factors in named}
+    height, width = int.from_bytes(segment[4:6], "big"), int.from_bytes(segment[6:8], "big")
+    return Frame(marker, segment[3], width, height, sampling)
+
+
+def _scan_seen(seen: dict[int, list[bool]], segment: bytes) -> None:
+    """Note which coefficients of which components are complete with the scan of this header (ITU-T T.81, B.2.3).
+
+    Of a frame that is not progressive, every scan brings all of its components.
+    """
+    names = segment[4 : 4 + 2 * segment[3] : 2]
+    first, last, precision = segment[-3:]
+    for name in names:
+        bands = seen.get(name, [])
+        if len(bands) == 1:
+            bands[0] = True
+        elif precision & 15 == 0:
+            bands[first : last + 1] = [True] * (min(last, 63) + 1 - first)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

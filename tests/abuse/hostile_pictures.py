@@ -47,6 +47,18 @@ def png_of(width: int, height: int, *chunks: bytes, rows: int | None = None) -> 
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + b"".join(chunks) + data + png_chunk(b"IEND", b"")
 
 
+def costly_png(side: int) -> bytes:
+    """A square RGB PNG of 16 bits, all of it there, in few bytes: what costs most to open of what is accepted."""
+    packer, row = zlib.compressobj(6), b"\4" + b"\0" * (side * 6)
+    body = packer.compress(b"\4" + b"\1\2\3\4\5\6" * side)
+    for _ in range(side - 1):
+        body += packer.compress(row)
+    head = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(name, part) for name, part in ((b"IHDR", head), (b"IDAT", body + packer.flush()), (b"IEND", b""))
+    )
+
+
 def inflating(size: int) -> bytes:
     """`size` zero bytes, deflated."""
     packer = zlib.compressobj(1)

@@ -25,9 +25,13 @@ def test_times_and_bounds_are_the_defaults() -> None:
     default = {name: field.default for name, field in Settings.model_fields.items()}
     assert "`CHANGEROOM_INPUT_TTL_S`, 1 hour" in text and default["input_ttl_s"] == 3600
     assert "`CHANGEROOM_RESULT_TTL_S`, 24 hours" in text and default["result_ttl_s"] == 24 * 3600
-    assert "80 MiB a request, 15 MiB and 40 megapixels a picture" in text
+    assert "`CHANGEROOM_GARMENT_TTL_S`, 180 days" in text and default["garment_ttl_s"] == 180 * 24 * 3600
+    assert "`CHANGEROOM_CATALOGUE_GARMENTS` (10,000)" in text and default["catalogue_garments"] == 10_000
+    assert "`CHANGEROOM_CATALOGUE_BYTES` (4 GiB)" in text and default["catalogue_bytes"] == 4 << 30
+    assert "`CHANGEROOM_DISK_RESERVE_BYTES` (512 MiB)" in text and default["disk_reserve_bytes"] == 512 << 20
+    assert "80 MiB a request, 15 MiB and 60 megapixels a picture" in text
     assert (default["body_limit_bytes"], default["image_limit_bytes"]) == (80 << 20, 15 << 20)
-    assert default["max_megapixels"] == 40
+    assert default["max_megapixels"] == 60
     assert "`CHANGEROOM_MAX_CONNECTIONS_PER_ADDRESS` (512)" in text and default["max_connections_per_address"] == 512
     assert "**Keys are asked for where there is a key file**" in text and default["auth_required"] is None
     assert default["api_keys_file"] is None

@@ -8,8 +8,6 @@ event loop.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import logging
 import re
@@ -23,6 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, ServiceError, UnprocessableRequest
+from service.gateway.http.base64_text import TooLong, decoded
 from service.gateway.http.json_bodies import Structure, parse_body, refuse_constant
 from service.gateway.http.limits import upload_whole, uploads_full
 from service.gateway.http.texts import check_bytes, check_values
@@ -35,9 +34,8 @@ MAX_FIELD_BYTES = 256 * 1024
 MAX_TEXT_BYTES = 1024 * 1024
 PART_SPOOL_BYTES = 64 * 1024
 BODY_SPOOL_BYTES = 1024 * 1024
-BASE64_PIECE = 1 << 20
 
-_DATA_URL = re.compile(r"^data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
+_DATA_URL = re.compile(r"^\s*data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
 _WEB_URL = re.compile(r"^\s*(https?|ftp|file)://", re.IGNORECASE)
 
 
@@ -156,7 +154,7 @@ def json_text(text: str, name: str) -> Any:
 
 
 def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
-    """The bytes of a data: URL or plain base64.
+    """The bytes of a data: URL or plain base64, in any of the ways `base64_text` reads.
 
     Raises UnprocessableRequest for a web URL or broken base64, PayloadTooLarge over the limit of one picture.
     """
@@ -168,27 +166,16 @@ def decode_image_text(text: str, name: str, settings: Settings) -> bytes:
         )
     found = _DATA_URL.match(text[:200])
     encoded = text[found.end() :] if found else text
-    if len(encoded) * 3 // 4 > settings.image_limit_bytes + 2:
-        raise too_large(name, settings)
     try:
-        return _from_base64(encoded)
-    except (binascii.Error, ValueError) as error:
+        return decoded(encoded, settings.image_limit_bytes)
+    except TooLong as error:
+        raise too_large(name, settings) from error
+    except ValueError as error:
         raise UnprocessableRequest(
             f"{name}: this is neither base64 nor a data: URL with base64; send the picture as one of them.",
             code="invalid-base64",
             pointer=name,
         ) from error
-
-
-def _from_base64(encoded: str) -> bytes:
-    """In pieces, between which other threads may run. Raises ValueError."""
-    pieces = []
-    for start in range(0, len(encoded), BASE64_PIECE):
-        piece = encoded[start : start + BASE64_PIECE]
-        if "=" in piece and start + BASE64_PIECE < len(encoded):
-            raise ValueError("padding before the end")
-        pieces.append(base64.b64decode(piece, validate=True))
-    return b"".join(pieces)
 
 
 def too_large(name: str, settings: Settings) -> ServiceError:

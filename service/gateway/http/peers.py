@@ -7,7 +7,7 @@ every address that is not public: whoever comes from one is a proxy, a container
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from service.settings import Settings, SettingsError
 
@@ -35,10 +35,7 @@ class Peers:
             return None
         if self._private_too and not address.is_global:
             return None
-        if isinstance(address, IPv6Address):
-            name = str(IPv6Network((address, IPV6_CLIENT_BITS), strict=False))
-        else:
-            name = str(address)
+        name = client_name(address)
         self._open[name] += 1
         return name
 
@@ -52,6 +49,13 @@ class Peers:
             self._open[name] -= 1
             if not self._open[name]:
                 del self._open[name]
+
+
+def client_name(address: IPv4Address | IPv6Address) -> str:
+    """The name under which a client of this address is known: an IPv6 /64 is one."""
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Network((address, IPV6_CLIENT_BITS), strict=False))
+    return str(address)
 
 
 def trusted_networks(settings: Settings) -> tuple[bool, list[IPv4Network | IPv6Network]]:

@@ -33,7 +33,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:changeroom:problem:"
 
 # Refusals the queue does not see and therefore does not count.
-OWN_REFUSALS = frozenset({"uploads-full", "decoder-busy"})
+OWN_REFUSALS = frozenset({"uploads-full", "decoder-busy", "storage-full", "catalogue-full"})
 
 JOB_TITLES = {
     "engine-failed": "The engine could not make the picture",

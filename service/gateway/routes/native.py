@@ -236,6 +236,7 @@ async def erase_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
             *error_samples.BODY,
             *error_samples.FORM,
             *error_samples.PICTURE,
+            *error_samples.UPLOAD,
             "missing-image",
         ),
     },
@@ -278,7 +279,7 @@ async def put_garment(
             "Send the picture itself as image/*, or multipart/form-data with a part named image.",
             code="unsupported-content-type",
         )
-    view, new = await parts.garments.put(caller.tenant, sku, data, category=category, layer=layer)
+    view, new = await parts.garments.put(caller, sku, data, category=category, layer=layer)
     out = {"Location": f"/v1/garments/{sku}"} if new else {}
     return JSONResponse(view.model_dump(), status_code=201 if new else 200, headers=out)
 

@@ -86,7 +86,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     PayloadTooLarge("A request may have at most 80 MB; send smaller or fewer pictures.", code="body-too-large"),
     PayloadTooLarge("person: one picture may have at most 15 MB.", code="image-too-large", pointer="person"),
     PayloadTooLarge(
-        "person: This picture is 30000 by 30000 pixels, more than the 40 megapixels accepted. Upload a smaller copy.",
+        "person: This picture is 30000 by 30000 pixels, more than the 60 megapixels accepted. Upload a smaller copy.",
         code="too-many-pixels",
         pointer="person",
     ),
@@ -121,6 +121,10 @@ SAMPLES: tuple[ServiceError, ...] = (
         "metadata.order: this text is not Unicode (half of a surrogate pair, or bytes that are not UTF-8); send UTF-8.",
         code="invalid-text",
         pointer="metadata.order",
+    ),
+    UnprocessableRequest(
+        "The catalogue of this key is full: it may hold 10000 garments. Delete garments that nobody wears any more.",
+        code="catalogue-full",
     ),
     UnprocessableRequest("seed: must be a whole number.", code="invalid-field", pointer="seed"),
     UnprocessableRequest(
@@ -203,6 +207,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     QueueFull("The machine had no time for this picture; try again shortly.", code="decoder-busy", retry_after=2),
     QueueFull("Every connection is taken; try again shortly.", code="too-many-connections", retry_after=1),
     StoreUnavailable("The store does not answer; try again shortly.", retry_after=2),
+    StoreUnavailable("The disk for pictures is nearly full; try again later.", code="storage-full", retry_after=60),
     EngineUnavailable("No worker has announced itself as ready yet.", retry_after=2),
     EngineUnavailable("No worker finished the picture in time; try again.", code="deadline-exceeded", retry_after=2),
     problems.HeadTooLarge("Request line and headers may have at most 64 kB."),
@@ -221,11 +226,14 @@ FORM = ("unknown-field", "invalid-field", "too-many-parts", "field-too-large")
 PICTURE = (
     *("empty-image", "damaged-image", "zero-size-image", "image-too-small", "extreme-aspect-ratio", "animated-image"),
     *("image-too-costly", "image-too-large", "too-many-pixels", "unsupported-image-format", "decoder-busy"),
+    "storage-full",
 )
+LIMITS = ("rate-limited", "concurrency-limited", "quota-exceeded")
 ADMISSION = (
     *("invalid-header", "idempotency-mismatch", "idempotency-in-progress", "conflict", "queue-full"),
-    *("rate-limited", "concurrency-limited", "quota-exceeded"),
+    *LIMITS,
 )
+UPLOAD = (*LIMITS, "catalogue-full")
 ENCODED = ("invalid-json", "invalid-base64", "image-url-refused")
 WEBHOOK = ("webhooks-disabled", "forbidden-webhook-url")
 JOB = ("unknown-try-on", "try-on-erased")

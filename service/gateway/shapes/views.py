@@ -89,8 +89,19 @@ class Links(View):
     cancel: str
 
 
+class WarningView(View):
+    """What is wrong with a picture that was accepted all the same: today only `picture-cut-off`, a JPEG that lacks at
+    most a hundredth at its end. `pointer` names the picture.
+    """
+
+    code: str
+    detail: str
+    pointer: str
+
+
 class TryOnView(View):
-    """A try-on at one moment. `timings` are seconds by stage, `position` counts the jobs ahead.
+    """A try-on at one moment. `timings` are seconds by stage, `position` counts the jobs ahead, `warnings` tell of
+    pictures that are not quite whole.
 
     `error` says why it did not succeed: `canceled`, `deadline-exceeded`, `unprocessable-request`, `out-of-memory`,
     `input-erased`, `input-damaged`, or, worth another try, `engine-failed`, `worker-lost`, `store-unavailable`.
@@ -125,6 +136,7 @@ class TryOnView(View):
                     "timings": {"queue": 0.02, "denoise": 0.6},
                     "model": "nano",
                     "error": None,
+                    "warnings": [],
                     "links": {
                         "self": f"/v1/try-ons/{EXAMPLE_ID}",
                         "events": f"/v1/try-ons/{EXAMPLE_ID}/events",
@@ -155,11 +167,12 @@ class TryOnView(View):
     timings: dict[str, float]
     model: str | None
     error: Problem | None
+    warnings: list[WarningView]
     links: Links
 
 
 class CatalogueView(View):
-    """A garment of the catalogue."""
+    """A garment of the catalogue. It is erased at `expires_at` unless it is put or worn before; null is never."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -171,6 +184,8 @@ class CatalogueView(View):
                     "width": 1024,
                     "height": 1024,
                     "created_at": "2026-11-21T19:00:00.000Z",
+                    "warnings": [],
+                    "expires_at": "2027-05-20T19:00:00.000Z",
                 }
             ]
         }
@@ -182,6 +197,8 @@ class CatalogueView(View):
     width: int
     height: int
     created_at: str
+    warnings: list[WarningView]
+    expires_at: str | None
 
 
 class Health(View):
@@ -191,6 +208,11 @@ class Health(View):
 
     status: str
     workers: int | None = None
+
+
+def warning(pointer: str, detail: str) -> WarningView:
+    """A picture that was cut off, and how much of it there is."""
+    return WarningView(code="picture-cut-off", detail=f"{pointer}: {detail}", pointer=pointer)
 
 
 def timestamp(seconds: float) -> str:
@@ -239,5 +261,6 @@ def try_on(record: JobRecord, *, image_url: str | None, expires_at: float | None
         timings=timings,
         model=None if record.result is None else record.result.model,
         error=None if record.error is None else Problem(**problems.of_job_error(record.error)),
+        warnings=[warning(given.pointer, given.detail) for given in spec.warnings],
         links=Links(self=base, events=f"{base}/events", image=f"{base}/image", cancel=f"{base}/cancel"),
     )

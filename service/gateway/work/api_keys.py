@@ -5,7 +5,8 @@ dictionary. The file is JSON and is read again when it changes, so that a key is
 them by taking the file away or emptying it; one that cannot be read as JSON changes nothing and is logged:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
-               "daily_quota": 100000, "high_priority": true}]}
+               "daily_quota": 100000, "catalogue_garments": 5000, "catalogue_bytes": 1073741824,
+               "high_priority": true}]}
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from starlette.requests import Request
 
 from service.errors import InvalidRequest, Unauthorized
+from service.gateway.http.peers import client_name
 from service.jobs.schemas import Limits
 from service.settings import Settings, SettingsError
 
@@ -54,6 +57,8 @@ class KeyEntry(BaseModel):
     rate_per_minute: int | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=0)
     daily_quota: int | None = Field(None, ge=0)
+    catalogue_garments: int | None = Field(None, ge=0)
+    catalogue_bytes: int | None = Field(None, ge=0)
     high_priority: bool = False
 
 
@@ -78,11 +83,12 @@ def digest(key: str) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and what that one may use."""
+    """Who asks, from where (an IPv6 /64 as one), and what that one may use."""
 
     tenant: str
     limits: Limits
     high_priority: bool
+    address: str = ""
 
 
 class KeyRing:
@@ -96,6 +102,8 @@ class KeyRing:
             rate_per_minute=settings.rate_per_minute,
             concurrency=settings.concurrency_per_key,
             daily_quota=settings.daily_quota,
+            catalogue_garments=settings.catalogue_garments,
+            catalogue_bytes=settings.catalogue_bytes,
         )
         self._entries: tuple[KeyEntry, ...] = ()
         self._stamp: tuple[int, int, int, int] | None = None
@@ -139,15 +147,11 @@ class KeyRing:
         """
         entry = self.identify(request)
         if entry is None:
-            return Caller(ANONYMOUS, self._limits, high_priority=True)
-        own = {
-            "rate_per_minute": entry.rate_per_minute,
-            "concurrency": entry.concurrency,
-            "daily_quota": entry.daily_quota,
-        }
-        given = {name: value for name, value in own.items() if value is not None}
+            return Caller(ANONYMOUS, self._limits, high_priority=True, address=_address(request))
+        given = entry.model_dump(include=set(Limits.model_fields), exclude_none=True)
         high_priority = entry.high_priority or not self._required
-        return Caller(entry.tenant, self._limits.model_copy(update=given), high_priority)
+        limits = self._limits.model_copy(update=given)
+        return Caller(entry.tenant, limits, high_priority, address=_address(request))
 
     def _refresh(self, path: Path) -> None:
         now = time.monotonic()
@@ -207,3 +211,10 @@ def presented(request: Request) -> str | None:
             "Authorization and X-API-Key hold two keys; send one.", code="invalid-header", pointer="X-Api-Key"
         )
     return bearer or other or None
+
+
+def _address(request: Request) -> str:
+    try:
+        return client_name(ip_address(request.client.host)) if request.client else ""
+    except ValueError:  # a unix socket
+        return ""

@@ -37,10 +37,11 @@ from service.gateway.work.rewriter import Instruction, Rewriter
 from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import INLINE, TERMINAL, Existing, GarmentRef, JobRecord, JobSpec
+from service.jobs.schemas import INLINE, TERMINAL, Existing, GarmentRef, JobRecord, JobSpec, PictureWarning
 from service.jobs.submission import UnusedReservations
 from service.jobs.words import JobKey, Words, sealed
 from service.pictures.pool import ImagePool
+from service.pictures.turns import Asker
 from service.retry_after import SOON
 from service.settings import Settings
 
@@ -110,6 +111,7 @@ class TryOns:
                 pointer="priority",
             )
         self._webhooks.check(options.webhook_url)
+        self._blobs.check_room("input")
         with timed(asked.timings, "reserve"):
             reserved = await self._queue.submission.reserve(
                 tenant=asked.caller.tenant,
@@ -122,7 +124,7 @@ class TryOns:
         created = time.time()
         try:
             with timed(asked.timings, "prepare"):
-                person, garments, instruction, key = await self._prepare(requested, asked)
+                person, garments, instruction, key, warnings = await self._prepare(requested, asked)
             spec = JobSpec(
                 id=reserved.id,
                 tenant=asked.caller.tenant,
@@ -146,6 +148,7 @@ class TryOns:
                 tokens=await self._fleet.tokens(size, len(garments)),
                 request_id=asked.request_id,
                 traceparent=asked.traceparent,
+                warnings=warnings,
             )
             with timed(asked.timings, "submit"):
                 await self._queue.submission.submit(reserved, sealed(spec, key))
@@ -156,8 +159,11 @@ class TryOns:
 
     async def _prepare(
         self, requested: RequestedTryOn, asked: Asked
-    ) -> tuple[str, tuple[GarmentRef, ...], Instruction, JobKey]:
-        """Decode and store every picture, and the key of the words, while the instruction is written."""
+    ) -> tuple[str, tuple[GarmentRef, ...], Instruction, JobKey, tuple[PictureWarning, ...]]:
+        """Decode and store every picture, and the key of the words, while the instruction is written.
+
+        Also what was wrong with the pictures.
+        """
         records = await asyncio.gather(
             *(
                 self._garments.wanted(asked.caller.tenant, garment.sku, requested.garment_name(index))
@@ -167,17 +173,26 @@ class TryOns:
         )
         known = dict(zip([g.sku for g in requested.garments if g.sku is not None], records, strict=True))
         phrases = []
-        for garment in requested.garments:
+        warned: dict[str, str] = {}
+        for index, garment in enumerate(requested.garments):
             record = known.get(garment.sku) if garment.sku is not None else None
             category, layer = garment.category, garment.layer
             if record is not None:
                 category = record.category if category == "auto" else category
                 layer = layer or record.layer
+                if record.warning is not None:
+                    warned[f"garments.{index}"] = record.warning
             phrases.append(GarmentPhrase(category=category, layer=layer, description=None))
+
+        asker = Asker(asked.caller.tenant, asked.caller.address)
+        uploaded = [garment.data for garment in requested.garments if garment.data is not None]
+        await self._pool.check_together([requested.person, *uploaded])
 
         async def stored(data: bytes, stage: str, pointer: str) -> str:
             with timed(asked.timings, f"decode-{stage}"), about(pointer):
-                photo = await self._pool.decode(data, pointer=pointer)
+                photo = await self._pool.decode(data, pointer=pointer, asker=asker)
+            if photo.warning is not None:
+                warned[stage] = photo.warning
             with timed(asked.timings, f"store-{stage}"):
                 return await self._blobs.put(photo.data, kind="input", content_type=photo.content_type)
 
@@ -198,7 +213,9 @@ class TryOns:
         for index, (garment, phrase) in enumerate(zip(requested.garments, phrases, strict=True)):
             blob = uploads[index].result() if index in uploads else known[garment.sku or ""].blob
             refs.append(GarmentRef(blob=blob, category=phrase.category, layer=phrase.layer, sku=garment.sku))
-        return person.result(), tuple(refs), written.result(), key.result()
+        in_order = sorted(warned, key=lambda name: (name != "person", name))
+        warnings = tuple(PictureWarning(pointer=name, detail=warned[name]) for name in in_order)
+        return person.result(), tuple(refs), written.result(), key.result(), warnings
 
     def _webhook_output(self, job_id: str, requested: RequestedTryOn, deadline_at: float) -> str | None:
         """What a receiver of FASHN's shape will be given, signed now, because workers sign nothing; None for ours."""

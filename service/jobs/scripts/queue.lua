@@ -14,12 +14,12 @@
 --   DEADLINES        zset    id by deadline: every job that is not terminal
 --   IN_FLIGHT        zset    id by acceptance: reserved, queued or running
 --   RESERVATIONS     zset    id by expiry: accepted requests that are not jobs yet
---   TENANT<tenant>   set     the tenant's ids in flight
+--   TENANT<tenant>   set     the tenant's ids in flight, and its catalogue uploads in work
 --   TURNS<priority>:<tenant>  set  those of them that are jobs of this priority
 --   LAST_TURN<priority> hash tenant to the order of its last job, while it has any in flight
 --   IDEMPOTENCY<tenant>:<key digest>  hash  digest (of the body), job
 --   RATE<tenant>     string  theoretical arrival time of the next request (GCRA)
---   QUOTA<tenant>:<day>  string  jobs accepted on that UTC day
+--   QUOTA<tenant>:<day>  string  jobs and catalogue uploads accepted on that UTC day
 --   FENCE            string  the last fencing token; only grows
 --   WAKE             list    tokens idle workers block on; at least one while anything waits
 --   NOTICES          channel ids of jobs as events happen to them; a hint for followers
@@ -33,7 +33,9 @@
 --   GONE<id>         string  the id existed, 'of:' and whose it was; outlives the record
 --   WORKERS          zset    worker by expiry; WORKER_INFO hash worker to JSON
 --   WEBHOOKS         zset    id by when to tell the client's server next: ended jobs that asked for it
---   GARMENT<tenant>:<sku>  string  catalogue record, JSON
+--   GARMENT<digest of tenant and sku>  string  catalogue record, JSON
+--   HOLDINGS<tenant> hash    bytes of each of the tenant's garments by that digest, and "bytes", their sum
+--   GARMENT_ENDS     zset    <tenant>:<digest> by the end of its life, which wearing it puts off
 
 local PRIORITIES = {'high', 'normal', 'low'}
 -- A job of a lower priority is treated as if it had come this much later: higher priorities overtake it, but only
@@ -171,14 +173,14 @@ local function leave_flight(id, tenant, priority)
   if redis.call('EXISTS', turns) == 0 then redis.call('HDEL', K.LAST_TURN .. priority, tenant) end
 end
 
--- A reservation that never became a job: everything it took is given back, its quota included.
-local function unreserve(id)
+-- A reservation that never became a job: everything it took is given back, its quota included unless it was `spent`.
+local function unreserve(id, spent)
   local job = job_fields(id, 'status', 'tenant', 'idem', 'quota')
   redis.call('ZREM', K.RESERVATIONS, id)
   if job[1] ~= 'reserved' then return false end
   leave_flight(id, job[2])
   if job[3] ~= '' and redis.call('HGET', job[3], 'job') == id then redis.call('DEL', job[3]) end
-  if job[4] ~= '' and redis.call('EXISTS', job[4]) == 1 then redis.call('DECR', job[4]) end
+  if not spent and job[4] ~= '' and redis.call('EXISTS', job[4]) == 1 then redis.call('DECR', job[4]) end
   redis.call('DEL', K.JOB .. id)
   return true
 end

@@ -1,8 +1,10 @@
--- Admission, before any work. Answers {'reserved'}, {'existing', job}, {'pending'}, {'mismatch'} or
+-- Admission, before any work, of a job or of a catalogue upload: one rate, quota and concurrency for both; an upload
+-- needs no room in the queue. Answers {'reserved'}, {'existing', job}, {'pending'}, {'mismatch'} or
 -- {'rate' | 'quota' | 'concurrency' | 'full', seconds until it is worth trying again}.
 local id, tenant, idem, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local max_in_flight, concurrency, rate, quota = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local reservation_ms, idem_ttl_s, max_backlog_s = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local for_queue = ARGV[12] == 'job'
 local now = now_ms()
 
 -- Estimates send nobody away for longer than a minute.
@@ -23,7 +25,7 @@ if idem ~= '' then
   end
 end
 
-if redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight or no_room(tenant, max_backlog_s, now) then
+if for_queue and (redis.call('ZCARD', K.IN_FLIGHT) >= max_in_flight or no_room(tenant, max_backlog_s, now)) then
   return {'full', try_again_in(backlog_seconds(now))}
 end
 if concurrency > 0 and redis.call('SCARD', K.TENANT .. tenant) >= concurrency then
@@ -49,7 +51,7 @@ if quota > 0 then
 end
 
 redis.call('HSET', K.JOB .. id, 'status', 'reserved', 'tenant', tenant, 'idem', idem_key, 'quota', quota_key)
-redis.call('ZADD', K.IN_FLIGHT, now, id)
+if for_queue then redis.call('ZADD', K.IN_FLIGHT, now, id) end
 redis.call('SADD', K.TENANT .. tenant, id)
 redis.call('ZADD', K.RESERVATIONS, now + reservation_ms, id)
 if idem_key ~= '' then

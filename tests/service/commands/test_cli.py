@@ -159,6 +159,15 @@ def test_tryon_says_which_file_is_not_a_picture(changeroom: Changeroom, tmp_path
     assert str(hat) in done.stderr and "Traceback" not in done.stderr
 
 
+def test_tryon_warns_of_a_photo_that_was_cut_off(changeroom: Changeroom, tmp_path: Path):
+    person, hat = tmp_path / "person.jpg", tmp_path / "hat.png"
+    Image.effect_noise((800, 600), 60).convert("RGB").save(person, "JPEG", quality=80)
+    person.write_bytes(person.read_bytes()[:-33])
+    hat.write_text("not a picture")
+    done = changeroom("tryon", "--person", str(person), "--garment", f"hats={person}", "--garment", f"hats={hat}")
+    assert done.stderr.startswith(f"{person}: This JPEG is cut off: 99.")
+
+
 def test_samples_and_tryon_with_the_bundled_model(changeroom: Changeroom, tmp_path: Path):
     assert changeroom("samples", str(tmp_path / "s"), "--seed", "7", "--garments", "2").returncode == 0
     request = json.loads((tmp_path / "s" / "request.json").read_text())

@@ -76,8 +76,8 @@ BAD: dict[str, tuple[Callable[[], bytes], type[ServiceError], str, str]] = {
         "too-many-pixels",
         "smaller copy",
     ),
-    "41 megapixels": (lambda: jpeg_sized(6404, 6404), PayloadTooLarge, "too-many-pixels", "40 megapixels"),
-    "100 megapixels": (lambda: png(10000, 10000), PayloadTooLarge, "too-many-pixels", "40 megapixels"),
+    "61 megapixels": (lambda: jpeg_sized(7811, 7811), PayloadTooLarge, "too-many-pixels", "60 megapixels"),
+    "100 megapixels": (lambda: png(10000, 10000), PayloadTooLarge, "too-many-pixels", "60 megapixels"),
     "over 15 MiB": (
         lambda: encoded(picture(), "JPEG") + b"\0" * (15 << 20),
         PayloadTooLarge,

@@ -17,6 +17,7 @@ from sample_pictures import encoded, picture, png
 
 from service.errors import InvalidImage, QueueFull, ServiceError, UnsupportedMediaType
 from service.pictures.pool import ImagePool
+from service.pictures.turns import Asker
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 pillow_heif.register_heif_opener(thumbnails=False)
@@ -108,6 +109,82 @@ async def test_a_picture_that_costs_too_much_time_is_refused_and_its_process_rep
         assert refused.value.code == "image-too-costly" and refused.value.pointer == "person"
         assert (await pool.decode(encoded(picture(), "PNG"))).width == 96
         assert pool.processes() != before
+
+
+async def test_a_file_that_ended_a_process_is_refused_unopened_when_it_comes_again() -> None:
+    async with ImagePool(workers=1, cpu_s=0.05, timeout_s=60) as pool:
+        with pytest.raises(InvalidImage):
+            await pool.decode(BOMB)
+        sound = encoded(picture(), "PNG")
+        assert (await pool.decode(sound)).width == 96
+        (process,) = pool.processes()
+        os.kill(process, signal.SIGSTOP)
+        for _ in range(3):
+            with pytest.raises(InvalidImage) as refused:
+                await pool.decode(BOMB)
+            assert refused.value.code == "image-too-costly"
+        os.kill(process, signal.SIGCONT)
+        assert (await pool.decode(sound)).width == 96 and pool.processes() == [process]
+
+
+async def test_a_file_that_would_cost_too_much_is_refused_unopened_however_busy_the_machine() -> None:
+    async with ImagePool(workers=1, most_s=0.5, timeout_s=60) as pool:
+        (process,) = pool.processes()
+        os.kill(process, signal.SIGSTOP)
+        for _ in range(3):
+            with pytest.raises(InvalidImage) as refused:
+                await pool.decode(BOMB, pointer="person")
+            assert refused.value.code == "image-too-costly" and refused.value.pointer == "person"
+        os.kill(process, signal.SIGCONT)
+        assert (await pool.decode(encoded(picture(), "PNG"))).width == 96
+
+
+async def test_a_process_that_the_machine_ended_is_no_fault_of_the_file() -> None:
+    async with ImagePool(workers=1, timeout_s=60) as pool:
+        (process,) = pool.processes()
+        os.kill(process, signal.SIGSTOP)
+        decoding = asyncio.create_task(pool.decode(encoded(picture(), "PNG")))
+        await asyncio.sleep(0.2)
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(QueueFull) as busy:
+            await decoding
+        assert busy.value.code == "decoder-busy" and busy.value.retryable
+        assert (await pool.decode(encoded(picture(), "PNG"))).width == 96
+
+
+async def test_the_pictures_of_one_request_have_one_budget(pool: ImagePool) -> None:
+    await pool.check_together([BOMB] * 7 + [b"not a picture"])
+    deep = png(6300, 6300, 16, 6)
+    with pytest.raises(InvalidImage, match="together") as refused:
+        await pool.check_together([deep] * 7)
+    assert refused.value.code == "image-too-costly"
+
+
+async def test_slow_pictures_of_one_caller_do_not_hold_up_another() -> None:
+    attacker, guest = Asker("shop", "1.1.1.1"), Asker("other", "2.2.2.2")
+    deep = png(5000, 5000, 16, 6, raw=b"\4" + b"\1" * (5000 * 8) + (b"\4" + b"\0" * (5000 * 8)) * 4999)
+    async with ImagePool(workers=2, cpu_s=60, timeout_s=60) as pool:
+        slow = [asyncio.create_task(pool.decode(deep, asker=attacker)) for _ in range(8)]
+        await asyncio.sleep(0.05)
+        await pool.decode(encoded(picture(), "PNG"), asker=guest)
+        assert sum(task.done() for task in slow) <= 2
+        await pool.decode(deep, asker=guest)
+        assert sum(task.done() for task in slow) <= 4
+        assert {(await task).width for task in slow} == {2048}
+
+
+async def test_who_leaves_while_waiting_costs_nothing() -> None:
+    async with ImagePool(workers=1, timeout_s=60) as pool:
+        (process,) = pool.processes()
+        os.kill(process, signal.SIGSTOP)
+        tasks = [asyncio.create_task(pool.decode(encoded(picture(64 + i, 80), "PNG"))) for i in range(5)]
+        await asyncio.sleep(0.2)
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.wait(tasks[1:])
+        assert len(pool._decoding) == 1
+        os.kill(process, signal.SIGCONT)
+        assert (await tasks[0]).width == 64
 
 
 async def test_a_machine_too_busy_asks_for_another_try_and_ends_in_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -92,3 +93,36 @@ def test_heic_cmyk_16_bit_and_rotated_pictures_are_used(http: httpx.Client) -> N
         assert answer.status_code == 202, answer.text
     put = http.put("/v1/garments/rotated", files={"image": ("r.jpg", rotated.getvalue())})
     assert (put.json()["width"], put.json()["height"]) == (100, 200)
+
+
+def test_a_photo_that_lacks_its_last_bytes_is_used_and_the_result_says_so(http: httpx.Client) -> None:
+    out = io.BytesIO()
+    Image.effect_noise((800, 600), 60).convert("RGB").save(out, "JPEG", quality=80)
+    cut = out.getvalue()[:-33]
+    put = http.put("/v1/garments/cut-off", files={"image": ("c.jpg", cut)})
+    assert [(w["code"], w["pointer"]) for w in put.json()["warnings"]] == [("picture-cut-off", "image")]
+    assert http.get("/v1/garments/cut-off").json() == put.json()
+    answer = http.post(
+        "/v1/try-ons",
+        files=[part("person", cut), part("garment", SHIRT), part("garment", cut)],
+        data={"skus": "cut-off"},
+        headers={"Prefer": "wait=30"},
+    )
+    body = answer.json()
+    assert body["status"] == "succeeded", body
+    assert [warning["pointer"] for warning in body["warnings"]] == ["person", "garments.1", "garments.2"]
+    for warning in body["warnings"]:
+        assert warning["code"] == "picture-cut-off"
+        assert warning["detail"].startswith(f"{warning['pointer']}: This JPEG is cut off: 99.")
+    assert http.get(body["links"]["self"]).json()["warnings"] == body["warnings"]
+    whole = http.post("/v1/try-ons", files=[part("person", PERSON), part("garment", SHIRT)])
+    assert whole.json()["warnings"] == []
+
+
+def test_base64_as_phones_and_shells_write_it_is_used_in_both_shapes(http: httpx.Client) -> None:
+    lines, bare = base64.encodebytes(PERSON).decode(), base64.urlsafe_b64encode(SHIRT).decode().rstrip("=")
+    ours = http.post("/v1/try-ons", json={"person": lines, "garments": [{"image": f"data:image/jpeg;base64,{bare}"}]})
+    assert ours.status_code == 202, ours.text
+    inputs = {"model_image": f"data:image/jpeg;base64,{lines}", "garment_image": bare + "\r\n"}
+    theirs = http.post("/v1/run", json={"model_name": "tryon-v1.6", "inputs": inputs})
+    assert theirs.status_code == 200, theirs.text
