@@ -13,10 +13,11 @@ import re
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, ServiceError, UnprocessableRequest
+from service.gateway.http.multipart import FormParser
 from service.settings import Settings
 
 MAX_FIELDS = 64
@@ -42,7 +43,7 @@ class form_of:
         self._form: FormData | None = None
 
     async def __aenter__(self) -> FormData:
-        parser = MultiPartParser(
+        parser = FormParser(
             self._request.headers,
             self._request.stream(),
             max_files=self._settings.max_images + 8,
