@@ -28,6 +28,7 @@ from service.gateway.routes import fashn, native, openai, ops, reference
 from service.gateway.routes.departures import Departures
 from service.gateway.routes.early_refusals import EarlyRefusals
 from service.gateway.routes.state import Gateway
+from service.gateway.routes.trailing_slashes import TrailingSlashes
 from service.gateway.shapes import openapi
 from service.gateway.work.api_keys import KeyRing
 from service.gateway.work.fleet import Fleet
@@ -128,6 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Door, settings=settings)
     app.add_middleware(Cors, settings=settings)
     app.add_middleware(RequestContext)
+    app.add_middleware(TrailingSlashes)
     return app
 
 

@@ -9,6 +9,8 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.gateway.shapes.openapi import UPLOADED
+
 
 def _encoded(colour: str, format: str) -> bytes:
     out = io.BytesIO()
@@ -20,4 +22,5 @@ PICTURES = st.sampled_from([_encoded(c, f) for c in ("red", "navy") for f in ("J
 
 schemathesis.openapi.format("image", PICTURES.map(lambda data: base64.b64encode(data).decode()))
 schemathesis.openapi.media_type("image/*", PICTURES)
-schemathesis.openapi.media_type("image/jpeg", PICTURES)
+for kind in UPLOADED:
+    schemathesis.openapi.media_type(kind, PICTURES)

@@ -17,13 +17,14 @@ from typing import Any, cast
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, ServiceError, UnprocessableRequest
 from service.gateway.http.base64_text import TooLong, decoded
 from service.gateway.http.json_bodies import Structure, parse_body, refuse_constant
 from service.gateway.http.limits import upload_whole, uploads_full
+from service.gateway.http.multipart import FormParser
 from service.gateway.http.texts import check_bytes, check_values
 from service.settings import Settings
 
@@ -44,7 +45,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-class _Form(MultiPartParser):
+class _Form(FormParser):
     """Starlette's parser, which takes text of any kind, with a bound on all text together and an eye on its bytes."""
 
     spool_max_size = PART_SPOOL_BYTES

@@ -14,11 +14,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InvalidRequest, UnsupportedMediaType
+from service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from service.gateway.http import problems
 
 GZIP = 16 + zlib.MAX_WBITS
 PIECE_BYTES = 64 * 1024
+# Pictures are compressed already: an honest body shrinks a little. A bomb would make kilobytes cost us megabytes.
+MAX_RATIO = 50
+UNMEASURED_BYTES = 1024 * 1024
 
 
 class ContentEncoding:
@@ -45,7 +48,10 @@ class ContentEncoding:
 
 
 class Unzipped:
-    """A `receive` that hands on what a gzipped body holds. Raises InvalidRequest for one that is damaged or cut off."""
+    """A `receive` that hands on what a gzipped body holds.
+
+    Raises InvalidRequest for one that is damaged or cut off, PayloadTooLarge for one that grows beyond reason.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -53,6 +59,7 @@ class Unzipped:
         self._left = b""
         self._more = True
         self._ended = False
+        self._came = self._made = 0
 
     async def __call__(self) -> Message:
         while self._more and not self._left:
@@ -60,11 +67,18 @@ class Unzipped:
             if message["type"] != "http.request":
                 return message
             self._left = message.get("body", b"")
+            self._came += len(self._left)
             self._more = message.get("more_body", False)
         if self._ended:
             return await self._receive()
         await asyncio.sleep(0)
         plain = self._piece()
+        self._made += len(plain)
+        if self._made > max(UNMEASURED_BYTES, MAX_RATIO * self._came):
+            raise PayloadTooLarge(
+                f"A gzipped body may be at most {MAX_RATIO} times as large as it came; send it as it is.",
+                code="body-too-large",
+            )
         self._ended = not self._more and not self._left and len(plain) < PIECE_BYTES
         if self._ended and not self._unzip.eof:
             raise _damaged()

@@ -102,6 +102,8 @@ def response(error: ServiceError, request: Request) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     elif error.status in (429, 503):
         headers["Retry-After"] = str(SOON)
+    if error.status == 416:
+        headers["Accept-Ranges"] = "bytes"
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="changeroom"'
     return Response(

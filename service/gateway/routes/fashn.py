@@ -11,7 +11,7 @@ import base64
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from service.errors import UnprocessableRequest, UnsupportedMediaType
@@ -23,6 +23,7 @@ from service.gateway.shapes import compat_views, error_samples, openapi, views
 from service.gateway.shapes.request import (
     MAX_SEED,
     MAX_URL,
+    Body,
     FashnReceiver,
     Options,
     RequestedGarment,
@@ -39,10 +40,8 @@ RETURN_BASE64 = "fashn_return_base64"
 FASHN_WEBHOOK_HELP = "Told `{id, status, output, error}` when the prediction ends: an https address of a public host."
 
 
-class FashnInputs(BaseModel):
+class FashnInputs(Body):
     """Inputs of tryon-v1.6; mode, moderation_level, garment_photo_type, segmentation_free change nothing."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model_image: str = Field(min_length=1, json_schema_extra={"format": "image"})
     garment_image: str = Field(min_length=1, json_schema_extra={"format": "image"})
@@ -57,10 +56,10 @@ class FashnInputs(BaseModel):
     segmentation_free: bool = True
 
 
-class FashnRequest(BaseModel):
+class FashnRequest(Body):
     """The body of POST /v1/run."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     model_name: Literal["tryon-v1.6"]
     inputs: FashnInputs

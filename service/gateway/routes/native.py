@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from service.errors import InvalidRequest, UnsupportedMediaType
-from service.gateway.http import headers, sse
+from service.gateway.http import headers, ranges, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type, read_body
 from service.gateway.http.limits import release_upload
 from service.gateway.http.request_context import timed
@@ -113,6 +113,7 @@ def stages(request: Request, record: JobRecord) -> None:
     summary="Read a try-on",
     response_model=views.TryOnView,
     responses=error_samples.responses(*error_samples.ASKED, *error_samples.JOB),
+    openapi_extra=openapi.PREFER,
 )
 async def read_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who) -> Response:
     """The state of a try-on; with `Prefer: wait=N` the answer comes when it has ended, or after N seconds."""
@@ -166,16 +167,20 @@ async def follow_try_on(id: TryOnId, request: Request, parts: Parts, caller: Who
         200: {
             "description": "The picture.",
             "headers": openapi.PICTURE_HEADERS,
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("image/jpeg", "image/png", "image/webp")
-            },
+            "content": openapi.PICTURE_CONTENT,
+        },
+        206: {
+            "description": "The part that Range asked for.",
+            "headers": openapi.PART_HEADERS,
+            "content": openapi.PICTURE_CONTENT,
         },
         304: {"description": "The picture named by If-None-Match is the one.", "headers": openapi.PICTURE_HEADERS},
         **error_samples.responses(
-            *error_samples.ASKED, *error_samples.JOB, "invalid-token", "not-finished", "no-picture", "result-expired"
+            *(*error_samples.ASKED, *error_samples.JOB, "invalid-token", "not-finished", "no-picture"),
+            *("result-expired", "range-not-satisfiable"),
         ),
     },
+    openapi_extra=openapi.PICTURE_CONDITIONS,
 )
 async def read_image(
     id: TryOnId,
@@ -190,10 +195,11 @@ async def read_image(
         record = await parts.tryons.get(parts.keys.caller(request), id)
     etag = f'"{record.result.blob.rsplit("/", 1)[-1]}"' if record.result is not None else ""
     out = {"ETag": etag, "Cache-Control": "private, max-age=3600, immutable"}
-    if etag and etag in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if etag and (etag in known or known.strip() == "*"):
         return Response(status_code=304, headers=out)
     data, kind = await parts.tryons.picture(record)
-    return Response(data, media_type=kind, headers=out)
+    return ranges.answer(data, kind, etag, request.headers, out)
 
 
 @router.post(
@@ -271,7 +277,9 @@ async def put_garment(
                     pointer="category",
                 )
             category = cast(Category, given)
-        layer = words[:MAX_LAYER] if isinstance(words, str) and words else layer
+        if isinstance(words, str) and len(words) > MAX_LAYER:
+            raise InvalidRequest(f"layer: at most {MAX_LAYER} characters.", code="invalid-field", pointer="layer")
+        layer = words if isinstance(words, str) and words else layer
     elif kind.startswith("image/"):
         data = await read_body(request)
     else:

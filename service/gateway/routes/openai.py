@@ -17,7 +17,7 @@ from service.gateway.http.bodies import form_of, media_type
 from service.gateway.http.limits import release_upload
 from service.gateway.routes.departures import CLOSED, ClientLeft
 from service.gateway.routes.openai_answers import failure, usage
-from service.gateway.routes.openai_form import SAFETY_IDENTIFIER, Edit, read_edit
+from service.gateway.routes.openai_form import SAFETY_IDENTIFIER, Wish, read_edit
 from service.gateway.routes.openai_stream import EditStream
 from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
@@ -63,13 +63,14 @@ async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("Send multipart/form-data.", code="unsupported-content-type")
     async with form_of(request, parts.settings) as form:
-        edit = await read_edit(form, parts.settings)
-    await _check_model(parts, edit.model)
-    submitted = await parts.tryons.submit(edit.requested, asked)
+        requested, wish = await read_edit(form, parts.settings)
+    await _check_model(parts, wish.model)
+    submitted = await parts.tryons.submit(requested, asked)
+    del requested
     release_upload(request)
     kept = asked.idempotency_key is not None
-    if edit.partial_images is not None:
-        return EditStream(parts, caller, submitted.job_id, edit, kept=kept)
+    if wish.partial_images is not None:
+        return EditStream(parts, caller, submitted.job_id, wish, kept=kept)
     try:
         record = await parts.departures.unless_left(
             request, parts.tryons.wait(caller, submitted.job_id, asked.deadline_s + 5)
@@ -80,13 +81,13 @@ async def edit_images(request: Request, parts: Parts, caller: Who) -> Response:
         return Response(status_code=CLOSED)
     if record.status != "succeeded":
         raise failure(record)
-    answer = await _answer(request, parts, record, edit)
+    answer = await _answer(request, parts, record, wish)
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _answer(request: Request, parts: Gateway, record: JobRecord, edit: Edit) -> compat_views.OpenAIImages:
+async def _answer(request: Request, parts: Gateway, record: JobRecord, wish: Wish) -> compat_views.OpenAIImages:
     image = compat_views.OpenAIImage(revised_prompt=record.spec.instruction)
-    if edit.as_url:
+    if wish.as_url:
         address, _ = parts.tryons.image_address(record)
         image.url = parts.address.of(request) + (address or "")
     else:
@@ -97,7 +98,7 @@ async def _answer(request: Request, parts: Gateway, record: JobRecord, edit: Edi
         data=[image],
         background="opaque",
         output_format=record.spec.output_format,
-        quality=edit.quality,
+        quality=wish.quality,
         size=f"{record.result.width}x{record.result.height}" if record.result else "",
         usage=usage(record),
         safety_identifier=record.spec.metadata.get(SAFETY_IDENTIFIER),

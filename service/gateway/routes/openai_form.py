@@ -1,4 +1,4 @@
-"""The form of `POST /v1/images/edits`: OpenAI's fields in, a `RequestedTryOn` and how to answer it out.
+"""The form of `POST /v1/images/edits`: OpenAI's fields in, a `RequestedTryOn` and a `Wish` of how to answer it out.
 
 What has no meaning here (a mask, transparency, several pictures) is refused in a sentence instead of being ignored.
 Every error names OpenAI's own field: `image[1]`, not the garment it became.
@@ -48,17 +48,20 @@ OFFERED = {
 
 
 @dataclass(frozen=True)
-class Edit:
-    """A request, and how its caller wants the answer; `partial_images` is None without a stream."""
+class Wish:
+    """How a caller wants the answer, without the pictures, which nobody needs while it waits.
 
-    requested: RequestedTryOn
+    `size` is as asked; `partial_images` is None without a stream.
+    """
+
+    size: str
     quality: str
     as_url: bool
     model: str | None
     partial_images: int | None
 
 
-async def read_edit(form: FormData, settings: Settings) -> Edit:
+async def read_edit(form: FormData, settings: Settings) -> tuple[RequestedTryOn, Wish]:
     """Raises InvalidRequest, UnprocessableRequest, InvalidImage, PayloadTooLarge."""
     texts, images = _sorted(form)
     for name, offered in OFFERED.items():
@@ -80,13 +83,14 @@ async def read_edit(form: FormData, settings: Settings) -> Edit:
     _count(images)
     person, *others = [await file_bytes(upload, f"image[{index}]", settings) for index, upload in enumerate(images)]
     garments = [RequestedGarment(data, name=f"image[{index}]") for index, data in enumerate(others, start=1)]
-    return Edit(
-        RequestedTryOn(person, tuple(garments), options, person_name="image[0]"),
+    wish = Wish(
+        size=options.size or "auto",
         quality=quality,
         as_url=texts.get("response_format") == "url",
         model=texts.get("model"),
         partial_images=partial_images or 0 if streamed else None,
     )
+    return RequestedTryOn(person, tuple(garments), options, person_name="image[0]"), wish
 
 
 def _sorted(form: FormData) -> tuple[dict[str, str], list[UploadFile]]:

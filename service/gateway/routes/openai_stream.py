@@ -20,7 +20,7 @@ from service.errors import ServiceError
 from service.gateway.http import sse
 from service.gateway.http.dialects import members
 from service.gateway.routes.openai_answers import failure, usage
-from service.gateway.routes.openai_form import SAFETY_IDENTIFIER, Edit
+from service.gateway.routes.openai_form import SAFETY_IDENTIFIER, Wish
 from service.gateway.routes.state import Gateway
 from service.gateway.work.api_keys import Caller
 from service.jobs.schemas import TERMINAL, Event, JobRecord
@@ -29,11 +29,11 @@ from service.jobs.schemas import TERMINAL, Event, JobRecord
 class EditStream(StreamingResponse):
     """The answer as a stream. A client that leaves before its end has its job canceled unless it is `kept`."""
 
-    def __init__(self, parts: Gateway, caller: Caller, job_id: str, edit: Edit, *, kept: bool) -> None:
+    def __init__(self, parts: Gateway, caller: Caller, job_id: str, wish: Wish, *, kept: bool) -> None:
         super().__init__(self._events(caller), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._parts = parts
         self._job_id = job_id
-        self._edit = edit
+        self._wish = wish
         self._kept = kept
         self._ended = False
 
@@ -45,7 +45,7 @@ class EditStream(StreamingResponse):
                 self._parts.departures.abandon(self._job_id)
 
     async def _events(self, caller: Caller) -> AsyncIterator[bytes]:
-        parts, edit = self._parts, self._edit
+        parts, wish = self._parts, self._wish
         followed = sse.followed(parts.queue.owner.subscribe(self._job_id), parts.tryons.stopping)
         told = 0
         try:
@@ -55,12 +55,12 @@ class EditStream(StreamingResponse):
                         yield sse.KEEP_ALIVE
                     elif event.type in TERMINAL:
                         break
-                    elif _due(event, told, edit.partial_images or 0):
-                        yield _encoded(_partial(event, told, edit))
+                    elif _due(event, told, wish.partial_images or 0):
+                        yield _encoded(_partial(event, told, wish))
                         told += 1
             record = await parts.tryons.get(caller, self._job_id)
             self._ended = True
-            yield _encoded(await _completed(parts, record, edit))
+            yield _encoded(await _completed(parts, record, wish))
         except ServiceError as error:
             self._ended = True
             yield f"event: error\ndata: {json.dumps(members(error, 'openai'))}\n\n".encode()
@@ -74,7 +74,7 @@ def _due(event: Event, told: int, wanted: int) -> bool:
     return step * (wanted + 1) // max(1, steps) > told
 
 
-def _partial(event: Event, index: int, edit: Edit) -> dict[str, Any]:
+def _partial(event: Event, index: int, wish: Wish) -> dict[str, Any]:
     return {
         "type": "image_edit.partial_image",
         "partial_image_index": index,
@@ -82,12 +82,12 @@ def _partial(event: Event, index: int, edit: Edit) -> dict[str, Any]:
         "created_at": int(time.time()),
         "background": "opaque",
         "output_format": "jpeg",
-        "quality": edit.quality,
-        "size": edit.requested.options.size or "auto",
+        "quality": wish.quality,
+        "size": wish.size,
     }
 
 
-async def _completed(parts: Gateway, record: JobRecord, edit: Edit) -> dict[str, Any]:
+async def _completed(parts: Gateway, record: JobRecord, wish: Wish) -> dict[str, Any]:
     """Raises ServiceError for a job without a picture."""
     if record.status != "succeeded" or record.result is None:
         raise failure(record)
@@ -99,7 +99,7 @@ async def _completed(parts: Gateway, record: JobRecord, edit: Edit) -> dict[str,
         "created_at": int(time.time()),
         "background": "opaque",
         "output_format": record.spec.output_format,
-        "quality": edit.quality,
+        "quality": wish.quality,
         "size": f"{record.result.width}x{record.result.height}",
         "usage": usage(record).model_dump(),
         **({} if named is None else {SAFETY_IDENTIFIER: named}),

@@ -30,6 +30,7 @@ from service.errors import (
 )
 from service.gateway.http import problems
 from service.gateway.http.dialects import Dialect, status_of
+from service.gateway.http.ranges import RangeNotSatisfiable
 
 MEANINGS = {
     400: "The request cannot be read.",
@@ -41,6 +42,7 @@ MEANINGS = {
     410: "It was here and has been erased.",
     413: "The upload is too large.",
     415: "This kind of body or file is not accepted.",
+    416: "The picture has no such part.",
     421: "The host name is none of this service's.",
     422: "Readable, but it cannot be carried out.",
     429: "Rate, concurrency or quota of the key, or connections of the address; `code` tells which.",
@@ -210,6 +212,7 @@ SAMPLES: tuple[ServiceError, ...] = (
     StoreUnavailable("The disk for pictures is nearly full; try again later.", code="storage-full", retry_after=60),
     EngineUnavailable("No worker has announced itself as ready yet.", retry_after=2),
     EngineUnavailable("No worker finished the picture in time; try again.", code="deadline-exceeded", retry_after=2),
+    RangeNotSatisfiable("The picture has 48213 bytes; ask for a part of them.", pointer="Range"),
     problems.HeadTooLarge("Request line and headers may have at most 64 kB."),
 )
 

@@ -57,7 +57,7 @@ WHOLE: Fields = {
     "request": {
         "type": "string",
         "description": (
-            "All of the above in one JSON object, with "
+            "Every option, as in application/json, in one JSON object, with "
             '`"garments": [{"file": "<part name>" or "sku": ..., "category": ..., "layer": ...}]`; '
             "then no other text field."
         ),
@@ -65,14 +65,15 @@ WHOLE: Fields = {
 }
 
 TRY_ON_FORM: dict[str, Any] = {
-    "type": "object",
-    "required": ["person"],
-    "additionalProperties": False,
     "description": (
         f"Pictures are numbered as in the instruction: person is image 1, garments are images 2 to {1 + MAX_GARMENTS}. "
         "`categories` and `layers` are aligned with the garments, uploads first, then skus. "
-        "`request` is the same as one JSON value and replaces every other text field."
+        "`request` is the same as one JSON value and replaces every other text field; with it, file parts may have "
+        "any name."
     ),
+    "type": "object",
+    "required": ["person"],
+    "additionalProperties": False,
     "properties": {**PICTURES, **LISTS, **PLAIN, **JSON_VALUED, **WHOLE},
 }
 

@@ -43,6 +43,8 @@ _HEADER_PARAMETERS: list[dict[str, Any]] = [
     },
 ]
 
+PREFER: dict[str, Any] = {"parameters": _HEADER_PARAMETERS[1:2]}
+
 TRY_ON_BODY: dict[str, Any] = {
     "parameters": _HEADER_PARAMETERS,
     "requestBody": {
@@ -61,7 +63,6 @@ TRY_ON_BODY: dict[str, Any] = {
                         {"sku": "COAT-7"},
                     ],
                     "prompt": "keep the coat open",
-                    "size": "768x1024",
                     "seed": 7,
                 },
             },
@@ -69,6 +70,7 @@ TRY_ON_BODY: dict[str, Any] = {
     },
 }
 
+UPLOADED = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/avif")
 GARMENT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -81,8 +83,7 @@ GARMENT_BODY: dict[str, Any] = {
                     "properties": forms.GARMENT_FIELDS,
                 }
             },
-            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOADED},
         },
     }
 }
@@ -236,6 +237,40 @@ LOCATION: dict[str, Any] = {"Location": {"description": "Where it is.", "schema"
 PICTURE_HEADERS: dict[str, Any] = {
     "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},
     "Cache-Control": {"description": "Private, for an hour.", "schema": {"type": "string"}},
+}
+
+PICTURE_CONTENT: dict[str, Any] = {
+    kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "image/webp")
+}
+
+PART_HEADERS: dict[str, Any] = PICTURE_HEADERS | {
+    "Content-Range": {"description": "Which bytes of how many.", "schema": {"type": "string"}}
+}
+
+PICTURE_CONDITIONS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "The ETag of the picture you have: 304 when it is the one.",
+            "schema": {"type": "string"},
+            "example": '"0f3c9a"',
+        },
+        {
+            "name": "Range",
+            "in": "header",
+            "description": "One part in bytes: 206. Several parts, or none that can be read: the whole.",
+            "schema": {"type": "string"},
+            "example": "bytes=0-1023",
+        },
+        {
+            "name": "If-Range",
+            "in": "header",
+            "description": "The ETag that Range is meant for; the whole when the picture is another.",
+            "schema": {"type": "string"},
+            "example": '"0f3c9a"',
+        },
+    ]
 }
 
 JOB_HEADERS: dict[str, Any] = {

@@ -77,7 +77,7 @@ def _fields(document: Json, schema: Json, before: str = "") -> Iterator[tuple[st
     for name, declared in schema.get("properties", {}).items():
         field = _resolved(document, declared)
         yield before + name, name in schema.get("required", ()), field
-        inner = _resolved(document, field.get("items", field))
+        inner = _resolved(document, field["items"] if isinstance(field.get("items"), dict) else field)
         if inner.get("properties"):
             yield from _fields(document, inner, f"{before}{name}{'[]' if 'items' in field else ''}.")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine_build.instruction import MAX_GARMENTS, MAX_WORDS
 from service.errors import InvalidRequest, ServiceError, UnprocessableRequest
@@ -24,11 +24,17 @@ MAX_SEED = 2**32 - 1
 CATEGORIES: tuple[str, ...] = get_args(Category)
 PRIORITY_HELP = "`high` goes ahead of the others; where keys are required, only for keys that have it (422 otherwise)."
 WEBHOOK_HELP = "Told when the job ends (Standard Webhooks): an https address whose host is public (400 otherwise)."
+SIZE_HELP = (
+    "Width x height in pixels, within `max_pixels` and `size_multiple` of GET /v1/models. Left out: the shape of the "
+    "person's photo at the model's own area."
+)
 SIZE = r"^[0-9]{2,5}x[0-9]{2,5}$"
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# Words of a JSON Schema that tell of a field, whatever its type.
+_TOLD = ("default", "description", "examples", "title")
 _SHAPES = {
     "size": "write it as width x height in pixels, such as 768x1024",
     "sku": "1 to 128 letters, digits, dots, hyphens and underscores, the first a letter or a digit",
@@ -67,17 +73,35 @@ class InForm:
     as_json: bool = False
 
 
-class Options(BaseModel):
-    """What may be said beside the pictures; the same names in a form, in JSON and in the `request` field."""
+def _nullable(schema: dict[str, Any]) -> None:
+    """Show that each field that may be left out may be null as well."""
+    for name, declared in schema["properties"].items():
+        kinds = declared.get("anyOf", ())
+        if name not in schema.get("required", ()) and {"type": "null"} not in kinds:
+            told = {word: declared.pop(word) for word in _TOLD if word in declared}
+            schema["properties"][name] = {"anyOf": [declared, {"type": "null"}], **told}
 
-    model_config = ConfigDict(extra="forbid")
+
+class Body(BaseModel):
+    """Base of what callers write as JSON: an unknown field is refused, and null is the same as nothing."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_nullable)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nothing(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: said for name, said in value.items() if said is not None or name not in cls.model_fields}
+
+
+class Options(Body):
+    """What may be said beside the pictures; the same names in a form, in JSON and in the `request` field."""
 
     prompt: Annotated[str, InForm(examples=("keep the coat open",))] = Field(
         "", max_length=MAX_WORDS, description="Your own words, in any language."
     )
-    size: Annotated[str | None, InForm(examples=("768x1024",))] = Field(
-        None, pattern=SIZE, description="Width x height in pixels.", examples=["768x1024"]
-    )
+    size: Annotated[str | None, InForm(SIZE_HELP)] = Field(None, pattern=SIZE, description=SIZE_HELP)
     seed: Annotated[int | None, InForm(examples=(7,))] = Field(
         None, ge=0, le=MAX_SEED, description="Same seed, same inputs: same picture."
     )
@@ -115,10 +139,8 @@ class Options(BaseModel):
         return int(width), int(height)
 
 
-class JsonGarment(BaseModel):
+class JsonGarment(Body):
     """One garment of a JSON request: a picture or a sku, and what it is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image: str | None = Field(
         None, min_length=1, description="data: URL or base64.", json_schema_extra={"format": "image"}
@@ -142,10 +164,8 @@ class JsonTryOn(Options):
         return [{"image": item} if isinstance(item, str) else item for item in value]
 
 
-class RequestFieldGarment(BaseModel):
+class RequestFieldGarment(Body):
     """One garment of the `request` part: the name of its file part (default: the next `garment`) or a sku."""
-
-    model_config = ConfigDict(extra="forbid")
 
     file: str | None = None
     sku: str | None = Field(None, pattern=SKU)
@@ -192,24 +212,31 @@ def validate(model: type[Model], value: Any) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise of_validation(error) from error
+        raise of_validation(error, model) from error
 
 
-def of_validation(error: ValidationError) -> ServiceError:
-    """The first thing wrong, as one sentence that names the field."""
-    first = error.errors(include_url=False, include_input=False)[0]
+def of_validation(error: ValidationError, model: type[BaseModel]) -> ServiceError:
+    """The first thing wrong, as one sentence that names the field; a misspelt field before what it leaves missing."""
+    wrong = error.errors(include_url=False, include_input=False)
+    first = next((each for each in wrong if each["type"] == "extra_forbidden"), wrong[0])
     name = ".".join(str(part) for part in first["loc"]) or "body"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return unknown_field(name)
+        return unknown_field(name, model.model_fields if len(first["loc"]) == 1 else ())
     if first["type"] == "string_pattern_mismatch":
         message = _SHAPES.get(str(first["loc"][-1]), message)
     if first["type"] == "missing" and name == "person":
-        return no_person()
+        return UnprocessableRequest(
+            "person: send one photo of a person, as a data: URL or base64.", code="missing-person", pointer=name
+        )
     if first["loc"] == ("garments",) and first["type"] in ("missing", "too_short"):
-        return no_garment()
+        return UnprocessableRequest(
+            f"garments: send a list of 1 to {MAX_GARMENTS}, each with its picture or a sku.",
+            code="missing-garment",
+            pointer=name,
+        )
     if first["loc"] == ("garments",) and first["type"] == "too_long":
-        return too_many_garments()
+        return too_many_garments(name)
     if not first["loc"]:
         return InvalidRequest("body: send one JSON object; see /openapi.json.", code="invalid-field", pointer=name)
     if first["type"] == "missing":

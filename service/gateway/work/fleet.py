@@ -14,7 +14,7 @@ FRESH_S = 0.5
 KNOWN_S = 5.0
 MAX_PIXELS = 2048 * 2048
 DEFAULT_SIZE = (768, 1024)
-MIN_SIDE = 64
+MIN_TOKENS = 4  # a side, as the engine has it
 SIZE_MULTIPLE = 16
 MAX_STEPS = 50
 GARMENT_PIXELS = 512 * 512
@@ -60,10 +60,11 @@ class Fleet:
         most_steps = max((w.max_steps for w in workers), default=MAX_STEPS)
         if size is not None:
             width, height = size
-            if width % multiple or height % multiple or min(size) < MIN_SIDE or width * height > pixels:
+            least = MIN_TOKENS * multiple
+            if width % multiple or height % multiple or min(size) < least or width * height > pixels:
                 example = workers[0].default_size if workers else DEFAULT_SIZE
                 raise UnprocessableRequest(
-                    f"size: both sides must be multiples of {multiple} and at least {MIN_SIDE}, width times height "
+                    f"size: both sides must be multiples of {multiple} and at least {least}, width times height "
                     f"at most {pixels}, such as {example[0]}x{example[1]}.",
                     code="unsupported-size",
                     pointer="size",
