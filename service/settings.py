@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     rate_per_minute: int = Field(default=600, ge=0, description="per key; 0 is unlimited")
     concurrency_per_key: int = Field(default=64, ge=0, description="jobs in flight per key; 0 is unlimited")
     daily_quota: int = Field(default=0, ge=0, description="jobs per key and UTC day; 0 is unlimited")
+    stored_bytes_per_key: int = Field(
+        default=256 * MIB, ge=0, description="what the records of a key's jobs may take in the store; 0 is unlimited"
+    )
 
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)

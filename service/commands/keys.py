@@ -28,6 +28,9 @@ def new(
     rate_per_minute: Annotated[int | None, typer.Option(min=0, help="Requests a minute; 0 is unlimited.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=0, help="Jobs in flight; 0 is unlimited.")] = None,
     daily_quota: Annotated[int | None, typer.Option(min=0, help="Jobs a UTC day; 0 is unlimited.")] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Bytes of the store for records of its jobs; 0 is unlimited.")
+    ] = None,
     high_priority: Annotated[
         bool, typer.Option("--high-priority", help="The key may send priority=high, ahead of all others.")
     ] = False,
@@ -48,6 +51,7 @@ def new(
             "rate_per_minute": rate_per_minute,
             "concurrency": concurrency,
             "daily_quota": daily_quota,
+            "stored_bytes": stored_bytes,
             "high_priority": high_priority,
         }
         entry = KeyEntry.model_validate(entry.model_dump() | rights)

@@ -211,11 +211,14 @@ class GarmentRecord(Wire):
 
 
 class Limits(Wire):
-    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs of a UTC day."""
+    """What one tenant may use; 0 means no limit. `daily_quota` counts jobs of a UTC day, `stored_bytes` what their
+    records take in the store.
+    """
 
     rate_per_minute: int = 0
     concurrency: int = 0
     daily_quota: int = 0
+    stored_bytes: int = 0
 
 
 class Reserved(Wire):

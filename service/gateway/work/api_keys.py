@@ -5,7 +5,7 @@ dictionary. The file is JSON and is read again when it changes, so that a key is
 them by taking the file away or emptying it; one that cannot be read as JSON changes nothing and is logged:
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
-               "daily_quota": 100000, "high_priority": true}]}
+               "daily_quota": 100000, "stored_bytes": 0, "high_priority": true}]}
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class KeyEntry(BaseModel):
     rate_per_minute: int | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=0)
     daily_quota: int | None = Field(None, ge=0)
+    stored_bytes: int | None = Field(None, ge=0)
     high_priority: bool = False
 
 
@@ -96,6 +97,7 @@ class KeyRing:
             rate_per_minute=settings.rate_per_minute,
             concurrency=settings.concurrency_per_key,
             daily_quota=settings.daily_quota,
+            stored_bytes=settings.stored_bytes_per_key,
         )
         self._entries: tuple[KeyEntry, ...] = ()
         self._stamp: tuple[int, int, int, int] | None = None
@@ -144,6 +146,7 @@ class KeyRing:
             "rate_per_minute": entry.rate_per_minute,
             "concurrency": entry.concurrency,
             "daily_quota": entry.daily_quota,
+            "stored_bytes": entry.stored_bytes,
         }
         given = {name: value for name, value in own.items() if value is not None}
         high_priority = entry.high_priority or not self._required

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from PIL import Image
 from running_up import Up, gone, store_pid
 
 from service.errors import CommandFailed
+from service.jobs.embedded import socket_path_for
 from service.local.first_try_on import dress_sample
 from service.local.supervisor import Child, ChildFailed
 from service.local.up import own_address, up
@@ -63,6 +65,9 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
     with Image.open(first.path) as picture:
         assert picture.size == (120, 160)
     assert {"intake", "queue", "prepare", "encode"} <= set(first.timings)
+
+    with redis.Redis(unix_socket_path=str(socket_path_for(tmp_path / "data"))) as client:
+        assert client.config_get("maxmemory")["maxmemory"] == str(load_settings().store_memory_bytes)
 
     worker = running.children()["worker"]
     os.kill(worker, signal.SIGKILL)
