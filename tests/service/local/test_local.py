@@ -97,6 +97,19 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
         assert again.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.timeout(400)
+def test_a_first_try_on_that_is_refused_is_a_line_and_not_an_end(tmp_path: Path):
+    service = Up(tmp_path / "data", "--model", "null", "--set", "image_limit_bytes=1024", "--set", "drain_grace_s=5")
+    try:
+        service.wait_for("serving until Ctrl-C")
+        (line,) = (line for line in service.told if line.startswith("the first try-on was refused: "))
+        assert line.endswith("; everything goes on, dress your own person on the page\n")
+        assert httpx.get(f"{service.address}/readyz", trust_env=False).status_code == 200
+        assert service.stop() == 0
+    finally:
+        service.close()
+
+
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
