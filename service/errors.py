@@ -98,7 +98,7 @@ class IdempotencyMismatch(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """`code` is one of rate-limited, concurrency-limited, quota-exceeded, address-limited."""
+    """`code` is one of rate-limited, concurrency-limited, quota-exceeded, storage-exceeded, address-limited."""
 
     status, code, title, retryable = 429, "rate-limited", "Too many requests", True
 

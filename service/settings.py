@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     )
     catalogue_garments: int = Field(default=10_000, ge=0, description="garments per key; 0 is unlimited")
     catalogue_bytes: int = Field(default=4 * GIB, ge=0, description="of these garments' pictures; 0 is unlimited")
+    stored_bytes_per_key: int = Field(
+        default=256 * MIB, ge=0, description="what the records of a key's jobs may take in the store; 0 is unlimited"
+    )
 
     body_limit_bytes: int = Field(default=80 * MIB, ge=KIB)
     image_limit_bytes: int = Field(default=15 * MIB, ge=KIB)

@@ -40,7 +40,10 @@ PERSON_SIZE = (1224, 1632)
 GARMENT_SIZE = (1000, 1000)
 CONNECTIONS = 16
 BOUNDARY = b"changeroom-bench"
-LIFTED = ("rate_per_minute=0", "concurrency_per_key=0", "max_in_flight=4096", "log_level=WARNING")
+LIFTED = (
+    *("rate_per_minute=0", "concurrency_per_key=0", "stored_bytes_per_key=0", "store_memory_bytes=0"),
+    *("max_in_flight=4096", "log_level=WARNING"),
+)
 
 
 @dataclass

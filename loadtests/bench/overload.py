@@ -39,7 +39,7 @@ from service.metrics import BATCH_REQUESTS
 
 TENANTS = ("shop", "greedy", "polite")
 MAX_BACKLOG_S = 1.5
-SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0", f"max_backlog_s={MAX_BACKLOG_S:g}")
+SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0", "stored_bytes_per_key=0", f"max_backlog_s={MAX_BACKLOG_S:g}")
 OBJECTIVE_P95_S = 3.0
 REJECT_WITHIN_S = 0.2
 LEAST_GOODPUT = 0.9

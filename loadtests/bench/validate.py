@@ -40,7 +40,7 @@ from service.metrics import BATCH_REQUESTS, REQUEST_LATENCY, STAGE_LATENCY
 
 WITHIN = 0.10
 WORKERS = 2
-SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0")
+SETTINGS = ("rate_per_minute=0", "concurrency_per_key=0", "stored_bytes_per_key=0")
 MIX = Asked(garments=Mix((1, 2, 3), (0.5, 0.3, 0.2)))
 SIMULATED_SEEDS = 9
 

@@ -30,6 +30,9 @@ def new(
     daily_quota: Annotated[int | None, typer.Option(min=0, help="Jobs a UTC day; 0 is unlimited.")] = None,
     catalogue_garments: Annotated[int | None, typer.Option(min=0, help="Garments it may keep; 0 is unlimited.")] = None,
     catalogue_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of their pictures; 0 is unlimited.")] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Bytes of the store for records of its jobs; 0 is unlimited.")
+    ] = None,
     high_priority: Annotated[
         bool, typer.Option("--high-priority", help="The key may send priority=high, ahead of all others.")
     ] = False,
@@ -52,6 +55,7 @@ def new(
             "daily_quota": daily_quota,
             "catalogue_garments": catalogue_garments,
             "catalogue_bytes": catalogue_bytes,
+            "stored_bytes": stored_bytes,
             "high_priority": high_priority,
         }
         entry = KeyEntry.model_validate(entry.model_dump() | rights)

@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 
 from service.errors import StoreUnavailable
 from service.jobs.store_keys import lua_table
-from service.retry_after import SOON
+from service.retry_after import SHORTLY, SOON
 
 _REFUSALS = (
     "OOM",
@@ -44,11 +44,22 @@ KNOCK_S = 0.03
 CONNECTIONS = 32
 
 
+# A store at its `maxmemory` takes nothing new in; what ends, frees or moves what it has goes on a little above it, or
+# nothing would ever get less again: workers finish, owners cancel and erase, time expires.
+GO_ON_WHEN_FULL = frozenset(
+    {
+        *("announce", "cancel", "claim", "erase", "fail_attempt", "finish", "hand_back", "heartbeat", "progress"),
+        *("release", "sweep", "webhooks_due"),
+    }
+)
+
+
 @cache
 def script_text(name: str) -> str:
     """The full text of an atomic step: key table, shared moves, then `<name>.lua`."""
     folder = files("service.jobs") / "scripts"
-    return lua_table() + (folder / "queue.lua").read_text() + (folder / f"{name}.lua").read_text()
+    head = "#!lua flags=allow-oom\n" if name in GO_ON_WHEN_FULL else ""
+    return head + lua_table() + (folder / "queue.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 @cache
@@ -170,6 +181,8 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     """The one error for every way the store can fail; the cause is chained, addresses stay out of the
     message.
     """
+    if isinstance(error, exceptions.OutOfMemoryError) or "OOM" in str(error)[:40]:
+        return StoreUnavailable("The store is full; try again when some jobs have ended.", retry_after=SHORTLY)
     return StoreUnavailable(f"The store does not answer ({type(error).__name__}); try again.", retry_after=SOON)
 
 

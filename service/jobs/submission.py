@@ -46,6 +46,11 @@ class Submission:
         self._full: dict[str, tuple[float, float | None]] = {}
         self._without_job: dict[tuple[str, str], float] = {}
 
+    @property
+    def _life_s(self) -> int:
+        """How long a record may live, from its reservation on."""
+        return self.settings.result_ttl_s + int(self.settings.deadline_max_s)
+
     async def turn_away(self, *, tenant: str, idempotency_key: str | None) -> None:
         """Refuse at once what `reserve` has just refused to this tenant: nobody reads a body for nothing.
 
@@ -97,8 +102,8 @@ class Submission:
         """Admission, before any work: room for a job, or the job the same key and body made before.
 
         A twin request that is still being read makes this wait up to 10 s. Raises QueueFull, TooManyRequests
-        (code rate-limited, concurrency-limited or quota-exceeded), IdempotencyMismatch, Conflict (the twin is
-        still not a job; try again), StoreUnavailable.
+        (code rate-limited, concurrency-limited, quota-exceeded or storage-exceeded), IdempotencyMismatch, Conflict
+        (the twin is still not a job; try again), StoreUnavailable.
         """
         digest = _digest(idempotency_key) if idempotency_key is not None else ""
         patience = time.monotonic() + PENDING_WAIT_S
@@ -117,8 +122,9 @@ class Submission:
                     limits.rate_per_minute,
                     limits.daily_quota,
                     int(self.settings.reservation_ttl_s * 1000),
-                    self.settings.result_ttl_s + int(self.settings.deadline_max_s),
+                    self._life_s,
                     self.settings.max_backlog_s,
+                    limits.stored_bytes,
                     purpose,
                 )
             except (StoreUnavailable, asyncio.CancelledError):
@@ -160,6 +166,7 @@ class Submission:
             spec.priority,
             spec.tokens,
             int(spec.deadline_at * 1000),
+            self._life_s,
         )
         if not done:
             raise Conflict("The request took too long to read and lost its place; send it again.")
@@ -183,8 +190,8 @@ def _digest(idempotency_key: str) -> str:
 def refusal(answer: Sequence[str]) -> ServiceError:
     """The error for an answer of `reserve.lua` other than reserved or existing.
 
-    QueueFull, TooManyRequests (rate-limited, concurrency-limited, quota-exceeded), IdempotencyMismatch, or a
-    retryable Conflict for a twin that is still being read.
+    QueueFull, TooManyRequests (rate-limited, concurrency-limited, quota-exceeded, storage-exceeded),
+    IdempotencyMismatch, or a retryable Conflict for a twin that is still being read.
     """
     retry_after = float(answer[1]) if len(answer) > 1 else SOON
     match answer[0]:
@@ -213,6 +220,12 @@ def refusal(answer: Sequence[str]) -> ServiceError:
         case "quota":
             return TooManyRequests(
                 "The daily quota of this key is used up.", code="quota-exceeded", retry_after=retry_after
+            )
+        case "bytes":
+            return TooManyRequests(
+                "The records of this key's try-ons take all the room they may; erase some, or wait until old ones go.",
+                code="storage-exceeded",
+                retry_after=retry_after,
             )
         case other:
             raise ValueError(f"admission answered {other!r}")

@@ -199,6 +199,11 @@ SAMPLES: tuple[ServiceError, ...] = (
     TooManyRequests("Too many requests a minute for this key.", code="rate-limited", retry_after=1),
     TooManyRequests("Too many jobs of this key are in flight.", code="concurrency-limited", retry_after=2),
     TooManyRequests("The daily quota of this key is used up.", code="quota-exceeded", retry_after=3600),
+    TooManyRequests(
+        "The records of this key's try-ons take all the room they may; erase some, or wait until old ones go.",
+        code="storage-exceeded",
+        retry_after=3600,
+    ),
     TooManyRequests("This address has too many connections; close some.", code="address-limited", retry_after=1),
     ServiceError("Unexpected; the request id identifies it in our logs."),
     ServiceError("The engine failed on this request. Try again.", code="engine-failed"),
@@ -234,7 +239,7 @@ PICTURE = (
 LIMITS = ("rate-limited", "concurrency-limited", "quota-exceeded")
 ADMISSION = (
     *("invalid-header", "idempotency-mismatch", "idempotency-in-progress", "conflict", "queue-full"),
-    *LIMITS,
+    *(*LIMITS, "storage-exceeded"),
 )
 UPLOAD = (*LIMITS, "catalogue-full")
 ENCODED = ("invalid-json", "invalid-base64", "image-url-refused")

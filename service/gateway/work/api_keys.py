@@ -6,7 +6,7 @@ them by taking the file away or emptying it; one that cannot be read as JSON cha
 
     {"keys": [{"tenant": "shop", "sha256": "<hex>", "rate_per_minute": 600, "concurrency": 64,
                "daily_quota": 100000, "catalogue_garments": 5000, "catalogue_bytes": 1073741824,
-               "high_priority": true}]}
+               "stored_bytes": 0, "high_priority": true}]}
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class KeyEntry(BaseModel):
     daily_quota: int | None = Field(None, ge=0)
     catalogue_garments: int | None = Field(None, ge=0)
     catalogue_bytes: int | None = Field(None, ge=0)
+    stored_bytes: int | None = Field(None, ge=0)
     high_priority: bool = False
 
 
@@ -104,6 +105,7 @@ class KeyRing:
             daily_quota=settings.daily_quota,
             catalogue_garments=settings.catalogue_garments,
             catalogue_bytes=settings.catalogue_bytes,
+            stored_bytes=settings.stored_bytes_per_key,
         )
         self._entries: tuple[KeyEntry, ...] = ()
         self._stamp: tuple[int, int, int, int] | None = None

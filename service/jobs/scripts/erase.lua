@@ -2,7 +2,7 @@
 -- to stop, and workers are told to forget its pictures. Answers the record as it was last, so that no result written
 -- just before is forgotten; false when there is none.
 local id, ttl_s = ARGV[1], tonumber(ARGV[2])
-local job = job_fields(id, 'status', 'idem', 'tenant')
+local job = job_fields(id, 'status', 'idem', 'tenant', 'kept')
 if not job[1] or job[1] == 'reserved' then return false end
 local last = redis.call('HGETALL', K.JOB .. id)
 if job[1] == 'queued' or job[1] == 'processing' then
@@ -16,6 +16,7 @@ for _, garment in ipairs(spec.garments) do
   words = words or given(garment.layer)
 end
 tell_erased(id, blobs, words, now_ms())
+give_back_bytes(job[3], job[4])
 redis.call('DEL', K.JOB .. id, K.EVENTS .. id)
 if job[2] ~= '' then redis.call('DEL', job[2]) end
 redis.call('PUBLISH', K.NOTICES, id)

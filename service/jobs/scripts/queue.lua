@@ -5,7 +5,7 @@
 --   JOB<id>          hash    status (reserved, queued, processing, succeeded, failed, canceled, expired), tenant,
 --                            idem, quota, spec, priority, tokens, deadline, entry, queued, order, attempts, fence,
 --                            worker, solo, cancel, stage, step, steps, taken, batch, started, finished, error, result,
---                            webhook_tries
+--                            webhook_tries, kept (slice:bytes, as counted in KEPT)
 --   EVENTS<id>       stream  type, data (JSON): everything that happened to the job, capped; it goes ten minutes after
 --                            the end and the record alone tells how it ended
 --   STREAM<priority> stream  job: one entry a job from submit to its end; group GROUP; its pending list is what runs
@@ -20,6 +20,7 @@
 --   IDEMPOTENCY<tenant>:<key digest>  hash  digest (of the body), job
 --   RATE<tenant>     string  theoretical arrival time of the next request (GCRA)
 --   QUOTA<tenant>:<day>  string  jobs and catalogue uploads accepted on that UTC day
+--   KEPT<tenant>     hash    begin of a slice of time (s) to the bytes of the records made in it, while they may live
 --   FENCE            string  the last fencing token; only grows
 --   WAKE             list    tokens idle workers block on; at least one while anything waits
 --   NOTICES          channel ids of jobs as events happen to them; a hint for followers
@@ -151,6 +152,42 @@ local function no_room(tenant, limit_s, now)
   local own = redis.call('SCARD', K.TENANT .. tenant)
   local free = (own < room / 4 and LIGHT_ROOM * room or room) - waiting
   return free < 1 or own >= ROOM_SHARE * free
+end
+
+-- What a record takes in the store besides its spec: fields, places in sets, its idempotency key, that it existed.
+local RECORD_BYTES = 3072
+
+local function slice_seconds(life_s) return math.max(1, math.floor(life_s / 24)) end
+
+-- The bytes that the tenant's records take, and in how many milliseconds the oldest of them are gone.
+local function kept_bytes(tenant, life_s, now)
+  local total, oldest = 0, 0
+  local counted = redis.call('HGETALL', K.KEPT .. tenant)
+  for index = 1, #counted, 2 do
+    local left = (tonumber(counted[index]) + slice_seconds(life_s) + life_s) * 1000 - now
+    local bytes = tonumber(counted[index + 1])
+    if left <= 0 then
+      redis.call('HDEL', K.KEPT .. tenant, counted[index])
+    elseif bytes > 0 then
+      total = total + bytes
+      oldest = oldest == 0 and left or math.min(oldest, left)
+    end
+  end
+  return total, oldest
+end
+
+local function keep_bytes(id, tenant, bytes, life_s, now)
+  local slice = string.format('%.0f', math.floor(now / 1000 / slice_seconds(life_s)) * slice_seconds(life_s))
+  redis.call('HINCRBY', K.KEPT .. tenant, slice, bytes)
+  redis.call('EXPIRE', K.KEPT .. tenant, life_s + slice_seconds(life_s))
+  redis.call('HSET', K.JOB .. id, 'kept', slice .. ':' .. bytes)
+end
+
+local function give_back_bytes(tenant, kept)
+  local slice, bytes = string.match(kept or '', '^(%d+):(%d+)$')
+  if slice and redis.call('HEXISTS', K.KEPT .. tenant, slice) == 1 then
+    redis.call('HINCRBY', K.KEPT .. tenant, slice, -tonumber(bytes))
+  end
 end
 
 local function learn_service_time(id, now)

@@ -1,10 +1,10 @@
 -- Admission, before any work, of a job or of a catalogue upload: one rate, quota and concurrency for both; an upload
--- needs no room in the queue. Answers {'reserved'}, {'existing', job}, {'pending'}, {'mismatch'} or
--- {'rate' | 'quota' | 'concurrency' | 'full', seconds until it is worth trying again}.
+-- needs no room in the queue and leaves no record of a job. Answers {'reserved'}, {'existing', job}, {'pending'},
+-- {'mismatch'} or {'rate' | 'quota' | 'bytes' | 'concurrency' | 'full', seconds until it is worth trying again}.
 local id, tenant, idem, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local max_in_flight, concurrency, rate, quota = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local reservation_ms, idem_ttl_s, max_backlog_s = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local for_queue = ARGV[12] == 'job'
+local reservation_ms, life_s, max_backlog_s = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local max_bytes, for_queue = tonumber(ARGV[12]), ARGV[13] == 'job'
 local now = now_ms()
 
 -- Estimates send nobody away for longer than a minute.
@@ -31,6 +31,10 @@ end
 if concurrency > 0 and redis.call('SCARD', K.TENANT .. tenant) >= concurrency then
   return {'concurrency', try_again_in(seconds_per_job())}
 end
+if for_queue and max_bytes > 0 then
+  local bytes, oldest = kept_bytes(tenant, life_s, now)
+  if bytes >= max_bytes then return {'bytes', tostring(oldest / 1000)} end
+end
 local quota_key = ''
 if quota > 0 then
   local day = math.floor(now / 86400000)
@@ -56,6 +60,6 @@ redis.call('SADD', K.TENANT .. tenant, id)
 redis.call('ZADD', K.RESERVATIONS, now + reservation_ms, id)
 if idem_key ~= '' then
   redis.call('HSET', idem_key, 'digest', digest, 'job', id)
-  redis.call('EXPIRE', idem_key, idem_ttl_s)
+  redis.call('EXPIRE', idem_key, life_s)
 end
 return {'reserved'}

@@ -1,5 +1,5 @@
 -- A reservation becomes a job. Answers 1, also when it already did; 0 when the reservation is gone.
-local id, spec, priority, tokens, deadline = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local id, spec, priority, tokens, deadline, life_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local job = job_fields(id, 'status', 'tenant')
 if not job[1] then return 0 end
 if job[1] ~= 'reserved' then return 1 end
@@ -22,6 +22,7 @@ redis.call('SADD', turns, id)
 redis.call('ZREM', K.RESERVATIONS, id)
 redis.call('HSET', K.JOB .. id, 'status', 'queued', 'spec', spec, 'priority', priority, 'tokens', tokens,
   'deadline', deadline, 'queued', now, 'order', order, 'attempts', 0, 'fence', 0, 'cancel', '0', 'solo', '0')
+keep_bytes(id, tenant, RECORD_BYTES + #spec, life_s, now)
 redis.call('ZADD', K.WAITING .. priority, order, id)
 redis.call('ZADD', K.DEADLINES, deadline, id)
 add_entry(id, priority)

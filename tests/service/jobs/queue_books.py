@@ -79,6 +79,13 @@ async def _compare_keys(client: Redis, model: Model) -> None:
     for (tenant, key), (body, job_id) in model.keys.items():
         name = f"{store_keys.IDEMPOTENCY}{tenant}:{hashlib.sha256(key.encode()).hexdigest()}"
         assert await client.hgetall(name) == {"digest": body, "job": job_id}
+    for tenant in TENANTS:
+        kept = sum(int(used) for used in await client.hvals(store_keys.KEPT + tenant))
+        mine = [job_id for job_id, job in model.jobs.items() if job.tenant == tenant]
+        said = [await client.hget(store_keys.JOB + job_id, "kept") for job_id in mine]
+        assert kept == sum(int(text.partition(":")[2]) for text in said if text), (
+            "bytes of records, erased ones left out"
+        )
     for (tenant, day), used in model.quota.items():
         assert int(await client.get(f"{store_keys.QUOTA}{tenant}:{day}") or 0) == used
 

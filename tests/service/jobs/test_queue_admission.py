@@ -148,6 +148,44 @@ async def test_the_daily_quota_is_refunded_by_release_only(queue: JobQueue, hand
     assert await hand.status(second.id) == "queued"
 
 
+async def test_what_the_records_of_a_key_take_is_bounded(queue: JobQueue, hand: Hand) -> None:
+    limits, prompt = Limits(stored_bytes=20_000), "x" * 3000
+    posted = []
+    for _ in range(4):
+        reservation = await hand.reserve(limits=limits)
+        await queue.submission.submit(reservation, make_spec(reservation, prompt=prompt))
+        posted.append(reservation.id)
+    with pytest.raises(TooManyRequests) as caught:
+        await hand.reserve(limits=limits)
+    assert caught.value.code == "storage-exceeded"
+    assert 0 < (caught.value.retry_after or 0) <= 1.1 * (queue.settings.result_ttl_s + queue.settings.deadline_max_s)
+    await hand.reserve(tenant="other", limits=limits)
+    await queue.claims.finish(await hand.claim_one(), status="succeeded", result=RESULT)
+    with pytest.raises(TooManyRequests):
+        await hand.reserve(limits=limits)
+    await queue.owner.erase(posted[0])
+    await queue.owner.erase(posted[0])
+    again = await hand.reserve(limits=limits)
+    await queue.submission.release(again)
+    for job_id in posted[1:]:
+        await queue.owner.erase(job_id)
+    assert set(await queue.store.client.hvals(store_keys.KEPT + "shop")) == {"0"}
+
+
+async def test_records_that_have_run_out_are_not_counted(store_url: str) -> None:
+    settings = load_settings(redis_url=store_url, result_ttl_s=1, deadline_max_s=1, store_timeout_s=30)
+    queue = await JobQueue.connect(settings)
+    hand, limits = Hand(queue), Limits(stored_bytes=1)
+    await hand.post()
+    with pytest.raises(TooManyRequests) as caught:
+        await hand.reserve(limits=limits)
+    await asyncio.sleep((caught.value.retry_after or 0) + 0.1)
+    reservation = await hand.reserve(limits=limits)
+    await queue.submission.submit(reservation, make_spec(reservation))
+    assert await queue.store.client.hlen(store_keys.KEPT + "shop") == 1
+    await queue.close()
+
+
 async def test_submitting_twice_is_one_job(queue: JobQueue, hand: Hand) -> None:
     reservation = await hand.reserve()
     spec = make_spec(reservation)

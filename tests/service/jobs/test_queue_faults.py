@@ -15,7 +15,7 @@ from service.errors import StoreUnavailable
 from service.jobs import store_keys
 from service.jobs.embedded import EmbeddedServer, start_server
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import Existing, JobResult
+from service.jobs.schemas import Existing, JobError
 from service.settings import load_settings
 
 STORE_TIMEOUT_S = 2.0
@@ -192,21 +192,31 @@ async def test_a_lost_stream_or_group_loses_no_job(queue: JobQueue, hand: Hand, 
     assert await client.xlen(stream) == 0
 
 
-async def test_a_full_store_keeps_the_job_until_the_result_is_written(queue: JobQueue, hand: Hand) -> None:
-    job_id = await hand.post()
+async def test_a_full_store_takes_nothing_new_and_lets_everything_end(queue: JobQueue, hand: Hand) -> None:
+    running, waiting, canceled, erased, late = [await hand.post() for _ in range(5)]
     claim = await hand.claim_one()
+    reservation = await hand.reserve(key="k")
     client = queue.store.client
     await client.config_set("maxmemory", "1")
-    with pytest.raises(StoreUnavailable):
-        await queue.claims.finish(claim, status="succeeded", result=JobResult(**RESULT.model_dump()))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="full"):
         await hand.reserve()
-    assert (await client.xpending(store_keys.STREAM + "normal", store_keys.GROUP))["pending"] == 1
-    assert await hand.status(job_id) == "processing"
-    await client.config_set("maxmemory", "0")
+    with pytest.raises(StoreUnavailable, match="full"):
+        await queue.submission.submit(reservation, make_spec(reservation))
+    await queue.submission.release(reservation)
+    assert (await queue.claims.heartbeat([claim]))[running] == "ok"
+    assert await queue.claims.progress(claim, stage="denoise", step=1, steps=4, preview=b"preview")
     assert await queue.claims.finish(claim, status="succeeded", result=RESULT)
-    record = await queue.owner.get(job_id)
-    assert record is not None and record.result == RESULT
+    assert [event.type async for event in queue.owner.subscribe(running)][-1] == "succeeded"
+    assert (await queue.owner.cancel(canceled)).status == "canceled"
+    assert await queue.owner.erase(erased) is not None
+    await queue.workers.withdraw("w1")
+    claims = {one.spec.id: one for one in [await hand.claim_one() for _ in range(2)]}
+    assert set(claims) == {waiting, late}
+    assert await queue.claims.fail_attempt(claims[waiting], JobError(code="x", message="x")) == "requeued"
+    assert await queue.claims.hand_back(claims[late])
+    await client.config_set("maxmemory", "0")
+    job_id = await hand.post()
+    assert await hand.status(job_id) == "queued"
 
 
 async def test_following_ends_with_the_store_and_resumes_after(

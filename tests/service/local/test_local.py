@@ -13,10 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from PIL import Image
 from running_up import Up, gone, store_pid
 
 from service.errors import CommandFailed
+from service.jobs.embedded import socket_path_for
 from service.local.first_try_on import dress_sample
 from service.local.supervisor import Child, ChildFailed
 from service.local.up import own_address, up
@@ -64,6 +66,9 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
         assert picture.size == (120, 160)
     assert {"intake", "queue", "prepare", "encode"} <= set(first.timings)
 
+    with redis.Redis(unix_socket_path=str(socket_path_for(tmp_path / "data"))) as client:
+        assert client.config_get("maxmemory")["maxmemory"] == str(load_settings().store_memory_bytes)
+
     worker = running.children()["worker"]
     os.kill(worker, signal.SIGKILL)
     running.wait_for("worker 0 was restarted")
@@ -90,6 +95,19 @@ def test_up_serves_survives_a_crash_stops_in_order_and_starts_again(running: Up,
         assert 'changeroom_requests_total{reason="",status="succeeded"}' in jobs
     finally:
         assert again.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.timeout(400)
+def test_a_first_try_on_that_is_refused_is_a_line_and_not_an_end(tmp_path: Path):
+    service = Up(tmp_path / "data", "--model", "null", "--set", "image_limit_bytes=1024", "--set", "drain_grace_s=5")
+    try:
+        service.wait_for("serving until Ctrl-C")
+        (line,) = (line for line in service.told if line.startswith("the first try-on was refused: "))
+        assert line.endswith("; everything goes on, dress your own person on the page\n")
+        assert httpx.get(f"{service.address}/readyz", trust_env=False).status_code == 200
+        assert service.stop() == 0
+    finally:
+        service.close()
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path):
