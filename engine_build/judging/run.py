@@ -1,16 +1,16 @@
 """A run: every question of the plan that has no answer yet is asked, every answer written as it comes.
 
-One thread writes, as many ask as the judge takes. A run may be ended at any moment; the same command goes on, and
-what is in the journal is not asked again. Answers that failed for the endpoint's sake are asked again by the next run.
+As many threads ask as the judge takes. A run may be ended at any moment; the same command goes on, and what is in the
+journal is not asked again. Answers that failed for the endpoint's sake are asked again by the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from itertools import islice
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -29,9 +29,6 @@ from engine_build.judging.scores import NO_RESULT
 STOPPED = frozenset({"budget spent", "endpoint failing"})
 """Reasons after which a run ends: nothing was asked, so nothing is written."""
 Progress = Callable[[int, int], None]
-_UNREADABLE: Reply[Form] = Reply(NotJudged("picture unreadable"))
-_Answered = tuple[str, str, Reply[Form] | None]
-"""A case's key, the digest of the results it shows, the judge's reply (None where the journal has it)."""
 
 
 @dataclass
@@ -72,34 +69,20 @@ def run(
 ) -> Outcome:
     """Ask what is wanted and not answered. Raises RequestError for a journal of something else or no results at all."""
     _with_results(work)
-    outcome, done = Outcome(), 0
     with Writer(work.out, work.header(), [_sample_row(sample) for sample in work.judged.samples]) as writer:
-        for sample in work.judged.samples:
-            if work.absent(sample):
-                outcome.absent += 1
-                if writer.journal.absent.get(sample.id) != NO_RESULT:
-                    writer.add({"kind": "absent", "sample": sample.id, "reason": NO_RESULT})
-        todo = [case for case in wanted if case.sample.id not in writer.journal.absent]
+        absent = {sample.id for sample in work.judged.samples if work.absent(sample)}
+        for name in sorted(absent - set(writer.journal.absent)):
+            writer.add({"kind": "absent", "sample": name, "reason": NO_RESULT})
+        todo = [case for case in wanted if case.sample.id not in absent]
+        asking = _Asking(work, writer, Outcome(absent=len(absent)), prices or Prices(), max_cost)
         with ThreadPoolExecutor(work.judge.parallel) as pool:
-            for case, (key, shown, reply) in _in_window(pool, work, writer.journal, todo):
-                done += 1
-                progress(done, len(todo))
-                if reply is None:
-                    outcome.answered += 1
-                    _keep(writer, case, key)
-                    continue
-                outcome.requests += reply.requests
-                outcome.tokens = (outcome.tokens[0] + reply.tokens[0], outcome.tokens[1] + reply.tokens[1])
-                if isinstance(reply.value, NotJudged) and reply.value.reason in STOPPED:
-                    outcome.stopped = reply.value.reason
-                else:
-                    outcome.asked += 1
-                    writer.add(_answer_row(case, key, shown, reply, work.judge.at))
-                if max_cost is not None and prices is not None and prices.of(outcome.tokens) >= max_cost:
-                    outcome.stopped = "cost reached"
-                if outcome.stopped:
-                    todo.clear()
-    return outcome
+            try:
+                for done, _ in enumerate(pool.map(asking.take, todo), start=1):
+                    progress(done, len(todo))
+            except BaseException:
+                asking.outcome.stopped = "interrupted"
+                raise
+    return asking.outcome
 
 
 def estimate(work: Work, wanted: Iterable[Case]) -> Estimate:
@@ -140,36 +123,60 @@ def settled(journal: Journal, key: str) -> bool:
     return row is not None and ("form" in row or row["missing"] in FINAL)
 
 
-def _in_window(
-    pool: ThreadPoolExecutor, work: Work, journal: Journal, todo: list[Case]
-) -> Iterator[tuple[Case, _Answered]]:
-    """Cases with their keys and replies as they come; few are begun ahead, so that pictures do not pile up.
+@dataclass
+class _Asking:
+    """A run under way. Whoever gets an answer writes it before asking for another: a kill costs what is in flight."""
 
-    Emptying `todo` ends it once what was begun is done.
-    """
-    begun: dict[Future[_Answered], Case] = {}
-    position = 0
-    while True:
-        for case in list(islice(todo, position, position + 2 * work.judge.parallel - len(begun))):
-            begun[pool.submit(_answer, work, journal, case)] = case
-            position += 1
-        if not begun:
+    work: Work
+    writer: Writer
+    outcome: Outcome
+    prices: Prices
+    max_cost: float | None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, case: Case) -> None:
+        """Have one case answered, unless the run has ended."""
+        if self.outcome.stopped:
             return
-        for future in wait(begun, return_when=FIRST_COMPLETED).done:
-            yield begun.pop(future), future.result()
+        key, shown, reply = self._answered(case)
+        with self.lock:
+            if reply is None:
+                self.outcome.answered += 1
+                self._keep(case, key)
+                return
+            self.outcome.requests += reply.requests
+            self.outcome.tokens = (self.outcome.tokens[0] + reply.tokens[0], self.outcome.tokens[1] + reply.tokens[1])
+            if isinstance(reply.value, NotJudged) and reply.value.reason in STOPPED:
+                self.outcome.stopped = reply.value.reason
+                return
+            self.outcome.asked += 1
+            self.writer.add(_answer_row(case, key, shown, reply, self.work.judge.at))
+            if self.max_cost is not None and self.prices.of(self.outcome.tokens) >= self.max_cost:
+                self.outcome.stopped = "cost reached"
 
+    def _answered(self, case: Case) -> tuple[str, str, Reply[Form] | None]:
+        """A case's key, the digest of the results it shows, the judge's reply (None where the journal has it)."""
+        judge, files = self.work.judge, [case.sample.result_in(folder) for folder in self.work.results]
+        shown = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+        try:
+            pictures = cases.shown(case, self.work.results)
+        except UNREADABLE as error:
+            if not all(map(_readable, files)):
+                key = hashlib.sha256(f"{case.name} {shown}".encode()).hexdigest()
+                return key, shown, Reply(NotJudged("picture unreadable"))
+            raise RequestError(f"{case.sample.id}: a picture of the set cannot be read: {error}") from error
+        key = cases.key(case, pictures, judge.words(case, pictures), judge.settings)
+        with self.lock:
+            known = settled(self.writer.journal, key)
+        return key, shown, None if known else judge.ask(case, pictures)
 
-def _answer(work: Work, journal: Journal, case: Case) -> _Answered:
-    files = [case.sample.result_in(folder) for folder in work.results]
-    shown = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-    try:
-        pictures = cases.shown(case, work.results)
-    except UNREADABLE as error:
-        if not all(map(_readable, files)):
-            return hashlib.sha256(f"{case.name} {shown}".encode()).hexdigest(), shown, _UNREADABLE
-        raise RequestError(f"{case.sample.id}: a picture of the set cannot be read: {error}") from error
-    key = cases.key(case, pictures, work.judge.words(case, pictures), work.judge.settings)
-    return key, shown, None if settled(journal, key) else work.judge.ask(case, pictures)
+    def _keep(self, case: Case, key: str) -> None:
+        """Make the answer under `key` the one that counts for its case, where another line came after it."""
+        row = self.writer.journal.answers.get(case.name)
+        if row is None or row["key"] != key:
+            sample, call, variant, repeat = case.name
+            mine = {"sample": sample, "call": call, "variant": variant, "repeat": repeat}
+            self.writer.add({**self.writer.journal.by_key[key], **mine, "requests": 0, "tokens": [0, 0]})
 
 
 def _readable(path: Path) -> bool:
@@ -179,15 +186,6 @@ def _readable(path: Path) -> bool:
     except UNREADABLE:
         return False
     return True
-
-
-def _keep(writer: Writer, case: Case, key: str) -> None:
-    """Make the answer under `key` the one that counts for its case, where another line came after it."""
-    row = writer.journal.answers.get(case.name)
-    if row is None or row["key"] != key:
-        sample, call, variant, repeat = case.name
-        mine = {"sample": sample, "call": call, "variant": variant, "repeat": repeat, "requests": 0, "tokens": [0, 0]}
-        writer.add({**writer.journal.by_key[key], **mine})
 
 
 def _answer_row(case: Case, key: str, shown: str, reply: Reply[Form], at: str) -> Row:
