@@ -166,9 +166,11 @@ def _rows(file: Path, group: int, columns: tuple[str, ...]) -> list[dict[str, An
 
 @lru_cache(maxsize=64)
 def _opened(file: Path) -> Any:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError as error:
+        raise RequestError("parquet files need pyarrow: pip install 'changeroom[judge]'") from error
     try:
         return ParquetFile(file)
     except (pyarrow.ArrowInvalid, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,13 @@ def test_a_column_for_each_reference_and_pictures_beside_the_file(tmp_path: Path
     assert level(judged.samples[1].references[1].picture) == 3 and level(judged.samples[0].person) == 9
     with pytest.raises(RequestError, match="leads out of"):
         judged.samples[2].person.data()
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, columns = written(tmp_path / "c.parquet", [in_lists(0)], LISTS)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RequestError, match=r"pip install 'changeroom\[judge\]'"):
+        load_set(said, columns=columns)
 
 
 def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
