@@ -57,7 +57,10 @@ class EndpointJudge:
 
     @property
     def at(self) -> str:
-        return self.caller.endpoint.url
+        """Without a name and password that the address may hold."""
+        scheme, _, rest = self.caller.endpoint.url.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
     def question(self, case: Case, pictures: Shown) -> Question:
         """What the model is sent. Raises UNREADABLE for a picture that is none."""

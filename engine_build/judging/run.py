@@ -19,7 +19,7 @@ from engine_build.errors import RequestError
 from engine_build.judging import cases
 from engine_build.judging.answers import Form
 from engine_build.judging.calls import FINAL, NotJudged, Reply
-from engine_build.judging.cases import UNREADABLE, Case
+from engine_build.judging.cases import UNREADABLE, Case, Shown
 from engine_build.judging.cost import Estimate, Prices, tokens_of
 from engine_build.judging.journal import NAME, Header, Journal, Row, Writer, read
 from engine_build.judging.judges import EndpointJudge, Judge
@@ -132,18 +132,33 @@ class _Asking:
     outcome: Outcome
     prices: Prices
     max_cost: float | None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    asking: set[str] = field(default_factory=set)
+    lock: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self, case: Case) -> None:
         """Have one case answered, unless the run has ended."""
         if self.outcome.stopped:
             return
-        key, shown, reply = self._answered(case)
+        key, shown, pictures = self._key(case)
         with self.lock:
-            if reply is None:
+            while key in self.asking:  # the same pictures under another name: one question, asked once
+                self.lock.wait()
+            if settled(self.writer.journal, key):
                 self.outcome.answered += 1
-                self._keep(case, key)
+                self._keep(case, key, shown)
                 return
+            self.asking.add(key)
+        try:
+            unreadable: Reply[Form] = Reply(NotJudged("picture unreadable"))
+            self._note(case, key, shown, unreadable if pictures is None else self.work.judge.ask(case, pictures))
+        finally:
+            with self.lock:
+                self.asking.discard(key)
+                self.lock.notify_all()
+
+    def _note(self, case: Case, key: str, shown: str, reply: Reply[Form]) -> None:
+        """Write what came of a case, and end the run where it must end."""
+        with self.lock:
             self.outcome.requests += reply.requests
             self.outcome.tokens = (self.outcome.tokens[0] + reply.tokens[0], self.outcome.tokens[1] + reply.tokens[1])
             if isinstance(reply.value, NotJudged) and reply.value.reason in STOPPED:
@@ -154,28 +169,24 @@ class _Asking:
             if self.max_cost is not None and self.prices.of(self.outcome.tokens) >= self.max_cost:
                 self.outcome.stopped = "cost reached"
 
-    def _answered(self, case: Case) -> tuple[str, str, Reply[Form] | None]:
-        """A case's key, the digest of the results it shows, the judge's reply (None where the journal has it)."""
+    def _key(self, case: Case) -> tuple[str, str, Shown | None]:
+        """A case's key, the digest of the results it shows, its pictures (None where a result is none)."""
         judge, files = self.work.judge, [case.sample.result_in(folder) for folder in self.work.results]
         shown = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
         try:
             pictures = cases.shown(case, self.work.results)
         except UNREADABLE as error:
             if not all(map(_readable, files)):
-                key = hashlib.sha256(f"{case.name} {shown}".encode()).hexdigest()
-                return key, shown, Reply(NotJudged("picture unreadable"))
+                return hashlib.sha256(f"{case.name} {shown}".encode()).hexdigest(), shown, None
             raise RequestError(f"{case.sample.id}: a picture of the set cannot be read: {error}") from error
-        key = cases.key(case, pictures, judge.words(case, pictures), judge.settings)
-        with self.lock:
-            known = settled(self.writer.journal, key)
-        return key, shown, None if known else judge.ask(case, pictures)
+        return cases.key(case, pictures, judge.words(case, pictures), judge.settings), shown, pictures
 
-    def _keep(self, case: Case, key: str) -> None:
+    def _keep(self, case: Case, key: str, shown: str) -> None:
         """Make the answer under `key` the one that counts for its case, where another line came after it."""
         row = self.writer.journal.answers.get(case.name)
         if row is None or row["key"] != key:
             sample, call, variant, repeat = case.name
-            mine = {"sample": sample, "call": call, "variant": variant, "repeat": repeat}
+            mine = {"sample": sample, "call": call, "variant": variant, "repeat": repeat, "results": shown}
             self.writer.add({**self.writer.journal.by_key[key], **mine, "requests": 0, "tokens": [0, 0]})
 
 

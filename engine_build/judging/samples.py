@@ -66,14 +66,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class JudgedSet:
-    """Samples in a fixed order, under a name that reports can show."""
+    """Samples in a fixed order, under a name for reports. `whole` is the digest of the set they are part of."""
 
     name: str
     samples: tuple[Sample, ...]
+    whole: str = ""
+
+    def first(self, limit: int | None) -> JudgedSet:
+        """The first samples of the same set: what is said of them can be compared with what is said of all."""
+        return JudgedSet(self.name, self.samples[:limit], self.digest)
 
     @property
     def digest(self) -> str:
-        """Of what was asked, not of the pictures: those are part of each question's key."""
+        """Of what was asked in the whole set, not of the pictures: those are part of each question's key."""
+        if self.whole:
+            return self.whole
         rows = [[s.id, s.instruction, [[r.category, r.sub_style, r.layer] for r in s.references]] for s in self.samples]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
 

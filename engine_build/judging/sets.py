@@ -57,4 +57,4 @@ def _checked(loaded: JudgedSet, limit: int | None) -> JudgedSet:
         if not sample.references:
             raise RequestError(f"{loaded.name}: {sample.id} has no reference")
         seen.add(sample.id)
-    return JudgedSet(loaded.name, loaded.samples[:limit])
+    return loaded.first(limit)

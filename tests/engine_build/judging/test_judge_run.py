@@ -17,10 +17,11 @@ from engine_build.errors import RequestError
 from engine_build.judging import cases, prompts
 from engine_build.judging.cases import Shares
 from engine_build.judging.cost import Prices
-from engine_build.judging.journal import NAME, read
+from engine_build.judging.journal import NAME, Writer, read
 from engine_build.judging.report import report
 from engine_build.judging.run import Outcome, estimate, run
 from engine_build.judging.scores import SHAM, of_journal
+from engine_build.judging.sets import load_set
 
 
 def judged(
@@ -229,6 +230,32 @@ def test_results_that_changed_are_judged_anew_and_the_old_ones_not_again(tmp_pat
         path.write_bytes(before)
         assert judged(folder, server).requests == 0
     assert of_journal(read(folder / "out"))[0].identity == truth(0)[0]
+
+
+def test_a_set_may_be_begun_with_its_first_samples(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 6)
+    with serving(Scripted()) as server:
+        work = work_of(folder, judge_of(server.url))
+        some = replace(work, judged=load_set(str(folder), limit=2))
+        assert run(some, cases.scoring(some.judged.samples, Shares())).asked == 4
+        assert report([folder / "out"]).value["judged"][0]["samples"] == 2
+        assert run(work, cases.scoring(work.judged.samples, Shares())).asked == 8
+    assert report([folder / "out"]).value["judged"][0]["figures"]["overall"]["of"] == 6
+
+
+def test_one_process_writes_and_no_password_is_written(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 1)
+    with serving(Scripted()) as server:
+        secret = server.url.replace("//", "//me:hush@")
+        work = work_of(folder, judge_of(secret, key="s3cret"))
+        run(work, cases.scoring(work.judged.samples, Shares()))
+        text = (folder / "out" / NAME).read_text()
+        assert "hush" not in text and "s3cret" not in text and server.url in text
+        with (
+            Writer(folder / "out", work.header(), []),
+            pytest.raises(RequestError, match="another process writes"),
+        ):
+            run(work, cases.scoring(work.judged.samples, Shares()))
 
 
 def test_a_folder_without_any_result_is_said_at_once(tmp_path: Path) -> None:
