@@ -41,10 +41,17 @@ def pairs_or_requests(folder: Path, pairs: str, split: str) -> JudgedSet:
     """The samples of a folder in a layout of others. Raises RequestError for none, or a list without what is asked."""
     layout = layouts.recognise(folder, split)
     if layout == "requests":
+        refuse_lists(str(folder), pairs, split)
         return JudgedSet(folder.name, tuple(_request(path) for path in layouts.requests_in(folder)))
     unpaired = pairs == "unpaired"
     listed = layouts.viton_hd(folder, split) if layout == "viton-hd" else layouts.dresscode(folder, split, unpaired)
     return JudgedSet(f"{layout} {split} {pairs}", tuple(_of_pairs(folder, listed, unpaired)))
+
+
+def refuse_lists(said: str, pairs: str, split: str) -> None:
+    """Raise RequestError where somebody chooses among lists that a set does not have."""
+    if (pairs, split) != ("unpaired", "test"):
+        raise RequestError(f"pairs and split choose among the lists of VITON-HD and DressCode, which {said} is not")
 
 
 def instruction_for(references: Sequence[Reference]) -> str:

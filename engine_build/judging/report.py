@@ -42,6 +42,8 @@ def report(
     `exact` is a journal of the same results with exact scores. `votes` are people's on pairs of the first two folders,
     unblinded by `key`. Raises RequestError for what cannot be compared.
     """
+    if key is not None and not votes:
+        raise RequestError("a key unblinds votes, and none are named")
     journals = [read(folder) for folder in folders]
     if {journal.header.mode for journal in journals} == {"preference"}:
         if len(journals) > 1 or exact is not None or votes:

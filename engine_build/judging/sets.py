@@ -22,26 +22,30 @@ def load_set(
     """The set that a word names.
 
         world:COUNT[:GARMENTS[:HEIGHT]]   scenes of the procedural world; GARMENTS 0 is 1 to 6 in turn
-        FILE.parquet, or a folder of them the user's own table of `columns` says what is what
+        FILE.parquet, or a folder of them  the user's own table of `columns` says what is what
         FILE.jsonl, or a folder with set.jsonl
         a folder with request.json files  as `changeroom samples` writes them
-        a folder of VITON-HD or DressCode `pairs` is one of PAIRINGS, `split` names the list
+        a folder of VITON-HD or DressCode  `pairs` is one of PAIRINGS, `split` names the list
 
     With `limit` the first so many samples. Raises RequestError for what is none of these, saying what was looked for.
     """
     if pairs not in PAIRINGS:
         raise RequestError(f"pairs are {' or '.join(PAIRINGS)}, not {pairs!r}")
     path = Path(said).expanduser()
+    in_parquet = not said.startswith(WORLD) and bool(parquet.files_of(path))
+    if columns is not None and not in_parquet:
+        raise RequestError(f"a table of columns is for parquet, which {said} is not")
     if said.startswith(WORLD):
         from engine_build.judging import world_set
 
         loaded = world_set.world(said.removeprefix(WORLD))
-    elif parquet.files_of(path):
+    elif in_parquet:
         loaded = parquet.read(path, columns)
     elif path.suffix == ".jsonl" or (path / folders.MANIFEST).is_file():
         loaded = folders.manifest(path if path.suffix == ".jsonl" else path / folders.MANIFEST)
     else:
-        loaded = folders.pairs_or_requests(path, pairs, split)
+        return _checked(folders.pairs_or_requests(path, pairs, split), limit)
+    folders.refuse_lists(said, pairs, split)
     return _checked(loaded, limit)
 
 

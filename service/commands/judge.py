@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from service.commands.judge_options import (
+    BaselineOptions,
+    PairOptions,
+    Results,
+    RunOptions,
+    TheCost,
+    TheJudge,
+    TheSet,
+)
 from service.commands.option_groups import flattened
 from service.commands.progress import bar
 from service.errors import CommandFailed
@@ -20,18 +28,12 @@ if TYPE_CHECKING:
     from engine_build.judging.run import Outcome, Work
     from engine_build.judging.samples import JudgedSet
 
-GENERATED, ASKED, SPENT, TRUSTED, SET_OF = "Results", "The judge", "What it may cost", "Trust", "The set"
-SET_HELP = (
-    "A folder or file (set.jsonl, parquet with --columns, request.json files, VITON-HD, DressCode), or "
-    "world:COUNT[:GARMENTS[:HEIGHT]]."
-)
-
 
 class RunUnlessNamed(TyperGroup):
     """A group whose command `run` need not be named: `changeroom judge RESULTS ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--install-completion"):
+        if args and args[0] not in self.commands and args[0] != "--help":
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -39,121 +41,6 @@ class RunUnlessNamed(TyperGroup):
 judge = typer.Typer(
     cls=RunUnlessNamed, help="Judge a folder of results; run is what RESULTS alone means.", no_args_is_help=True
 )
-
-
-@dataclass(frozen=True)
-class TheSet:
-    """Which samples."""
-
-    set: Annotated[str, typer.Option(metavar="SET", help=SET_HELP, rich_help_panel=SET_OF)]
-    columns: Annotated[
-        Path | None,
-        typer.Option(metavar="TOML", help="Which column of the parquet is what.", rich_help_panel=SET_OF),
-    ] = None
-    pairs: Annotated[
-        str, typer.Option(help="unpaired or paired, of VITON-HD and DressCode.", rich_help_panel=SET_OF)
-    ] = "unpaired"
-    split: Annotated[str, typer.Option(help="Which list of theirs.", rich_help_panel=SET_OF)] = "test"
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many samples only.", rich_help_panel=SET_OF)
-    ] = None
-
-    def load(self) -> JudgedSet:
-        from engine_build.judging.sets import load_set
-
-        return load_set(self.set, columns=self.columns, pairs=self.pairs, split=self.split, limit=self.limit)
-
-
-@dataclass(frozen=True)
-class TheJudge:
-    """Who is asked, and how."""
-
-    url: Annotated[
-        str,
-        typer.Option(help="An OpenAI-compatible address. Pictures are sent there.", rich_help_panel=ASKED),
-    ] = ""
-    model: Annotated[str, typer.Option(help="Name of the model there.", rich_help_panel=ASKED)] = ""
-    key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds the endpoint's key.", rich_help_panel=ASKED)
-    ] = None
-    decoding: Annotated[
-        str,
-        typer.Option(
-            metavar="JSON",
-            help='How the model is to speak, instead of {"temperature": 0, "max_tokens": 1200}.',
-            rich_help_panel=ASKED,
-        ),
-    ] = '{"temperature": 0, "max_tokens": 1200}'
-    long_side: Annotated[
-        int, typer.Option(min=32, help="Longest side of a picture as sent, pixels.", rich_help_panel=ASKED)
-    ] = 1024
-    parallel: Annotated[int, typer.Option(min=1, help="Questions at once.", rich_help_panel=ASKED)] = 4
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.", rich_help_panel=ASKED)] = 120.0
-    retries: Annotated[
-        int, typer.Option(min=0, help="Tries more for a busy or failing endpoint.", rich_help_panel=ASKED)
-    ] = 6
-
-
-@dataclass(frozen=True)
-class TheCost:
-    """What a run may cost, and whether it is only told."""
-
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say how many calls, tokens and dollars; ask nothing.", rich_help_panel=SPENT),
-    ] = False
-    budget: Annotated[
-        int, typer.Option(min=1, help="Most requests of this run, retries included.", rich_help_panel=SPENT)
-    ] = 20_000
-    price_read: Annotated[
-        float, typer.Option(min=0, help="US dollars for a million tokens read.", rich_help_panel=SPENT)
-    ] = 0.0
-    price_written: Annotated[
-        float, typer.Option(min=0, help="US dollars for a million tokens written.", rich_help_panel=SPENT)
-    ] = 0.0
-    max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Dollars after which the run ends.", rich_help_panel=SPENT)
-    ] = None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What is judged, where the answers go, and how much is asked again."""
-
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Keeps journal.jsonl and the report.")]
-    oracle: Annotated[
-        bool,
-        typer.Option("--oracle", help="Exact scores of the procedural world, no model.", rich_help_panel=ASKED),
-    ] = False
-    again: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of samples asked again.", rich_help_panel=TRUSTED)
-    ] = 0.0
-    repeats: Annotated[int, typer.Option(min=1, help="How often these are.", rich_help_panel=TRUSTED)] = 2
-    sham: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share asked about the result encoded as JPEG.", rich_help_panel=TRUSTED),
-    ] = 0.0
-    generate: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Make missing results through this service first.", rich_help_panel=GENERATED),
-    ] = None
-    service_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds that service's key.", rich_help_panel=GENERATED)
-    ] = None
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps of a made result.", rich_help_panel=GENERATED)
-    ] = None
-    size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Size of a made result.", rich_help_panel=GENERATED)
-    ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of a made result.", rich_help_panel=GENERATED)] = 0
-
-
-@dataclass(frozen=True)
-class Results:
-    """The folder that is judged."""
-
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Holds ID.png, one a sample.")]
 
 
 def run(results: Results, options: RunOptions, of: TheSet, by: TheJudge, cost: TheCost) -> None:
@@ -174,28 +61,18 @@ def run(results: Results, options: RunOptions, of: TheSet, by: TheJudge, cost: T
     from engine_build.judging import cases
     from engine_build.judging.run import Work
 
+    _refuse_what_does_nothing(options, by, cost)
     judged = of.load()
-    if options.generate is not None and not cost.dry_run:
+    if options.generate is not None:
         _generate(judged, results.results, options)
     wanted = cases.scoring(judged.samples, cases.Shares(options.again, options.repeats, options.sham))
     if options.oracle:
-        if by.url or cost.dry_run:
-            raise typer.BadParameter("the oracle has no address and costs nothing", param_hint="--oracle")
         from engine_build.training.measure.classifier import load
         from engine_build.training.measure.oracle import OracleJudge
 
         _ask(Work(judged, (results.results,), OracleJudge(judged, load()), options.out), wanted, cost)
     else:
         _with_endpoint(judged, (results.results,), options.out, list(wanted), by, cost)
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """Two folders, and where the answers go."""
-
-    a: Annotated[Path, typer.Argument(metavar="A", help="Results of one system.")]
-    b: Annotated[Path, typer.Argument(metavar="B", help="Results of another.")]
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Keeps journal.jsonl and the report.")]
 
 
 def pairs(options: PairOptions, of: TheSet, by: TheJudge, cost: TheCost) -> None:
@@ -238,14 +115,6 @@ def report(
     typer.echo(made.text(), nl=False)
 
 
-@dataclass(frozen=True)
-class BaselineOptions:
-    """Which baseline, and where it goes."""
-
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Gets ID.png, one a sample.")]
-    of: Annotated[str, typer.Option(help="copy (the photo unchanged) or truth.")]
-
-
 def baseline(options: BaselineOptions, of: TheSet) -> None:
     """Write the photo, or the truth, of every sample as its result: what the lowest and the best must score.
 
@@ -257,6 +126,16 @@ def baseline(options: BaselineOptions, of: TheSet) -> None:
 
 
 judge.command()(flattened(baseline))
+
+
+def _refuse_what_does_nothing(options: RunOptions, by: TheJudge, cost: TheCost) -> None:
+    if options.oracle and (by.url or by.model or by.key_file or cost.dry_run or cost.max_cost is not None):
+        raise typer.BadParameter("the oracle has no address and costs nothing", param_hint="--oracle")
+    if options.generate is not None and cost.dry_run:
+        raise typer.BadParameter("makes results, which a dry run does not", param_hint="--generate")
+    made = (options.steps, options.size, options.service_key_file, options.seed or None)
+    if options.generate is None and any(one is not None for one in made):
+        raise typer.BadParameter("--steps, --size, --seed and --service-key-file need it", param_hint="--generate")
 
 
 def _generate(judged: JudgedSet, results: Path, options: RunOptions) -> None:

@@ -97,7 +97,7 @@ class Scripted:
     """Answers truly (`true`), with noise of at most `noise`, and in the moods that `mood(number, asked)` names.
 
     Moods: refuse, filter, filter-400, prose, fenced, broken, half, eleven, slow, busy, down. `seen` counts every
-    question.
+    question. Noise depends on what is asked and on how often it was, not on the order of requests.
     """
 
     noise: int = 0
@@ -137,7 +137,7 @@ class Scripted:
 
     def form(self, number: int, question: Asked) -> dict[str, Any]:
         true = truth(question.number)
-        dice = random.Random(f"{self.noise}/{number}")
+        dice = random.Random(f"{self.noise}/{question.question}/{self.seen[question.question]}")
 
         def shaken(score: int) -> int:
             return min(10, max(1, score + dice.randint(-self.noise, self.noise)))

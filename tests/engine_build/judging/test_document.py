@@ -23,7 +23,7 @@ def test_every_command_it_shows_takes_the_options_it_shows() -> None:
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
         named.add(command.name)
-    assert named == {"run", "pairs", "report", "baseline"}
+    assert {"run", "pairs", "report", "baseline"} <= named
     every = {option for command in known.values() for parameter in command.params for option in parameter.opts}
     assert set(re.findall(r"`(--[a-z-]+)", TEXT)) <= every
 

@@ -105,5 +105,7 @@ def test_the_judge_ranks_pairs_as_people_do_or_not(tmp_path: Path) -> None:
     (folder / "agree.json").write_text(json.dumps({"page": "p2", "votes": {}}))
     with pytest.raises(RequestError, match="another page"):
         report(folders, votes=[folder / "agree.json"], key=key)
+    with pytest.raises(RequestError, match="none are named"):
+        report(folders, key=key)
     with pytest.raises(RequestError, match="two folders of results"):
         report(folders[:1], votes=[folder / "agree.json"], key=key)

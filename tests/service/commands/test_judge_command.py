@@ -104,6 +104,11 @@ def test_a_budget_ends_a_run_with_one_line_and_a_report(tmp_path: Path, capfd: p
         (["--url", "x", "--model", "m", "--decoding", "{"], "not JSON"),
         (["--url", "x", "--model", "m", "--decoding", '{"model": "n"}'], "decoding settings expected"),
         (["--url", "ftp://x", "--model", "m"], "is not the address of an endpoint"),
+        (["--oracle", "--model", "m"], "no address"),
+        (["--url", "x", "--model", "m", "--steps", "2"], "need it"),
+        (["--url", "x", "--model", "m", "--dry-run", "--generate", "http://y"], "a dry run does not"),
+        (["--url", "x", "--model", "m", "--pairs", "paired"], "choose among the lists of VITON-HD"),
+        (["--url", "x", "--model", "m", "--columns", "c.toml"], "is for parquet"),
         (["--oracle"], "was not drawn by the procedural world"),
     ],
 )
