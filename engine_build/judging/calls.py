@@ -286,8 +286,17 @@ def _seconds(response: httpx.Response) -> float | None:
     return float(value) if value.isascii() and value.isdigit() else None
 
 
+def _flat(image: Image.Image) -> Image.Image:
+    """As RGB; what is transparent, as product shots often are, is white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image.convert("RGBA"))
+    return ground.convert("RGB")
+
+
 def _data_uri(image: Image.Image, endpoint: Endpoint) -> str:
-    small = image.convert("RGB")
+    small = _flat(image)
     small.thumbnail((endpoint.long_side, endpoint.long_side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=endpoint.quality)

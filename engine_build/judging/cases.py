@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine_build.judging.prompts import PAIR, PLACE, WORN
 from engine_build.judging.samples import Sample
@@ -112,7 +112,10 @@ def _chosen(samples: Sequence[Sample], share: float, of: str) -> set[str]:
 
 
 def _opened(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
+    """Upright, as its EXIF says; a picture without such a turn is not decoded yet."""
+    image: Image.Image = Image.open(io.BytesIO(data))
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _encoded_again(data: bytes) -> bytes:

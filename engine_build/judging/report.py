@@ -82,6 +82,7 @@ def _of_scores(folder: Path, journal: Journal) -> Report:
         "by_sub_style": tables.by_item(samples, "sub_style"),
     }
     exact = {name: tables.figure(values) for name, values in exact_of(journal).items()}
+    hidden = sum(item.score is None for one in samples if one.identity is not None for item in one.items)
     again, sham = trust.again(journal), trust.sham(journal)
     value = {
         "name": folder.name,
@@ -92,6 +93,7 @@ def _of_scores(folder: Path, journal: Journal) -> Report:
         "exact": {name: one.as_dict() for name, one in exact.items()},
         "missing": tables.missing(samples),
         "items": _items(samples),
+        "hidden_items": hidden,
         "limbs": _limbs(samples),
         "requests": sum(row["requests"] for row in journal.answers.values()),
         "tokens": [sum(row["tokens"][i] for row in journal.answers.values()) for i in (0, 1)],
@@ -123,6 +125,8 @@ def _of_scores(folder: Path, journal: Journal) -> Report:
         *drawn(parts["by_sub_style"], "sub-style"),
         "",
     ]
+    if hidden:
+        lines += [f"Garments without a score because others hide them, as the judge says: {hidden}", ""]
     if value["missing"]:
         lines += ["Missing: " + ", ".join(f"{reason} {n}" for reason, n in tables.missing(samples).items()), ""]
     if len(value["at"]) > 1 or len(value["served"]) > 1:
