@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from service.commands.progress import bar
 from service.errors import CommandFailed
 
 data = typer.Typer(help="Make training data, and look into it.", no_args_is_help=True, rich_markup_mode="rich")
@@ -107,11 +106,11 @@ def build(
     from service.settings import let_threads_sleep
 
     let_threads_sleep()
+    from engine_build.judging.calls import Endpoint
     from engine_build.training.data import origins
     from engine_build.training.data.build import BuildPlan
     from engine_build.training.data.build import build as build_shards
     from engine_build.training.data.candidate_entry import Rules
-    from engine_build.training.data.review import Endpoint
 
     origin: Any
     if folder is not None:
@@ -123,7 +122,7 @@ def build(
         key = key_file.read_text(encoding="utf-8").strip() if key_file is not None else ""
         endpoint = Endpoint(model_url, model, key, budget)
     plan = BuildPlan(shard_samples, shard_mib, None if distance < 0 else distance, endpoint, caption, unjudged)
-    with _bar("samples") as progress:
+    with bar("samples") as progress:
         report = build_shards(origin, out, plan, resume, progress)
     typer.echo(report.text(), nl=False)
     if not report.written:
@@ -149,26 +148,10 @@ def inspect(
     """
     from engine_build.training.data.inspection import inspect as look
 
-    with _bar("samples") as progress:
+    with bar("samples") as progress:
         found = look(shards, every, sheet, progress)
     if json_file is not None:
         json_file.write_text(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(found.text())
     if found.broken:
         raise CommandFailed(f"{len(found.broken)} of {found.looked_at} samples are broken")
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr as a function of (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show

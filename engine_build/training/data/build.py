@@ -17,11 +17,12 @@ from typing import Any
 
 from engine_build.errors import RequestError
 from engine_build.instruction import LAYER_WORDS, GarmentPhrase, compose
+from engine_build.judging.calls import Endpoint, NotJudged
 from engine_build.training.data.candidate_entry import Dropped, PreparedEntry
 from engine_build.training.data.entry import Entry
 from engine_build.training.data.origins import Item, Origin
 from engine_build.training.data.report import Report
-from engine_build.training.data.review import Endpoint, NotJudged, Review, Reviewer
+from engine_build.training.data.review import Review, Reviewer
 from engine_build.training.data.shards import ShardFile, shard_name, spans_of, write_whole
 from engine_build.training.data.twins import Look, Seen
 

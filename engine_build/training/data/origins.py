@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.errors import RequestError
+from engine_build.judging.layouts import recognise
 from engine_build.training.data.candidate_entry import Dropped, PreparedEntry, Rules, prepare
 from engine_build.training.data.entry import Entry, EntryReference, Picture
-from engine_build.training.data.layouts import Candidate, candidates, recognise
+from engine_build.training.data.layouts import Candidate, candidates
 from engine_build.training.data.pictures import encoded
 from engine_build.training.data.sample import Sample, Source
 from engine_build.training.data.twins import look

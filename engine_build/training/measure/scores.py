@@ -47,6 +47,7 @@ class Scores:
     attributes: list[float]
     attributes_truth: list[float]
     layering: list[bool]
+    fidelity: list[float]
     sharpness: float
     identity: float
     garment_fidelity: float
@@ -108,6 +109,7 @@ def score(output: Tensor, truth: Truth, wrong: WrongOutfits, judge: Classifier) 
         attributes=attributes,
         attributes_truth=attributes_truth,
         layering=layering,
+        fidelity=fidelity,
         sharpness=float(energy(output) / energy(truth.target)),
         identity=scale(math.sqrt(_share(head_psnr, 12, 30) * _share(face_lines, _LOWEST_LINES, 1)), 0, 1),
         garment_fidelity=sum(fidelity) / len(fidelity) if fidelity else 10.0,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from real_pairs import garment, person, write_viton_hd
+from scripted_judge import place, worn
 from typer.testing import CliRunner
 from vision_endpoint import Answer, said, serving
 
@@ -71,8 +72,8 @@ def test_the_guide_leads_from_pairs_to_a_picture(tmp_path: Path) -> None:
     _changeroom("data", "inspect", f"{tmp_path}/shards", "--every", "--sheet", f"{tmp_path}/sheet.png")
 
     def scores(number: int, request: dict[str, Any]) -> Answer:
-        worn = request["response_format"]["json_schema"]["name"] == "worn"
-        return said({"identity": 5, "garments": [1 + number % 10]} if worn else {"background": 5, "physics": 5})
+        of_garments = request["response_format"]["json_schema"]["name"] == "worn"
+        return said(worn(5, 1 + number % 10) if of_garments else place(5, 5))
 
     with serving(scores) as judge:
         config = _configuration(tmp_path, judge.url)

@@ -18,6 +18,7 @@ from service.cli import app
 
 COMMANDS = (
     ["up"], ["gateway"], ["worker"], ["tryon"], ["samples"], ["weights", "check"], ["train"], ["evaluate"], ["top"],
+    ["judge", "run"], ["judge", "pairs"], ["judge", "report"], ["judge", "baseline"],
 )  # fmt: skip
 
 

@@ -14,11 +14,12 @@ from real_pairs import garment, person, write_dresscode, write_viton_hd
 from vision_endpoint import Answer, said, serving, usable
 
 from engine_build.errors import RequestError
+from engine_build.judging.calls import GIVE_UP_AFTER, Endpoint, NotJudged
 from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.origins import Folder
 from engine_build.training.data.reading import Shards
-from engine_build.training.data.review import GIVE_UP_AFTER, Endpoint, NotJudged, Review, Reviewer
+from engine_build.training.data.review import Review, Reviewer
 
 RULES = Rules(min_side=64, min_garment=64)
 BAD = {"usable": False, "problem": "text or watermark", "garments": []}

@@ -18,13 +18,14 @@ from recipe import write_config
 from vision_endpoint import Answer, said, serving
 
 from engine_build.errors import RequestError
+from engine_build.judging import prompts
+from engine_build.judging.calls import Caller, Endpoint
 from engine_build.model.weights import locate
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.encoder import Encoder
 from engine_build.training.data.origins import Folder
-from engine_build.training.data.review import Endpoint, Reviewer
 from engine_build.training.data.sample import Tokens, encode
 from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.run import Run
@@ -59,8 +60,8 @@ def _scores(answer: Any, shown: tuple[Encoder, list[Tokens]], budget: int = 100)
     pictures = [torch.stack([torch.full((3, 64, 48), level) for level in (0.1, 0.9)])]
     with serving(answer) as server:
         endpoint = Endpoint(server.url, "seeing", retries=0, budget=budget)
-        with Reviewer(endpoint, sleep=lambda seconds: None) as reviewer:
-            return VisionRewards(reviewer, encoder)(pictures, samples), server.requests
+        with Caller(endpoint, sleep=lambda seconds: None) as caller:
+            return VisionRewards(caller, encoder)(pictures, samples), server.requests
 
 
 def test_both_questions_are_asked_of_every_picture_and_answered_by_dimension(
@@ -69,8 +70,8 @@ def test_both_questions_are_asked_of_every_picture_and_answered_by_dimension(
     def answer(number: int, request: dict[str, Any]) -> Answer:
         bright = _level(_pictures(request)[-1]) > 128
         if _form(request) == "worn":
-            return said({"identity": 9 if bright else 2, "garments": [8, 2]})
-        return said({"background": 7, "physics": 6 if bright else 3})
+            return said(_worn(9 if bright else 2, 8, 2))
+        return said(_place(7, 6 if bright else 3))
 
     scores, requests = _scores(answer, shown)
     assert scores.shape == (1, 2, 4)
@@ -79,16 +80,27 @@ def test_both_questions_are_asked_of_every_picture_and_answered_by_dimension(
     (first, *_) = (one for one in requests if _form(one) == "worn")
     assert [image.size for image in _pictures(first)] == [(48, 64), (32, 32), (32, 32), (48, 64)]
     encoder, samples = shown
+    told = first["messages"][0]["content"][0]["text"]
+    assert prompts.IDENTITY in told and samples[0].instruction in told
+    assert all(prompts.ATTEND[category] in told for category in samples[0].categories[1:])
     person = encoder.decode(samples[0].references[0][None], 64, 48).mean() * 255
     assert _level(_pictures(first)[0]) == pytest.approx(float(person), abs=25)
 
 
-@pytest.mark.parametrize(
-    "worn", [{"identity": 11, "garments": [8, 2]}, {"identity": 5, "garments": [8]}, {"identity": 5}, "fine!"]
-)
+def _worn(identity: int, *scores: int | None) -> dict[str, Any]:
+    items = [{"image": image, "faults": [], "score": score} for image, score in enumerate(scores, start=2)]
+    return {"identity_faults": [], "identity": identity, "garments": items}
+
+
+def _place(background: int, physics: int) -> dict[str, Any]:
+    faults: dict[str, Any] = {"background_faults": [], "physics_faults": []}
+    return {"background_kind": "plain", "background": background, "limbs": "fine", "physics": physics, **faults}
+
+
+@pytest.mark.parametrize("worn", [_worn(11, 8, 2), _worn(5, 8), {"identity": 5}, "fine!"])
 def test_what_does_not_fit_is_missing_and_the_rest_still_counts(shown: tuple[Encoder, list[Tokens]], worn: Any) -> None:
     def answer(number: int, request: dict[str, Any]) -> Answer:
-        return said(worn if _form(request) == "worn" else {"background": 4, "physics": 9})
+        return said(worn if _form(request) == "worn" else _place(4, 9))
 
     scores, _ = _scores(answer, shown)
     assert scores[..., :2].isnan().all() and scores[..., 2:].tolist() == [[[4, 9], [4, 9]]]
@@ -131,8 +143,8 @@ def real(tmp_path: Path) -> TrainConfig:
 def test_reinforcement_learns_from_shards_that_a_model_judges(real: TrainConfig) -> None:
     def answer(number: int, request: dict[str, Any]) -> Answer:
         if _form(request) == "worn":
-            return said({"identity": 1 + number % 10, "garments": [5]})
-        return said({"background": 5, "physics": 5})
+            return said(_worn(1 + number % 10, 5))
+        return said(_place(5, 5))
 
     with serving(answer) as server:
         table = replace(real.stage("nft"), judge_url=server.url, judge_model="seeing", learning_rate=1e-2)
