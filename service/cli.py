@@ -11,6 +11,7 @@ from engine_build.instruction import MAX_GARMENTS
 from service.commands.data import data
 from service.commands.engine import engine
 from service.commands.failures import OneLineFailures
+from service.commands.judge import judge
 from service.commands.keys import keys
 from service.commands.loadtest import loadtest
 from service.commands.serving import gateway, up, worker
@@ -30,6 +31,7 @@ app.add_typer(weights, name="weights")
 app.add_typer(keys, name="keys")
 app.add_typer(engine, name="engine")
 app.add_typer(data, name="data")
+app.add_typer(judge, name="judge")
 app.add_typer(loadtest, name="loadtest")
 for command in (tryon, top, up, gateway, worker, samples, train, evaluate):
     app.command()(command)
