@@ -11,6 +11,11 @@ from typing import Annotated
 
 import typer
 
+from service.commands.model_options import DEVICE_HELP
+from service.errors import CommandFailed
+
+NETS = "Networks, from your own files"
+
 
 def page(
     a: Annotated[Path, typer.Argument(metavar="A", help="Results of one system: a folder of ID.png.")],
@@ -79,6 +84,102 @@ def votes(
     if json_file is not None:
         json_file.write_text(json.dumps(tally.as_dict(), indent=1) + "\n", encoding="utf-8")
     typer.echo(tally.text(), nl=False)
+
+
+def similarity(
+    results: Annotated[
+        Path | None,
+        typer.Argument(metavar="RESULTS", help="Results in the garments of the photographs (paired): ID.png each."),
+    ] = None,
+    *,
+    photographs: Annotated[
+        Path,
+        typer.Option(
+            "--set",
+            metavar="SET",
+            help="VITON-HD, DressCode, a folder with set.jsonl, or photographs called as the results are.",
+        ),
+    ],
+    unpaired: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results of the same people in other garments.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train or test, where a data set has both.")] = "test",
+    inception: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="inception-2015-12-05.pt, for FID and KID.", rich_help_panel=NETS),
+    ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="torchvision's file of the LPIPS backbone.", rich_help_panel=NETS),
+    ] = None,
+    lpips_net: Annotated[
+        str, typer.Option(help="Which backbone that is: squeeze, alex or vgg.", rich_help_panel=NETS)
+    ] = "squeeze",
+    dino: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of a DINO, for M-DINO.", rich_help_panel=NETS)
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of a CLIP, for M-CLIP-I.", rich_help_panel=NETS)
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="ID.png: white where the result may differ from the person.")
+    ] = None,
+    verdicts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help='Rows {"id", "usable"}: who would ship what.')
+    ] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write every figure here.")
+    ] = None,
+) -> None:
+    """Measure results beside photographs: FID and KID, SSIM and LPIPS, what changed outside a mask, usability.
+
+    As CatVTON and FastFit measure: photographs are resized by LANCZOS to the height of the result, KID is times 1000,
+    LPIPS is SqueezeNet's. No weights come with this program and none are fetched: a figure whose network you do not
+    name is left out, and one whose file is not there says where to get it. Missing results are counted, never scored.
+
+    For M-DINO and M-CLIP-I a set.jsonl names the garments, and masks hold ID-1.png for the place of the first garment
+    in the result, and so on. The command needs the extra called judge.
+
+    Example: changeroom judge similarity runs/paired --unpaired runs/unpaired --set VITON-HD --inception
+    inception-2015-12-05.pt --lpips squeezenet1_1-b8a52dc0.pth --json similarity.json
+
+    Example: changeroom judge similarity runs/klein --set sets/omnitry --masks sets/omnitry/masks --dino dino-vits16
+    --clip clip-vit-base-patch32 --verdicts verdicts.jsonl
+    """
+    if results is None and unpaired is None:
+        raise typer.BadParameter("name a folder of results, --unpaired or both", param_hint="RESULTS")
+    if results is None and (lpips is not None or masks is not None):
+        raise typer.BadParameter("--lpips and --masks measure one result at a time: name RESULTS", param_hint="RESULTS")
+    if lpips is None and lpips_net != "squeeze":
+        raise typer.BadParameter("it says which network --lpips is: name its file", param_hint="--lpips-net")
+    if masks is None and (dino is not None or clip is not None):
+        raise typer.BadParameter("M-DINO and M-CLIP-I cut garments out by --masks", param_hint="--masks")
+    from service.settings import let_threads_sleep
+
+    let_threads_sleep()
+    try:
+        import torchmetrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise CommandFailed("similarity needs torchmetrics: pip install 'changeroom[judge]'") from error
+    from engine_build.judging.inception import Inception
+    from engine_build.judging.likeness import Likeness
+    from engine_build.judging.perceptual import Lpips
+    from engine_build.judging.similarity import Folders, Tools, measure
+    from engine_build.runtime.loading import pick_device
+
+    on = str(pick_device(device))
+    tools = Tools(
+        Inception(inception, on) if inception is not None else None,
+        Lpips(lpips, lpips_net, on) if lpips is not None else None,
+        Likeness(dino, "dino", on) if dino is not None else None,
+        Likeness(clip, "clip", on) if clip is not None else None,
+    )
+    with _bar("pictures") as progress:
+        report = measure(Folders(photographs, results, unpaired, masks, verdicts, split), tools, progress)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    typer.echo(report.text(), nl=False)
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from drawn_set import draw_set
+from noise_pictures import noise_folder
+from tiny_networks import backbone_file, inception_file
 
 from service.cli import app
 
@@ -28,7 +31,7 @@ def changeroom(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     return run
 
 
-@pytest.mark.parametrize("command", ["page", "votes"])
+@pytest.mark.parametrize("command", ["page", "votes", "similarity"])
 def test_help_has_an_example(changeroom: Changeroom, command: str) -> None:
     code, out, _ = changeroom("judge", command, "--help")
     assert code == 0 and f"Example: changeroom judge {command}" in " ".join(out.split())
@@ -75,3 +78,43 @@ def test_two_pages_of_the_same_results_differ_unless_the_seed_is_named(changeroo
 )
 def test_wrong_usage_exits_2(changeroom: Changeroom, words: list[str]) -> None:
     assert changeroom("judge", *words)[0] == 2
+
+
+def test_similarity_measures_folders_with_networks_of_ones_own(changeroom: Changeroom, tmp_path: Path) -> None:
+    photographs = noise_folder(tmp_path / "photos", 4, 1)
+    results = noise_folder(tmp_path / "r", 4, 2)
+    words = ["judge", "similarity", results, "--set", photographs, "--unpaired", results, "--device", "cpu"]
+    nets = ["--inception", inception_file(tmp_path), "--lpips", backbone_file(tmp_path)]
+    code, out, err = changeroom(*words, *nets, "--json", tmp_path / "s.json")
+    assert (code, err.strip()) == (0, "") and "paired" in out and "KID x1000" in out and "not measured" not in out
+    paired, unpaired = json.loads((tmp_path / "s.json").read_text())["rows"]
+    assert paired["fid"] == unpaired["fid"] > 0 and paired["lpips"] > 0 and unpaired["lpips"] is None
+
+    code, out, _ = changeroom(*words)
+    assert code == 0 and "FID and KID are not measured: name the network with --inception" in out
+    code, _, err = changeroom(*words, "--inception", tmp_path / "none.pt")
+    assert code == 1 and "none.pt is not there" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "s"],
+        ["r"],
+        ["r", "--set", "s", "--dino", "d"],
+        ["--unpaired", "u", "--set", "s", "--lpips", "f"],
+        ["--unpaired", "u", "--set", "s", "--masks", "m"],
+        ["r", "--set", "s", "--lpips-net", "vgg"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_similarity_that_would_do_nothing_are_wrong_usage(changeroom: Changeroom, words: list[str]) -> None:
+    assert changeroom("judge", "similarity", *words)[0] == 2
+
+
+def test_similarity_without_its_extra_says_what_to_install(
+    changeroom: Changeroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    code, _, err = changeroom("judge", "similarity", tmp_path, "--set", tmp_path)
+    assert code == 1 and "pip install 'changeroom[judge]'" in err
