@@ -76,11 +76,21 @@ def test_the_kernel_distance_is_the_naive_sum() -> None:
 def test_subsets_average_to_the_whole_and_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over random subsets estimates the naive sum over everything without bias."""
     monkeypatch.setattr(distances, "SUBSET_SIZE", 12)
+    monkeypatch.setattr(distances, "ROWS", 7)
     dice = np.random.default_rng(8)
     a, b = dice.standard_normal((40, 4)), dice.standard_normal((33, 4)) + 0.5
     mean, deviation = kernel_distance(a, b)
     assert abs(mean - naive_mmd(a, b)) < 4 * deviation / np.sqrt(distances.SUBSETS)
     assert kernel_distance(a, b) == (mean, deviation) != kernel_distance(a, b, seed=1)
+
+
+def test_a_subset_is_the_naive_sum_over_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "SUBSETS", 1)
+    dice = np.random.default_rng(8)
+    a, b = dice.standard_normal((9, 4)), dice.standard_normal((6, 4)) + 0.5
+    again = np.random.default_rng(3)
+    some_a, some_b = (x[again.choice(len(x), 6, replace=False)] for x in (a, b))
+    assert kernel_distance(a, b, seed=3)[0] == pytest.approx(naive_mmd(some_a, some_b), rel=1e-12)
 
 
 def test_like_sets_of_different_pictures_are_about_nothing_apart() -> None:
