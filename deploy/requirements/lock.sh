@@ -20,7 +20,7 @@ if [ "${1:-}" = --newest ]; then
     echo "# Versions that the tests ran with: what make setup and make setup-test install, and the images are locked to."
     echo "# Written by make refresh-constraints. The ranges that others may use are in pyproject.toml."
     "${resolve[@]}" --python-version 3.11 --strip-extras \
-      --extra train --extra gpu --extra onnx --extra test --extra tracing |
+      --extra train --extra judge --extra gpu --extra onnx --extra test --extra tracing |
       awk '!/^(nvidia|cuda)-/'
   } > constraints.new
   mv constraints.new constraints.txt

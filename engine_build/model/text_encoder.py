@@ -101,7 +101,7 @@ def _load_model(home: Path, layers: int, dtype: torch.dtype) -> Qwen3Model:
     config.num_hidden_layers = layers
     if config.layer_types is not None:
         config.layer_types = config.layer_types[:layers]
-    with _quiet():
+    with quiet():
         try:
             model, report = Qwen3Model.from_pretrained(
                 home,
@@ -125,7 +125,7 @@ def _load_model(home: Path, layers: int, dtype: torch.dtype) -> Qwen3Model:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bar and its report of tensors that are left out on purpose."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from service.commands import judge_people
 from service.commands.judge_options import (
     BaselineOptions,
     PairOptions,
@@ -126,6 +127,8 @@ def baseline(options: BaselineOptions, of: TheSet) -> None:
 
 
 judge.command()(flattened(baseline))
+for command in (judge_people.page, judge_people.votes, judge_people.similarity):
+    judge.command()(command)
 
 
 def _refuse_what_does_nothing(options: RunOptions, by: TheJudge, cost: TheCost) -> None:

@@ -240,7 +240,7 @@ class HeldGarment:
 
 class Limits(Wire):
     """What one tenant may use; 0 means no limit. `daily_quota` counts jobs and catalogue uploads of a UTC day,
-    `catalogue_bytes` the bytes of the pictures of its garments, `stored_bytes` what records of its jobs take in the store.
+    `catalogue_bytes` the bytes of the pictures of its garments, `stored_bytes` those of its records in the store.
     """
 
     rate_per_minute: int = 0

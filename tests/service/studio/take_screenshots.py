@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conftest import launch
+from headless import launch
 from studio_page import StudioPage
 
 WINDOWS = {"studio.png": (1280, 1000, False), "studio-phone.png": (390, 844, True)}
