@@ -73,7 +73,7 @@ def gateway(
 ) -> None:
     """Run one gateway process: the REST API and the studio page.
 
-    Example: CHANGEROOM_API_KEYS_FILE=keys.json changeroom gateway --host 0.0.0.0 --redis-url redis://store:6379/0
+    Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --set api_keys_file=keys.json
     """
     from service.settings import load_settings
 
