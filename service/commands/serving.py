@@ -29,7 +29,9 @@ DtypeOption = Annotated[str | None, typer.Option("--dtype", help=DTYPE_HELP)]
 PortOption = Annotated[
     int | None, typer.Option("--port", help="TCP port of the gateway; 0 picks a free one.")
 ]
-HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
+HostOption = Annotated[
+    str | None, typer.Option("--host", help="Address to listen on; beyond loopback with keys, or auth_required=off.")
+]
 
 
 def up(
@@ -74,7 +76,7 @@ def gateway(
 ) -> None:
     """Run one gateway process: the REST API and the studio page.
 
-    Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --port 8000
+    Example: REDIS_URL=redis://store:6379/0 changeroom gateway --host 0.0.0.0 --set api_keys_file=keys.json
     """
     from service.settings import load_settings
 

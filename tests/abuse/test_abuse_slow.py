@@ -20,8 +20,7 @@ HEAD = (
     b"Content-Length: 100000\r\n\r\n"
 )
 CHUNKED = (
-    b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n"
+    b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 
 TRICKLES: dict[str, tuple[bytes, Callable[[], bytes], bytes]] = {

@@ -93,6 +93,18 @@ def of_job_error(error: JobError) -> dict[str, Any]:
     return problem(200, error.code, title, error.message, retryable=error.retryable)
 
 
+def on_the_wire(error: ServiceError) -> bytes:
+    """The error as the last answer of a connection, where no application has been asked."""
+    body = json.dumps(of_error(error), separators=(",", ":")).encode()
+    retry = f"retry-after: {error.retry_after}\r\n" if error.retry_after is not None else ""
+    head = (
+        f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\n"
+        f"content-length: {len(body)}\r\n" + retry + "connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 def response(error: ServiceError, request: Request) -> Response:
     """The error as an HTTP response, in the dialect of the endpoint that was called."""
     request_id = getattr(request.state, "request_id", None)
@@ -112,18 +124,6 @@ def response(error: ServiceError, request: Request) -> Response:
         media_type=MEDIA_TYPE,
         headers=headers,
     )
-
-
-def on_the_wire(error: ServiceError) -> bytes:
-    """The error as the last answer of a connection, where no application has been asked."""
-    body = json.dumps(of_error(error), separators=(",", ":")).encode()
-    retry = f"retry-after: {error.retry_after}\r\n" if error.retry_after is not None else ""
-    head = (
-        f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
-        f"content-type: {MEDIA_TYPE}\r\n"
-        f"content-length: {len(body)}\r\n" + retry + "connection: close\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 class _HttpError(ServiceError):
