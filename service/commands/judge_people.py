@@ -132,14 +132,14 @@ def similarity(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write every figure here.")
     ] = None,
 ) -> None:
-    """Measure results beside photographs: FID and KID, SSIM and LPIPS, what changed outside a mask, usability.
+    r"""Measure results beside photographs: FID and KID, SSIM and LPIPS, what changed outside a mask, usability.
 
     As CatVTON and FastFit measure: photographs are resized by LANCZOS to the height of the result, KID is times 1000,
     LPIPS is SqueezeNet's. No weights come with this program and none are fetched: a figure whose network you do not
     name is left out, and one whose file is not there says where to get it. Missing results are counted, never scored.
 
     For M-DINO and M-CLIP-I a set.jsonl names the garments, and masks hold ID-1.png for the place of the first garment
-    in the result, and so on. The command needs the extra called judge.
+    in the result, and so on. The command needs: pip install 'changeroom\[judge]'
 
     Example: changeroom judge similarity runs/paired --unpaired runs/unpaired --set VITON-HD --inception
     inception-2015-12-05.pt --lpips squeezenet1_1-b8a52dc0.pth --json similarity.json
