@@ -27,6 +27,7 @@ def page(
         "page.html"
     ),
     limit: Annotated[int | None, typer.Option(min=1, help="Take this many samples, at random.")] = None,
+    question: Annotated[str, typer.Option(help="What stands over every pair.")] = "Which try-on is better?",
     ship: Annotated[
         bool, typer.Option("--ship", help="Also ask of each picture whether it is good enough to ship.")
     ] = False,
@@ -48,7 +49,7 @@ def page(
     from engine_build.judging.manifest import read_set
     from engine_build.judging.page import PagePlan, make_page
 
-    plan = PagePlan(secrets.randbits(48) if seed is None else seed, limit, height, ship)
+    plan = PagePlan(secrets.randbits(48) if seed is None else seed, limit, height, ship, question)
     with _bar("pairs") as progress:
         made = make_page(read_set(judged_set), a, b, plan, progress)
     key = out.with_suffix(".key.json")
@@ -60,7 +61,7 @@ def page(
     typer.echo(f"{out.absolute()}  {len(made.key['trials'])} pairs, {size:.1f} MB; send this one to people")
     typer.echo(f"{key.absolute()}  which picture is whose; keep this one")
     if left_out:
-        typer.echo(f"{left_out} samples are left out: A or B has no result for them")
+        typer.echo(f"samples left out, since A or B has no result for them: {left_out}")
 
 
 def votes(
