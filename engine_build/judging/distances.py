@@ -28,7 +28,8 @@ def frechet_distance(a: Features, b: Features) -> float:
     (mean_a, root_a), (mean_b, root_b) = _gaussian(a), _gaussian(b)
     apart = float(np.square(mean_a - mean_b).sum())
     spread = float(np.square(root_a).sum() + np.square(root_b).sum())
-    return apart + spread - 2 * float(np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum())
+    shared = float(np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum())
+    return max(0.0, apart + spread - 2 * shared)  # rounding alone could take it below
 
 
 def kernel_distance(a: Features, b: Features, seed: int = 0) -> tuple[float, float]:

@@ -45,7 +45,7 @@ class PagePlan:
     limit: int | None = None
     height: int = 1024
     ship: bool = False
-    title: str = "Which try-on is better?"
+    question: str = "Which try-on is better?"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def make_page(
         answers[trial] = {"sample": sample.id, "garments": len(sample.references), "left": left}
         progress(number, len(chosen))
 
-    told = {"version": 1, "title": plan.title, "ship": plan.ship, "trials": trials}
+    told = {"version": 1, "title": plan.question, "ship": plan.ship, "trials": trials}
     # Pictures are called by their own hashes, so that the page's hash covers them too.
     page = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     names = [_label(a, b), _label(b, a)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -42,7 +42,11 @@ class Row:
 
 @dataclass
 class Tally:
-    """Everything that the votes of one page say. `usable` holds shares good enough to ship, by "a" and "b"."""
+    """Everything that the votes of one page say.
+
+    `preference` is by sample, 1 where everybody preferred A, -1 where everybody preferred B: what a judge can be held
+    to. `usable` holds shares good enough to ship, by "a" and "b".
+    """
 
     page: str
     a: str
@@ -53,6 +57,7 @@ class Tally:
     rows: list[Row] = field(default_factory=list)
     left: Share | None = None
     agreement: float | None = None
+    preference: dict[str, float] = field(default_factory=dict)
     usable: dict[str, Share] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,6 +72,7 @@ class Tally:
             "rows": [row.as_dict() for row in self.rows],
             "left": self.left.as_dict() if self.left else None,
             "agreement": self.agreement,
+            "preference": dict(sorted(self.preference.items())),
             "usable": {side: share.as_dict() for side, share in sorted(self.usable.items())},
         }
 
@@ -76,7 +82,7 @@ class Tally:
         lines = [
             f"A = {self.a}    B = {self.b}",
             f"{judged} of {self.samples} pairs voted on, sittings: {self.voters}",
-            f"{self.left_out} samples are not on the page: A or B had no result for them",
+            f"samples left out of the page, since A or B had no result for them: {self.left_out}",
             "",
             f"{'garments':9}{'samples':>8}{'votes':>7}   {'A wins':17}{'tie':17}{'A loses':17}",
         ]
@@ -143,13 +149,15 @@ def read_key(path: Path) -> dict[str, Any]:
 
 
 def _fill(tally: Tally, trials: dict[str, dict[str, Any]], given: dict[str, list[dict[str, Any]]]) -> None:
-    outcomes: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+    outcomes: dict[str, list[list[str]]] = defaultdict(list)
     usable: dict[str, list[float]] = {"a": [], "b": []}
     decided: list[str] = []
     for trial, votes in sorted(given.items()):
         about = trials[trial]
         decided += [vote["vote"] for vote in votes if vote["vote"] != "same"]
-        outcomes[str(about["garments"])].append((trial, [_outcome(vote["vote"], about["left"]) for vote in votes]))
+        said = [_outcome(vote["vote"], about["left"]) for vote in votes]
+        outcomes[str(about["garments"])].append(said)
+        tally.preference[about["sample"]] = round((said.count("win") - said.count("lose")) / len(said), 4)
         for side in usable:
             seen = [vote["ship"] for vote in votes if "ship" in vote]
             if seen:
@@ -158,7 +166,7 @@ def _fill(tally: Tally, trials: dict[str, dict[str, Any]], given: dict[str, list
     tally.rows = [_row(garments, rows) for garments, rows in sorted(outcomes.items())]
     tally.rows.append(_row("all", [one for rows in outcomes.values() for one in rows]))
     tally.left = wilson(decided.count("left"), len(decided)) if decided else None
-    pairs = [a == b for rows in outcomes.values() for _, said in rows for a, b in combinations(said, 2)]
+    pairs = [a == b for rows in outcomes.values() for said in rows for a, b in combinations(said, 2)]
     tally.agreement = round(sum(pairs) / len(pairs), 4) if pairs else None
     tally.usable = {side: wilson(sum(shares), len(shares)) for side, shares in usable.items() if shares}
 
@@ -170,8 +178,7 @@ def _outcome(vote: str, left: str) -> str:
     return "win" if (vote == "left") == (left == "a") else "lose"
 
 
-def _row(garments: str, rows: Iterable[tuple[str, list[str]]]) -> Row:
-    said = [votes for _, votes in rows]
+def _row(garments: str, said: list[list[str]]) -> Row:
     win, tie, lose = (wilson(sum(votes.count(name) / len(votes) for votes in said), len(said)) for name in OUTCOMES)
     return Row(garments, len(said), sum(map(len, said)), win, tie, lose)
 

@@ -27,6 +27,7 @@ def page(
         "page.html"
     ),
     limit: Annotated[int | None, typer.Option(min=1, help="Take this many samples, at random.")] = None,
+    question: Annotated[str, typer.Option(help="What stands over every pair.")] = "Which try-on is better?",
     ship: Annotated[
         bool, typer.Option("--ship", help="Also ask of each picture whether it is good enough to ship.")
     ] = False,
@@ -48,7 +49,7 @@ def page(
     from engine_build.judging.manifest import read_set
     from engine_build.judging.page import PagePlan, make_page
 
-    plan = PagePlan(secrets.randbits(48) if seed is None else seed, limit, height, ship)
+    plan = PagePlan(secrets.randbits(48) if seed is None else seed, limit, height, ship, question)
     with _bar("pairs") as progress:
         made = make_page(read_set(judged_set), a, b, plan, progress)
     key = out.with_suffix(".key.json")
@@ -60,7 +61,7 @@ def page(
     typer.echo(f"{out.absolute()}  {len(made.key['trials'])} pairs, {size:.1f} MB; send this one to people")
     typer.echo(f"{key.absolute()}  which picture is whose; keep this one")
     if left_out:
-        typer.echo(f"{left_out} samples are left out: A or B has no result for them")
+        typer.echo(f"samples left out, since A or B has no result for them: {left_out}")
 
 
 def votes(
@@ -132,14 +133,14 @@ def similarity(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write every figure here.")
     ] = None,
 ) -> None:
-    """Measure results beside photographs: FID and KID, SSIM and LPIPS, what changed outside a mask, usability.
+    r"""Measure results beside photographs: FID and KID, SSIM and LPIPS, what changed outside a mask, usability.
 
     As CatVTON and FastFit measure: photographs are resized by LANCZOS to the height of the result, KID is times 1000,
     LPIPS is SqueezeNet's. No weights come with this program and none are fetched: a figure whose network you do not
     name is left out, and one whose file is not there says where to get it. Missing results are counted, never scored.
 
     For M-DINO and M-CLIP-I a set.jsonl names the garments, and masks hold ID-1.png for the place of the first garment
-    in the result, and so on. The command needs the extra called judge.
+    in the result, and so on. The command needs: pip install 'changeroom\[judge]'
 
     Example: changeroom judge similarity runs/paired --unpaired runs/unpaired --set VITON-HD --inception
     inception-2015-12-05.pt --lpips squeezenet1_1-b8a52dc0.pth --json similarity.json

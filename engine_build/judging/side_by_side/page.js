@@ -124,6 +124,14 @@ function shipped() {
   return page.ship ? { ship: { left: at("ship-left").checked, right: at("ship-right").checked } } : {};
 }
 
+// A tick on a pair that is voted on already counts at once.
+function tick() {
+  const vote = sitting.votes[page.trials[now].id];
+  if (!vote) return;
+  Object.assign(vote, shipped());
+  keep();
+}
+
 function go(to) {
   now = Math.max(0, Math.min(page.trials.length, to));
   show();
@@ -172,8 +180,7 @@ document.addEventListener("keydown", (event) => {
   } else if (key in KEYS) {
     choose(KEYS[key]);
   } else if (page.ship && (key === "1" || key === "2")) {
-    const box = at(key === "1" ? "ship-left" : "ship-right");
-    box.checked = !box.checked;
+    at(key === "1" ? "ship-left" : "ship-right").click();
   } else if (key === " " && !event.target.closest("button, label")) {
     enlarge(at("left"));
   } else {
@@ -182,7 +189,11 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-for (const button of all("[data-vote]")) button.addEventListener("click", () => choose(button.dataset.vote));
+for (const button of all("[data-vote]")) {
+  // The second click of a double click would vote on a pair that nobody has seen yet.
+  button.addEventListener("click", (event) => event.detail > 1 || choose(button.dataset.vote));
+}
+for (const side of ["left", "right"]) at(`ship-${side}`).addEventListener("change", tick);
 for (const name of ["person", "left", "right"]) at(name).parentElement.addEventListener("click", () => enlarge(at(name)));
 at("back").addEventListener("click", () => go(now - 1));
 at("again").addEventListener("click", () => go(now - 1));

@@ -21,7 +21,7 @@ def with_moments(mean: Features, covariance: Features, count: int, seed: int = 0
 @pytest.mark.parametrize(("count", "d"), [(50, 5), (5, 64), (300, 123), (123, 123)])
 def test_equal_sets_are_nowhere_apart(count: int, d: int) -> None:
     x = np.random.default_rng(1).standard_normal((count, d)) * 3 + 1
-    assert frechet_distance(x, x[::-1]) == pytest.approx(0.0, abs=1e-9 * d)
+    assert 0 <= frechet_distance(x, x[::-1]) < 1e-9 * d
 
 
 def test_gaussians_that_commute_follow_the_closed_form() -> None:

@@ -93,10 +93,11 @@ def test_equal_seeds_give_equal_bytes_and_anything_shown_changes_the_hash(root: 
     first, second = page_of(root), page_of(root)
     assert first.html == second.html and first.key == second.key
     hashes = {first.key["page"], page_of(root, 6).key["page"], page_of(root, ship=True).key["page"]}
+    hashes.add(page_of(root, question="Whose face is kept?").key["page"])
     with Image.open(root / "b" / "s3.png") as picture:
         picture.convert("L").convert("RGB").rotate(180).save(root / "b" / "s3.png")
     hashes.add(page_of(root).key["page"])
-    assert len(hashes) == 4
+    assert len(hashes) == 5
 
 
 def test_samples_without_a_result_are_left_out_and_named_in_the_key(root: Path) -> None:

@@ -186,6 +186,19 @@ def test_a_browser_that_keeps_nothing_says_so_and_still_saves(voter: Voter, tmp_
     voter.browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": script["identifier"]})
 
 
+def test_a_tick_on_a_pair_voted_on_before_counts_without_another_vote(voter: Voter) -> None:
+    voter.press(Keys.ARROW_LEFT, Keys.ARROW_UP, "2")
+    voter.come_back("2 of 4")
+    kept = voter.browser.execute_script("return sitting.votes[page.trials[0].id]")
+    assert (kept["vote"], kept["ship"]) == ("left", {"left": False, "right": True})
+
+
+def test_a_double_click_is_one_vote(voter: Voter) -> None:
+    button = voter.browser.find_element(By.CSS_SELECTOR, '[data-vote="same"]')
+    ActionChains(voter.browser).double_click(button).perform()
+    assert voter.text("count") == "2 of 4"
+
+
 def test_pictures_enlarge_and_arrows_then_turn_them_without_voting(voter: Voter) -> None:
     voter.press(" ")
     assert voter.text("large-name") == "Left result"

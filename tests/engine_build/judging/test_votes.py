@@ -40,6 +40,7 @@ def test_wins_are_unblinded_and_counted_by_garments(tmp_path: Path) -> None:
     assert (every.samples, every.votes, tally.samples, tally.left_out) == (4, 4, 5, 2)
     assert tally.left is not None and tally.left.share == pytest.approx(2 / 3)
     assert tally.agreement is None and tally.usable == {}
+    assert tally.preference == {"s-t1": 1, "s-t2": -1, "s-t3": 0, "s-t4": 1}
     assert "4 of 5 pairs voted on" in tally.text() and "50% (9 to 91)" in tally.text()
 
 
@@ -49,6 +50,7 @@ def test_many_people_on_one_sample_are_one_case(tmp_path: Path) -> None:
     every = count(files, key).rows[-1]
     assert (every.samples, every.votes) == (2, 16)
     assert every.win.share == pytest.approx((1 + 6 / 8) / 2)
+    assert count(files, key).preference == {"s-t1": 1, "s-t2": 0.5}
     assert (every.win.low, every.win.high) == (wilson(1.75, 2).low, wilson(1.75, 2).high)
     assert count(files, key).agreement == pytest.approx((28 + 15 + 1) / 56, abs=1e-4)
 

@@ -44,11 +44,20 @@ def test_a_page_is_made_and_its_votes_are_counted(
     (tmp_path / "b" / "s1.png").unlink()
     page, key = tmp_path / "out" / "page.html", tmp_path / "out" / "page.key.json"
     code, out, err = changeroom(
-        "judge", "page", tmp_path / "a", tmp_path / "b", "--set", tmp_path / "set", "--out", page
+        "judge",
+        "page",
+        tmp_path / "a",
+        tmp_path / "b",
+        "--set",
+        tmp_path / "set",
+        "--out",
+        page,
+        "--question",
+        "Whose?",
     )
-    assert (code, err.strip()) == (0, "") and "2 pairs" in out and "1 samples are left out" in out
+    assert (code, err.strip()) == (0, "") and "2 pairs" in out and "no result for them: 1" in out
     told = json.loads(key.read_text())
-    assert told["page"] in page.read_text(encoding="utf-8")
+    assert told["page"] in page.read_text(encoding="utf-8") and "Whose?" in page.read_text(encoding="utf-8")
 
     votes = {trial: {"vote": "left" if one["left"] == "a" else "right"} for trial, one in told["trials"].items()}
     file = tmp_path / "out" / "votes.json"
