@@ -1,7 +1,7 @@
 """In: a set of try-ons that were asked for, and folders of results. Out: scores with how far they can be trusted.
 
-sets, layouts, folders,     what is judged: one kind of sample, wherever it was kept;
-parquet, world_set          folders of others, the user's own parquet, scenes of the procedural world
+samples, sets, layouts,      what is judged: one kind of sample, wherever it was kept;
+folders, parquet, world_set folders of others, the user's own parquet, scenes of the procedural world
 generating                  results through a running service, and baselines
 prompts, answers            the questions word for word, the forms that answer them, read strictly
 calls, judges               a vision model at an OpenAI-compatible address; the interface of every judge

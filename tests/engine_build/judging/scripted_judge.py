@@ -130,7 +130,7 @@ class Scripted:
         if mood == "slow":
             time.sleep(1.5)
         if mood == "busy":
-            return 429, {"retry-after": "2"}, b"{}"
+            return 429, {"retry-after": "50"}, b"{}"
         if mood == "down":
             return 503, {}, b"no"
         return _message({"content": json.dumps(form)})

@@ -164,7 +164,8 @@ def test_busy_and_broken_endpoints_are_waited_for_and_asked_again_by_the_next_ru
     moods = {0: "busy", 1: "down"}
     with serving(Scripted(mood=lambda number, question: moods.get(number, ""))) as server:
         outcome = judged(folder, server, sleep=waits.append, parallel=1, retries=1, max_wait_s=60.0)
-        assert waits[0] == 2.0 and outcome.requests == 7
+        assert waits[0] == 50.0 and 0 < waits[1] <= 50.0, "another question waits for the busy endpoint too"
+        assert outcome.requests == 7
         assert {row.get("missing") for row in rows(folder) if row["kind"] == "answer"} == {"http-503", None}
         again = judged(folder, server, parallel=1)
         assert (again.requests, again.answered) == (1, 5)
