@@ -163,7 +163,7 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
         _register_heif()
         _check_codec(data)
     elif kind == "AVIF":
-        data = isobmff.without_groups(data)
+        data = isobmff.readable(data)
     image = Image.open(io.BytesIO(data), formats=(kind,))
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
