@@ -142,3 +142,14 @@ def test_a_broken_heic_is_called_damaged() -> None:
         with pytest.raises(InvalidImage, match="This HEIC is damaged or cut off") as refused:
             decode_photo(data)
         assert refused.value.code == "damaged-image"
+
+
+def test_a_heic_of_a_later_brand_is_opened() -> None:
+    plain = encoded(picture(), "HEIF")
+    end = int.from_bytes(plain[:4], "big")
+    brands = b"mif2\0\0\0\0" + b"mif2mif1" + b"miaf" * ((end - 24) // 4)
+    later = plain[:8] + brands + plain[end:]
+    assert len(later) == len(plain) and b"heic" not in later[:end]
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(io.BytesIO(later), formats=("HEIF",))
+    assert decode_photo(later) == decode_photo(plain)
