@@ -112,9 +112,10 @@ def passes(outline: bytes, limits: ImageLimits) -> tuple[int, int] | None:
 
 def warm_up() -> None:
     """Load every decoder, each to use one thread, so that a process's first picture pays for nothing."""
+    import pillow_heif  # noqa: F401
+
     Image.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    _register_heif()
     decode_photo(jpeg_of(Image.new("RGB", (64, 64)), 90, "4:2:0"))
 
 
@@ -159,12 +160,7 @@ def preview_jpeg(image: Image.Image, long_side: int = 256, quality: int = 70) ->
 
 
 def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
-    if kind == "HEIF":
-        _register_heif()
-        _check_codec(data)
-    elif kind == "AVIF":
-        data = isobmff.without_groups(data)
-    image = Image.open(io.BytesIO(data), formats=(kind,))
+    image = _opened(data, kind)
     check_size(*image.size, limits)
     if kind in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise animated()
@@ -184,6 +180,24 @@ def _normalised(data: bytes, kind: str, limits: ImageLimits) -> Photo:
     plain = _bare(plain)
     kept_as, content_type = kept(plain, len(data), lossless=kind != "JPEG")
     return Photo(kept_as, content_type, *plain.size, warning)
+
+
+def _opened(data: bytes, kind: str) -> Image.Image:
+    """The picture of a file that `sniff` took for `kind`, not yet decoded."""
+    if kind == "HEIF":
+        _check_codec(data)
+        return _heif(io.BytesIO(data))  # `Image.open` would ask for brands once more, and knows fewer
+    if kind == "AVIF":
+        data = isobmff.readable(data)
+    return Image.open(io.BytesIO(data), formats=(kind,))
+
+
+def _heif(file: io.BytesIO) -> Image.Image:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    opened: Image.Image = pillow_heif.HeifImageFile(file)
+    return opened
 
 
 def _loaded(image: Image.Image, data: bytes, limits: ImageLimits) -> tuple[Image.Image, str | None]:
@@ -229,14 +243,6 @@ def _as_it_is(image: Image.Image, limits: ImageLimits) -> bool:
     """Whether a JPEG is upright, sRGB and small enough already."""
     fits = image.mode == "RGB" and max(image.size) <= limits.long_side
     return fits and _orientation(image) == 1 and _profile(image) is None
-
-
-@functools.cache
-def _register_heif() -> None:
-    import pillow_heif
-
-    pillow_heif.options.DECODE_THREADS = 1
-    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _read_through(image: Image.Image) -> None:

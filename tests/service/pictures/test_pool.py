@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,14 @@ async def test_flipped_bytes_never_end_a_process(kind: str, pool: ImagePool) -> 
         except ServiceError as error:
             assert error.status in (413, 415, 422)
     assert await _process(pool) == before
+
+
+async def _until(so: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
 
 
 async def _process(pool: ImagePool) -> list[int]:
@@ -144,7 +152,8 @@ async def test_a_process_that_the_machine_ended_is_no_fault_of_the_file() -> Non
         (process,) = pool.processes()
         os.kill(process, signal.SIGSTOP)
         decoding = asyncio.create_task(pool.decode(encoded(picture(), "PNG")))
-        await asyncio.sleep(0.2)
+        await _until(lambda: len(pool._decoding) == 1)
+        await asyncio.sleep(0.1)
         os.kill(process, signal.SIGKILL)
         with pytest.raises(QueueFull) as busy:
             await decoding
@@ -178,13 +187,13 @@ async def test_who_leaves_while_waiting_costs_nothing() -> None:
         (process,) = pool.processes()
         os.kill(process, signal.SIGSTOP)
         tasks = [asyncio.create_task(pool.decode(encoded(picture(64 + i, 80), "PNG"))) for i in range(5)]
-        await asyncio.sleep(0.2)
-        for task in tasks[1:]:
+        await _until(lambda: pool._turns._root.waiting == 4)
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks[1:])
-        assert len(pool._decoding) == 1
+        await asyncio.wait(tasks)
+        assert len(pool._decoding) == 1 and not pool._turns._root.waiting
         os.kill(process, signal.SIGCONT)
-        assert (await tasks[0]).width == 64
+        assert (await pool.decode(encoded(picture(), "PNG"))).width == 96
 
 
 async def test_a_machine_too_busy_asks_for_another_try_and_ends_in_time() -> None:
