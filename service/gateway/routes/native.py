@@ -262,6 +262,9 @@ async def put_garment(
             unknown = set(form) - set(forms.GARMENT_FIELDS)
             if unknown:
                 raise unknown_field(sorted(unknown)[0], forms.GARMENT_FIELDS)
+            for name in form:
+                if len(form.getlist(name)) > 1 or name in request.query_params:
+                    raise InvalidRequest(f"{name} was sent more than once.", code="invalid-field", pointer=name)
             upload, given, words = form.get("image"), form.get("category"), form.get("layer")
             if upload is None or isinstance(upload, str):
                 raise InvalidRequest(
