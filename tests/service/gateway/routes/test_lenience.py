@@ -125,7 +125,9 @@ def test_what_is_said_twice_of_a_garment_is_refused_and_not_chosen_from(http: ht
     two = [("image", ("a.jpg", SHIRT)), ("image", ("b.jpg", PERSON))]
     check(http.put("/v1/garments/TWICE", files=two), 400, "invalid-field", "image was sent more than once")
     both = http.put("/v1/garments/TWICE?layer=open", files={"image": ("g.jpg", SHIRT)}, data={"layer": "closed"})
-    check(both, 400, "invalid-field", "layer was sent more than once")
+    check(both, 422, "conflicting-fields", "layer: the query and the form differ")
+    same = http.put("/v1/garments/TWICE?layer=open", files={"image": ("g.jpg", SHIRT)}, data={"layer": "open"})
+    assert (same.status_code, same.json()["layer"]) == (201, "open")
 
 
 def test_a_layer_that_is_too_long_is_refused_and_not_cut(http: httpx.Client) -> None:
