@@ -16,6 +16,7 @@ from openai.types.image_edit_params import ImageEditParamsBase
 from PIL import Image
 
 from service.gateway.routes.openai_form import KNOWN
+from service.gateway.shapes import edits
 from service.jobs.schemas import JobError
 
 PERSON = picture(colour="bisque")
@@ -43,6 +44,7 @@ def test_every_parameter_of_the_package_is_known_or_refused_by_name() -> None:
     theirs = set(ImageEditParamsBase.__annotations__) | {"stream"}
     assert theirs - {"image", "mask"} - set(KNOWN) == OTHERS
     assert set(KNOWN) - theirs == {"seed", "moderation"}
+    assert set(KNOWN) == set(edits.FIELDS), "the document tells every field that is read, and no other"
 
 
 def test_the_answer_has_the_fields_and_values_of_the_package(http: httpx.Client) -> None:

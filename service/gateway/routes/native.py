@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from service.errors import InvalidRequest, UnsupportedMediaType
+from service.errors import InvalidRequest, UnprocessableRequest, UnsupportedMediaType
 from service.gateway.http import headers, ranges, sse
 from service.gateway.http.bodies import file_bytes, form_of, media_type, read_body
 from service.gateway.http.limits import release_upload
@@ -243,7 +243,7 @@ async def erase_try_on(id: TryOnId, parts: Parts, caller: Who) -> Response:
             *error_samples.FORM,
             *error_samples.PICTURE,
             *error_samples.UPLOAD,
-            "missing-image",
+            *("missing-image", "conflicting-fields"),
         ),
     },
     openapi_extra=openapi.GARMENT_BODY,
@@ -263,6 +263,13 @@ async def put_garment(
             unknown = set(form) - set(forms.GARMENT_FIELDS)
             if unknown:
                 raise unknown_field(sorted(unknown)[0], forms.GARMENT_FIELDS)
+            for name in form:
+                if len(form.getlist(name)) > 1:
+                    raise InvalidRequest(f"{name} was sent more than once.", code="invalid-field", pointer=name)
+                if request.query_params.get(name, form[name]) != form[name]:
+                    raise UnprocessableRequest(
+                        f"{name}: the query and the form differ; send one.", code="conflicting-fields", pointer=name
+                    )
             upload, given, words = form.get("image"), form.get("category"), form.get("layer")
             if upload is None or isinstance(upload, str):
                 raise InvalidRequest(

@@ -21,7 +21,7 @@ from service.gateway.routes.openai_form import SAFETY_IDENTIFIER, Wish, read_edi
 from service.gateway.routes.openai_stream import EditStream
 from service.gateway.routes.queries import KNOWN_QUERY
 from service.gateway.routes.state import Gateway, Parts, Who, asked_of
-from service.gateway.shapes import compat_views, error_samples, openapi
+from service.gateway.shapes import compat_views, edits, error_samples, openapi
 from service.jobs.schemas import JobRecord
 from service.retry_after import SHORTLY
 
@@ -37,7 +37,7 @@ ANY_MODEL = "changeroom"
     responses={
         200: {
             "description": "The picture; with `stream=true` server-sent events.",
-            "content": {"text/event-stream": {"schema": openapi.EDIT_EVENT, "example": openapi.EDIT_EVENTS_EXAMPLE}},
+            "content": {"text/event-stream": {"schema": edits.EVENT, "example": edits.EVENTS_EXAMPLE}},
         },
         **error_samples.responses(
             *error_samples.ASKED,

@@ -121,6 +121,15 @@ def test_a_part_of_another_picture_is_the_whole_of_this_one(http: httpx.Client, 
     assert http.get(address, headers={"Range": "bytes=0-9", "If-None-Match": "*"}).status_code == 304
 
 
+def test_what_is_said_twice_of_a_garment_is_refused_and_not_chosen_from(http: httpx.Client) -> None:
+    two = [("image", ("a.jpg", SHIRT)), ("image", ("b.jpg", PERSON))]
+    check(http.put("/v1/garments/TWICE", files=two), 400, "invalid-field", "image was sent more than once")
+    both = http.put("/v1/garments/TWICE?layer=open", files={"image": ("g.jpg", SHIRT)}, data={"layer": "closed"})
+    check(both, 422, "conflicting-fields", "layer: the query and the form differ")
+    same = http.put("/v1/garments/TWICE?layer=open", files={"image": ("g.jpg", SHIRT)}, data={"layer": "open"})
+    assert (same.status_code, same.json()["layer"]) == (201, "open")
+
+
 def test_a_layer_that_is_too_long_is_refused_and_not_cut(http: httpx.Client) -> None:
     answer = http.put("/v1/garments/LONG", files={"image": ("g.jpg", SHIRT)}, data={"layer": "x" * 121})
     check(answer, 400, "invalid-field", "120")
