@@ -111,7 +111,6 @@ class TryOns:
                 pointer="priority",
             )
         self._webhooks.check(options.webhook_url)
-        self._blobs.check_room("input")
         with timed(asked.timings, "reserve"):
             reserved = await self._queue.submission.reserve(
                 tenant=asked.caller.tenant,
@@ -123,6 +122,7 @@ class TryOns:
             return Submitted(reserved.job_id, replayed=True)
         created = time.time()
         try:
+            self._blobs.check_room("input")
             with timed(asked.timings, "prepare"):
                 person, garments, instruction, key, warnings = await self._prepare(requested, asked)
             spec = JobSpec(

@@ -22,6 +22,12 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
     assert status == 422 or answer.headers["retry-after"]
 
 
+async def reserve(live: Live, size: int) -> None:
+    """Leave so much of the disk to accepted jobs from now on."""
+    folder = live.app.state.gateway.tryons._blobs._folder
+    folder._reserve_bytes = size
+
+
 def stored(live: Live) -> list[Path]:
     return sorted(path for path in (live.settings.data_dir / "blobs" / "garment").rglob("*") if path.is_file())
 
@@ -83,6 +89,17 @@ def test_a_garment_says_when_it_ends(launch: Callable[..., Live]) -> None:
 
 
 def test_nothing_is_taken_in_that_would_fill_the_disk(launch: Callable[..., Live]) -> None:
+    live = launch(disk_reserve_bytes=0)
+    with live.client() as client:
+        key = {"Idempotency-Key": "before"}
+        before = client.post("/v1/try-ons", files=parts(), headers=key)
+        live.call(reserve(live, 1 << 60))
+        again = client.post("/v1/try-ons", files=parts(), headers=key)
+        assert (again.json()["id"], again.headers["idempotent-replayed"]) == (before.json()["id"], "true")
+        new = client.post("/v1/try-ons", files=parts(), headers={"Idempotency-Key": "new"})
+        refused(new, 503, "storage-full")
+        live.call(reserve(live, 0))
+        assert client.post("/v1/try-ons", files=parts(), headers={"Idempotency-Key": "new"}).status_code == 202
     with launch(disk_reserve_bytes=1 << 60).client() as client:
         refused(put(client, "a"), 503, "storage-full")
         refused(client.post("/v1/try-ons", files=parts()), 503, "storage-full")
