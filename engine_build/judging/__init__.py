@@ -8,8 +8,8 @@ calls, judges               a vision model at an OpenAI-compatible address; the 
 cases, run, journal, cost   which questions, asked once, kept for good; what it costs
 scores, tables, statistics, four dimensions and their geometric mean; means with coverage; noise, agreement, truth;
 trust, preferences, report  pairs in both orders; all of it as one report
-page, votes                 a page for people, blind and in random order; what came back, counted
-similarity and below it     results beside photographs: FID, KID, SSIM, LPIPS, features of a named model
+people                      a page for people, blind and in random order; what came back, counted
+similarity                  results beside photographs: FID, KID, SSIM, LPIPS, features of a named model
 
 Training's rewards ask the same questions through the same files.
 """

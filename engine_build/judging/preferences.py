@@ -6,13 +6,9 @@ verdict counts only when both agree, and the share of pairs whose verdict turned
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from engine_build.errors import RequestError
 from engine_build.judging.cases import A_FIRST, B_FIRST
 from engine_build.judging.journal import Journal
 from engine_build.judging.prompts import PAIR
@@ -53,24 +49,3 @@ def summary(journal: Journal) -> dict[str, Any]:
         "flipped": round(groups["all"]["flipped"] / both, 4) if both else None,
         "first_place_won": round(decided.count("first") / len(decided), 4) if decided else None,
     }
-
-
-def of_people(votes: Sequence[Path], key: Path) -> dict[str, float]:
-    """Mean vote a sample, 1 for A, -1 for B, from files that a side-by-side page saved and the key that unblinds it.
-
-    Raises RequestError for files that are not those of one page.
-    """
-    try:
-        told = json.loads(key.read_text(encoding="utf-8"))
-        trials = told["trials"]
-        given: dict[str, list[float]] = defaultdict(list)
-        for path in votes:
-            one = json.loads(path.read_text(encoding="utf-8"))
-            if one["page"] != told["page"]:
-                raise RequestError(f"{path} holds votes on another page than {key} unblinds")
-            for trial, vote in one["votes"].items():
-                side = {"left": 1.0, "same": 0.0, "right": -1.0}[vote["vote"]]
-                given[trials[trial]["sample"]].append(side if trials[trial]["left"] == "a" else -side)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RequestError(f"votes and key are not those of a side-by-side page: {error!r}") from error
-    return {sample: sum(sides) / len(sides) for sample, sides in given.items()}

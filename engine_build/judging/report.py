@@ -11,6 +11,7 @@ from typing import Any
 from engine_build.errors import RequestError
 from engine_build.judging import preferences, tables, trust
 from engine_build.judging.journal import Journal, read
+from engine_build.judging.people.votes import count
 from engine_build.judging.scores import COMBINED, FIGURES, SampleScores, exact_of, of_journal
 from engine_build.judging.tables import Rows, drawn
 
@@ -66,7 +67,7 @@ def report(
     if votes:
         if len(journals) != 2 or key is None:
             raise RequestError("votes are on two folders of results: name both, and the page's key with --key")
-        value["people"] = trust.people(journals[0], journals[1], preferences.of_people(votes, key))
+        value["people"] = trust.people(journals[0], journals[1], count(votes, key).preference)
         said = ", ".join(f"{name} {row['tau']} ({row['n']})" for name, row in value["people"].items())
         lines += [f"Kendall's tau to people's votes (samples): {said}", ""]
     return Report(value, lines)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.commands.model_options import DEVICE_HELP
+from service.commands.progress import bar
 from service.errors import CommandFailed
 
 NETS = "Networks, from your own files"
@@ -21,7 +20,7 @@ def page(
     a: Annotated[Path, typer.Argument(metavar="A", help="Results of one system: a folder of ID.png.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Results of the other.")],
     judged_set: Annotated[
-        Path, typer.Option("--set", metavar="SET", help="What was asked for: a folder with set.jsonl.")
+        str, typer.Option("--set", metavar="SET", help="What was asked for, named as for judge run.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page; its key is written beside it.")] = Path(
         "page.html"
@@ -46,12 +45,12 @@ def page(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter("a page is called something.html", param_hint="--out")
-    from engine_build.judging.manifest import read_set
-    from engine_build.judging.page import PagePlan, make_page
+    from engine_build.judging.people.page import PagePlan, make_page
+    from engine_build.judging.sets import load_set
 
     plan = PagePlan(secrets.randbits(48) if seed is None else seed, limit, height, ship, question)
-    with _bar("pairs") as progress:
-        made = make_page(read_set(judged_set), a, b, plan, progress)
+    with bar("pairs") as progress:
+        made = make_page(load_set(judged_set).samples, a, b, plan, progress)
     key = out.with_suffix(".key.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(made.html, encoding="utf-8")
@@ -79,7 +78,7 @@ def votes(
 
     Example: changeroom judge votes anna.json ben.json --key page.key.json --json tally.json
     """
-    from engine_build.judging.votes import count, find_key
+    from engine_build.judging.people.votes import count, find_key
 
     tally = count(files, key or find_key(files))
     if json_file is not None:
@@ -163,10 +162,10 @@ def similarity(
         import torchmetrics  # noqa: F401
     except ModuleNotFoundError as error:
         raise CommandFailed("similarity needs torchmetrics: pip install 'changeroom[judge]'") from error
-    from engine_build.judging.inception import Inception
-    from engine_build.judging.likeness import Likeness
-    from engine_build.judging.perceptual import Lpips
-    from engine_build.judging.similarity import Folders, Tools, measure
+    from engine_build.judging.similarity.inception import Inception
+    from engine_build.judging.similarity.likeness import Likeness
+    from engine_build.judging.similarity.measure import Folders, Tools, measure
+    from engine_build.judging.similarity.perceptual import Lpips
     from engine_build.runtime.loading import pick_device
 
     on = str(pick_device(device))
@@ -176,24 +175,8 @@ def similarity(
         Likeness(dino, "dino", on) if dino is not None else None,
         Likeness(clip, "clip", on) if clip is not None else None,
     )
-    with _bar("pictures") as progress:
+    with bar("pictures") as progress:
         report = measure(Folders(photographs, results, unpaired, masks, verdicts, split), tools, progress)
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
     typer.echo(report.text(), nl=False)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr as a function of (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show

@@ -9,11 +9,11 @@ import torch
 from noise_pictures import noise_folder
 from tiny_networks import backbone_file, clip_folder, dino_folder, inception_file
 
-from engine_build.judging.inception import Inception
-from engine_build.judging.likeness import Likeness
-from engine_build.judging.manifest import upright
-from engine_build.judging.perceptual import Lpips
-from engine_build.judging.similarity import Folders, Tools, measure
+from engine_build.judging.pictures import upright
+from engine_build.judging.similarity.inception import Inception
+from engine_build.judging.similarity.likeness import Likeness
+from engine_build.judging.similarity.measure import Folders, Tools, measure
+from engine_build.judging.similarity.perceptual import Lpips
 
 pytestmark = [
     pytest.mark.gpu,

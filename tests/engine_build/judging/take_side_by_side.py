@@ -18,8 +18,8 @@ from pathlib import Path
 from headless import launch
 from selenium.webdriver.support.ui import WebDriverWait
 
-from engine_build.judging.manifest import read_set
-from engine_build.judging.page import PagePlan, make_page
+from engine_build.judging.people.page import PagePlan, make_page
+from engine_build.judging.sets import load_set
 from engine_build.world.sample_files import write_samples
 
 WINDOWS = {"side-by-side.png": (1366, 768, 1, False), "side-by-side-phone.png": (390, 844, 2, True)}
@@ -46,7 +46,7 @@ def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, launch(Path(scratch) / "profile") as browser:
         folder = Path(scratch) / "judged"
         draw(folder)
-        made = make_page(read_set(folder / "set"), folder / "a", folder / "b", PagePlan(3, ship=True))
+        made = make_page(load_set(str(folder / "set")).samples, folder / "a", folder / "b", PagePlan(3, ship=True))
         page = folder / "page.html"
         page.write_text(made.html, encoding="utf-8")
         for name, (width, height, scale, mobile) in WINDOWS.items():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine_build.errors import RequestError
-from engine_build.judging import distances
-from engine_build.judging.distances import Features, frechet_distance, kernel_distance
+from engine_build.judging.similarity import distances
+from engine_build.judging.similarity.distances import Features, frechet_distance, kernel_distance
 
 
 def with_moments(mean: Features, covariance: Features, count: int, seed: int = 0) -> Features:

@@ -12,9 +12,9 @@ from tiny_networks import FEATURES, inception_file, scripted
 from torch import nn
 
 from engine_build.errors import CheckpointError
-from engine_build.judging.distances import frechet_distance, kernel_distance
-from engine_build.judging.inception import SIDE, Inception, resized
-from engine_build.judging.manifest import upright
+from engine_build.judging.pictures import upright
+from engine_build.judging.similarity.distances import frechet_distance, kernel_distance
+from engine_build.judging.similarity.inception import SIDE, Inception, resized
 
 
 def test_pictures_are_resized_as_clean_fid_does() -> None:

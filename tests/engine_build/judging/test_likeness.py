@@ -15,7 +15,7 @@ from tiny_networks import clip_folder, dino_folder
 from transformers import CLIPModel, ViTModel
 
 from engine_build.errors import CheckpointError
-from engine_build.judging.likeness import Likeness, cut_out
+from engine_build.judging.similarity.likeness import Likeness, cut_out
 
 RED, BLUE = drawn("#cc2222", "#ffffff", (60, 80), 0), drawn("#2222cc", "#ffffff", (60, 80), 5)
 

@@ -15,8 +15,8 @@ from drawn_set import draw_set
 from PIL import Image, PngImagePlugin
 
 from engine_build.errors import RequestError
-from engine_build.judging.manifest import read_set
-from engine_build.judging.page import Page, PagePlan, make_page
+from engine_build.judging.people.page import Page, PagePlan, make_page
+from engine_build.judging.sets import load_set
 
 COUNTS = (1, 1, 2, 2, 3, 6)
 
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def page_of(root: Path, seed: int = 5, **plan: Any) -> Page:
-    return make_page(read_set(root / "set"), root / "a", root / "b", PagePlan(seed, **plan))
+    return make_page(load_set(str(root / "set")).samples, root / "a", root / "b", PagePlan(seed, **plan))
 
 
 def data_of(page: Page) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_every_trial_shows_its_own_conditions_and_both_results_on_the_side_the_k
     page = page_of(root)
     data = data_of(page)
     assert len(data["trials"]) == len(COUNTS)
-    rows = {sample.id: sample for sample in read_set(root / "set")}
+    rows = {sample.id: sample for sample in load_set(str(root / "set")).samples}
     for trial in data["trials"]:
         told = page.key["trials"][trial["id"]]
         sample = rows[told["sample"]]
@@ -126,8 +126,8 @@ def test_large_pictures_are_bounded_and_turned_upright(root: Path) -> None:
     ("change", "said"),
     [
         (lambda root: (root / "set" / "set.jsonl").write_text("{}\n"), "line 1: not a sample"),
-        (lambda root: (root / "set" / "set.jsonl").write_text("\n"), "has no samples"),
-        (lambda root: (root / "set" / "set.jsonl").unlink(), "no set.jsonl"),
+        (lambda root: (root / "set" / "set.jsonl").write_text("\n"), "holds no samples"),
+        (lambda root: (root / "set" / "set.jsonl").unlink(), "none of the known layouts"),
         (lambda root: (root / "a" / "s2.png").write_text("words"), "s2.png cannot be read as a picture"),
         (lambda root: [file.unlink() for file in (root / "b").iterdir()], "no sample has a result in both"),
     ],
@@ -144,13 +144,13 @@ def test_an_id_cannot_lead_out_of_the_results(root: Path, bad: str) -> None:
     row = json.loads(path.read_text().splitlines()[0])
     path.write_text(json.dumps({**row, "id": bad}) + "\n")
     with pytest.raises(RequestError, match="cannot name a file"):
-        read_set(root / "set")
+        load_set(str(root / "set"))
 
 
 def test_an_id_stands_once_and_one_folder_is_not_two_systems(root: Path) -> None:
     with pytest.raises(RequestError, match="are one folder"):
-        make_page(read_set(root / "set"), root / "a", root / "a", PagePlan(0))
+        make_page(load_set(str(root / "set")).samples, root / "a", root / "a", PagePlan(0))
     path = root / "set" / "set.jsonl"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
-    with pytest.raises(RequestError, match="stands twice"):
-        read_set(root / "set")
+    with pytest.raises(RequestError, match="two samples have the id"):
+        load_set(str(root / "set"))

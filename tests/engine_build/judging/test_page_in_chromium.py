@@ -16,9 +16,9 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from engine_build.judging.manifest import read_set
-from engine_build.judging.page import PagePlan, make_page
-from engine_build.judging.votes import count
+from engine_build.judging.people.page import PagePlan, make_page
+from engine_build.judging.people.votes import count
+from engine_build.judging.sets import load_set
 
 pytestmark = pytest.mark.browser
 COUNTS = (1, 2, 3, 6)
@@ -79,7 +79,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 def key(tmp_path: Path) -> dict[str, Any]:
     """The key of tmp_path/page.html, which also asks what is good enough to ship."""
     draw_set(tmp_path, COUNTS)
-    made = make_page(read_set(tmp_path / "set"), tmp_path / "a", tmp_path / "b", PagePlan(next(SEEDS), ship=True))
+    samples, plan = load_set(str(tmp_path / "set")).samples, PagePlan(next(SEEDS), ship=True)
+    made = make_page(samples, tmp_path / "a", tmp_path / "b", plan)
     (tmp_path / "page.html").write_text(made.html, encoding="utf-8")
     (tmp_path / "page.key.json").write_text(json.dumps(made.key))
     return made.key
@@ -213,7 +214,7 @@ def test_pictures_enlarge_and_arrows_then_turn_them_without_voting(voter: Voter)
 
 
 def test_an_instruction_is_words_and_never_markup(voter: Voter, key: dict[str, Any], tmp_path: Path) -> None:
-    wanted = {sample.id: sample.instruction for sample in read_set(tmp_path / "set")}
+    wanted = {sample.id: sample.instruction for sample in load_set(str(tmp_path / "set")).samples}
     for told in key["trials"].values():
         assert voter.text("instruction") == wanted[told["sample"]]
         voter.press(Keys.ARROW_DOWN)

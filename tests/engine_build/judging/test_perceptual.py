@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.image import lpips as theirs
 
 from engine_build.errors import CheckpointError
-from engine_build.judging.perceptual import BACKBONES, Lpips
+from engine_build.judging.similarity.perceptual import BACKBONES, Lpips
 
 NETS = sorted(BACKBONES)
 PARAMETERS = {"squeeze": 722_496, "alex": 2_469_696, "vgg": 14_714_688}

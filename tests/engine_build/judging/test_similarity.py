@@ -15,14 +15,14 @@ from PIL import Image, ImageDraw
 from tiny_networks import backbone_file, clip_folder, dino_folder, inception_file
 
 from engine_build.errors import RequestError
-from engine_build.judging.distances import frechet_distance, kernel_distance
-from engine_build.judging.inception import Inception
-from engine_build.judging.likeness import Likeness
-from engine_build.judging.manifest import upright
-from engine_build.judging.perceptual import Lpips
-from engine_build.judging.similarity import Folders, Tools, at_height, measure
-from engine_build.judging.structure import ssim
-from engine_build.judging.usability import usability
+from engine_build.judging.pictures import upright
+from engine_build.judging.similarity.distances import frechet_distance, kernel_distance
+from engine_build.judging.similarity.inception import Inception
+from engine_build.judging.similarity.likeness import Likeness
+from engine_build.judging.similarity.measure import Folders, Tools, at_height, measure
+from engine_build.judging.similarity.perceptual import Lpips
+from engine_build.judging.similarity.structure import ssim
+from engine_build.judging.similarity.usability import usability
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine_build.errors import RequestError
-from engine_build.judging.structure import ssim, ssim_map
+from engine_build.judging.similarity.structure import ssim, ssim_map
 
 Pixels = NDArray[np.float64]
 

@@ -9,7 +9,8 @@ import pytest
 from drawn_set import draw_set
 
 from engine_build.errors import RequestError
-from engine_build.judging.subjects import find_results, read_subjects
+from engine_build.judging.samples import Picture
+from engine_build.judging.similarity.subjects import find_results, read_subjects
 
 
 def touch(folder: Path, names: Iterable[str]) -> Path:
@@ -54,7 +55,9 @@ def test_dresscode_names_results_by_part_unless_one_part_alone_has_the_name(tmp_
 def test_a_set_and_a_plain_folder(tmp_path: Path) -> None:
     subjects = read_subjects(draw_set(tmp_path / "s", (1, 3)))
     assert [len(one.references) for one in subjects] == [1, 3]
-    assert subjects[0].person.name == "0_person.png" and subjects[0].truth == tmp_path / "s" / "set" / "0_truth.png"
+    set_folder = tmp_path / "s" / "set"
+    assert subjects[0].person == Picture(set_folder / "0_person.png")
+    assert subjects[0].truth == Picture(set_folder / "0_truth.png")
     plain = touch(tmp_path / "p", ["b.png", "a.jpg", "notes.txt"])
     assert [(one.id, one.truth) for one in read_subjects(plain)] == [("a", plain / "a.jpg"), ("b", plain / "b.png")]
 

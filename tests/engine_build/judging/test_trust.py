@@ -94,16 +94,18 @@ def test_the_judge_ranks_pairs_as_people_do_or_not(tmp_path: Path) -> None:
 
     trials = {f"t{n}": {"sample": f"s{n:03d}", "garments": 1, "left": "b" if n % 2 else "a"} for n in range(6)}
     key = folder / "page.key.json"
-    key.write_text(json.dumps({"kind": "changeroom-key", "page": "p1", "trials": trials}))
+    told_key = {"kind": "changeroom-key", "page": "p1", "a": "ours", "b": "theirs", "ship": False}
+    key.write_text(json.dumps({**told_key, "missing": {"a": [], "b": []}, "trials": trials}))
     for name, turned in (("agree", False), ("contrary", True)):
         told = {f"t{n}": {"vote": vote(n, turned)} for n in range(6)}
-        (folder / f"{name}.json").write_text(json.dumps({"kind": "changeroom-votes", "page": "p1", "votes": told}))
+        votes = {"kind": "changeroom-votes", "page": "p1", "sitting": name, "votes": told}
+        (folder / f"{name}.json").write_text(json.dumps(votes))
     folders = [folder / "ours", folder / "theirs"]
     agree = report(folders, votes=[folder / "agree.json"], key=key).value["people"]["identity"]
     contrary = report(folders, votes=[folder / "contrary.json"], key=key).value["people"]["identity"]
     assert agree["n"] == 6 and agree["tau"] > 0.7 and contrary["tau"] == -agree["tau"]
-    (folder / "agree.json").write_text(json.dumps({"page": "p2", "votes": {}}))
-    with pytest.raises(RequestError, match="another page"):
+    (folder / "agree.json").write_text(json.dumps({"kind": "changeroom-votes", "page": "p2", "votes": {}}))
+    with pytest.raises(RequestError, match="on the page p2"):
         report(folders, votes=[folder / "agree.json"], key=key)
     with pytest.raises(RequestError, match="none are named"):
         report(folders, key=key)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from engine_build.errors import RequestError
-from engine_build.judging.votes import count, find_key
-from engine_build.judging.wilson import Z95, wilson
+from engine_build.judging.people.votes import count, find_key
+from engine_build.judging.people.wilson import Z95, wilson
 
 PAGE = "ab" * 32
 

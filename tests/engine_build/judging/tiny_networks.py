@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
-from engine_build.judging.perceptual import BACKBONES
+from engine_build.judging.similarity.perceptual import BACKBONES
 
 FEATURES = 16
 

@@ -21,16 +21,17 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.errors import RequestError
-from engine_build.judging import masks as mask_files
-from engine_build.judging.distances import Features, frechet_distance, kernel_distance
-from engine_build.judging.inception import Inception
-from engine_build.judging.likeness import Likeness, cut_out
-from engine_build.judging.manifest import upright
-from engine_build.judging.perceptual import Lpips
-from engine_build.judging.similarity_report import Mean, SetRow, SimilarityReport
-from engine_build.judging.structure import ssim, ssim_map
-from engine_build.judging.subjects import Dressed, Subject, find_results, read_subjects
-from engine_build.judging.usability import usability
+from engine_build.judging.pictures import upright
+from engine_build.judging.samples import Picture
+from engine_build.judging.similarity import masks as mask_files
+from engine_build.judging.similarity.distances import Features, frechet_distance, kernel_distance
+from engine_build.judging.similarity.inception import Inception
+from engine_build.judging.similarity.likeness import Likeness, cut_out
+from engine_build.judging.similarity.perceptual import Lpips
+from engine_build.judging.similarity.report import Mean, SetRow, SimilarityReport
+from engine_build.judging.similarity.structure import ssim, ssim_map
+from engine_build.judging.similarity.subjects import Dressed, Subject, find_results, read_subjects
+from engine_build.judging.similarity.usability import usability
 
 Progress = Callable[[int, int], None]
 
@@ -68,7 +69,7 @@ def measure(folders: Folders, tools: Tools, progress: Progress = lambda done, to
         report.weights["inception"] = tools.inception.digest
     if tools.lpips is not None:
         report.weights[f"lpips {tools.lpips.net}"] = tools.lpips.digest
-    truths: dict[tuple[Path, int], Features] = {}
+    truths: dict[tuple[Path | Picture, int], Features] = {}
     for kind, folder in (("paired", folders.paired), ("unpaired", folders.unpaired)):
         if folder is None:
             continue
@@ -94,7 +95,7 @@ def _rows(
     kind: str,
     found: Sequence[Dressed],
     tools: Tools,
-    truths: dict[tuple[Path, int], Features],
+    truths: dict[tuple[Path | Picture, int], Features],
     progress: Progress,
 ) -> list[SetRow]:
     """A row for every part of DressCode and one for all."""
@@ -122,7 +123,7 @@ def _rows(
 def _features(
     found: Sequence[Dressed],
     inception: Inception,
-    truths: dict[tuple[Path, int], Features],
+    truths: dict[tuple[Path | Picture, int], Features],
     progress: Progress,
 ) -> tuple[Features, Features]:
     """(N, D) of the results and of their photographs, which `truths` remembers by file and size."""
@@ -197,16 +198,16 @@ def _cuts(one: Dressed, masks: Path, garment: int) -> tuple[Image.Image, Image.I
     in_result = mask_files.of_garment_in_result(masks, one.subject, garment)
     if in_result is None:
         return "no mask"
-    result, given = upright(one.result), upright(one.subject.references[garment - 1].file)
+    result, given = upright(one.result), upright(one.subject.references[garment - 1].picture)
     worn = cut_out(result, mask_files.read_mask(in_result, result.size))
     alone = mask_files.of_garment_alone(masks, one.subject, garment)
     shown = given if alone is None else cut_out(given, mask_files.read_mask(alone, given.size))
     return "the mask is empty" if worn is None or shown is None else (worn, shown)
 
 
-def _same_size(one: Dressed, path: Path, result: Image.Image) -> tuple[Tensor, Tensor]:
+def _same_size(one: Dressed, before: Path | Picture, result: Image.Image) -> tuple[Tensor, Tensor]:
     """Photograph and result as (3, H, W) in [0, 1]; a pixel of width lost to rounding is made up, more is refused."""
-    photograph = at_height(upright(path), result.height)
+    photograph = at_height(upright(before), result.height)
     if abs(photograph.width - result.width) > 1:
         raise RequestError(
             f"{one.result} is {result.width}x{result.height}, but {one.subject.id} at that height is "
@@ -217,7 +218,7 @@ def _same_size(one: Dressed, path: Path, result: Image.Image) -> tuple[Tensor, T
     return _tensor(photograph), _tensor(result)
 
 
-def _truth(subject: Subject) -> Path:
+def _truth(subject: Subject) -> Path | Picture:
     if subject.truth is None:
         raise RequestError(f"{subject.id} has no photograph in the garments")
     return subject.truth

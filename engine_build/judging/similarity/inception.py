@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine_build.errors import CheckpointError
-from engine_build.judging.distances import Features
+from engine_build.judging.similarity.distances import Features
 
 SIDE = 299
 BATCH = 16

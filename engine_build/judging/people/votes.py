@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_build.errors import RequestError
-from engine_build.judging.wilson import Share, wilson
+from engine_build.judging.people.wilson import Share, wilson
 
 OUTCOMES = ("win", "tie", "lose")
 

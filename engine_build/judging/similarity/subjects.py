@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine_build.errors import RequestError
-from engine_build.judging.manifest import KINDS, Reference, read_set, result_of
+from engine_build.judging.folders import MANIFEST, manifest
+from engine_build.judging.pictures import KINDS, result_of
+from engine_build.judging.samples import Picture, Reference
 
 PARTS = ("upper_body", "lower_body", "dresses")
 
@@ -30,8 +32,8 @@ class Subject:
     """
 
     id: str
-    person: Path
-    truth: Path | None
+    person: Path | Picture
+    truth: Path | Picture | None
     names: tuple[str, ...]
     group: str = ""
     references: tuple[Reference, ...] = ()
@@ -47,8 +49,8 @@ class Dressed:
 
 def read_subjects(folder: Path, split: str = "test") -> list[Subject]:
     """The people of a folder in a fixed order. Raises RequestError when it holds none."""
-    if (folder / "set.jsonl").is_file():
-        samples = read_set(folder)
+    if (folder / MANIFEST).is_file():
+        samples = manifest(folder / MANIFEST).samples
         found = [Subject(one.id, one.person, one.truth, (one.id,), references=one.references) for one in samples]
     elif any((folder / part / "images").is_dir() for part in PARTS):
         found = _dresscode(folder, split)

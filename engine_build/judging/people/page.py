@@ -27,7 +27,8 @@ from typing import Any
 from PIL import Image
 
 from engine_build.errors import RequestError
-from engine_build.judging.manifest import Sample, result_of, upright
+from engine_build.judging.pictures import result_of, upright
+from engine_build.judging.samples import Picture, Sample
 
 Progress = Callable[[int, int], None]
 SMALL = 480
@@ -97,7 +98,7 @@ def make_page(
                 "id": trial,
                 "person": _kept(pictures, sample.person, SMALL),
                 "garments": [
-                    {"picture": _kept(pictures, reference.file, SMALL), "category": reference.category}
+                    {"picture": _kept(pictures, reference.picture, SMALL), "category": reference.category}
                     for reference in sample.references
                 ],
                 "instruction": sample.instruction,
@@ -130,9 +131,9 @@ def _sided(answered: list[Answered], limit: int | None, dice: random.Random) -> 
     return sided
 
 
-def _kept(pictures: dict[str, str], path: Path, longest: int) -> str:
+def _kept(pictures: dict[str, str], source: Path | Picture, longest: int) -> str:
     """Put a picture among `pictures` as a data URI, at most `longest` pixels high and wide; returns its name there."""
-    picture = upright(path)
+    picture = upright(source)
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=92, subsampling=0)
@@ -149,7 +150,7 @@ def _label(folder: Path, other: Path) -> str:
 
 def _html(told: dict[str, Any]) -> str:
     """The page's one file. `</script>` and `<!--` cannot occur in its data: every `<` there is escaped."""
-    parts = files("engine_build.judging") / "side_by_side"
+    parts = files("engine_build.judging.people") / "assets"
     data = json.dumps(told, sort_keys=True, ensure_ascii=False).replace("<", "\\u003c")
     style, script = ((parts / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     allowed = " ".join(f"{kind}-src 'sha256-{_digest(text)}';" for kind, text in (("style", style), ("script", script)))

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from engine_build.errors import RequestError
-from engine_build.judging.wilson import Share, wilson
+from engine_build.judging.people.wilson import Share, wilson
 
 
 def usability(file: Path, ids: set[str]) -> Share:

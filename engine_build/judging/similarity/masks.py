@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine_build.judging.manifest import KINDS, upright
-from engine_build.judging.subjects import Subject
+from engine_build.judging.pictures import KINDS, upright
+from engine_build.judging.similarity.subjects import Subject
 
 Mask = NDArray[np.bool_]
 
@@ -33,8 +33,9 @@ def of_garment_in_result(masks: Path, subject: Subject, number: int) -> Path | N
 
 def of_garment_alone(masks: Path, subject: Subject, number: int) -> Path | None:
     """The mask of garment `number`, from 1, in its own picture."""
-    file = subject.references[number - 1].file
-    return _there(masks, f"{subject.id}-{number}-garment") or _there(file.parent, f"{file.stem}_mask")
+    file = subject.references[number - 1].picture.path
+    beside = None if file is None else _there(file.parent, f"{file.stem}_mask")
+    return _there(masks, f"{subject.id}-{number}-garment") or beside
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Mask:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine_build.judging.wilson import Share
+from engine_build.judging.people.wilson import Share
 
 COLUMNS = {"fid": "FID", "kid": "KID x1000", "ssim": "SSIM", "lpips": "LPIPS"}
 NAMES = {"ssim": "SSIM", "lpips": "LPIPS", "m_dino": "M-DINO", "m_clip_i": "M-CLIP-I"}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from engine_build.errors import CheckpointError
-from engine_build.judging.inception import file_digest
+from engine_build.judging.similarity.inception import file_digest
 
 TAPS = {"squeeze": (1, 4, 7, 9, 10, 11, 12), "alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}
 """By backbone: the layers whose outputs are compared. squeeze is what CatVTON and FastFit report."""
