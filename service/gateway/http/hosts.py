@@ -2,7 +2,8 @@
 
 A page of a stranger may have its own name resolve to this machine (DNS rebinding) and would then be of the same origin
 as the service. Its requests still say the stranger's name in `Host`, so only known names are answered: those of
-loopback, this machine's own, those of `allowed_hosts`, and every numeric address, which no name server can turn.
+loopback, this machine's own, those of `allowed_hosts` and `public_url`, and every numeric address, which no name server
+can turn.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 import socket
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from service.settings import Settings
 
@@ -32,6 +34,8 @@ class Hosts:
         words = settings.host_names
         self._any = ANY in words
         self._named = {word for word in words if not word.startswith(ANY)}
+        if settings.public_url is not None:
+            self._named.add(str(urlsplit(settings.public_url).hostname))
         self._under = tuple(word[1:] for word in words if word.startswith("*."))
         self._own = {"localhost", socket.gethostname().lower()}
 

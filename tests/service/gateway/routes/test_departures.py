@@ -22,7 +22,7 @@ KEY = {"Idempotency-Key": "left-behind"}
 def leave(live: Live, path: str, files: Any, data: dict[str, str], headers: dict[str, str]) -> None:
     """Send a whole request, wait until its job is in the queue, and hang up; returns once the gateway has noticed."""
     request = httpx.Request("POST", live.url + path, files=files, data=data, headers=headers)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
     head += "".join(f"{k}: {v}\r\n" for k, v in request.headers.items() if k != "host")
     with socket.create_connection(("127.0.0.1", live.port())) as raw:
         raw.sendall(head.encode() + b"\r\n" + request.read())
@@ -90,7 +90,7 @@ def test_who_only_reads_a_job_may_leave(held: Live) -> None:
     with held.client() as client:
         made = client.post("/v1/try-ons", files=parts()).json()
     with socket.create_connection(("127.0.0.1", held.port())) as raw:
-        raw.sendall(f"GET {made['links']['self']} HTTP/1.1\r\nHost: x\r\nPrefer: wait=50\r\n\r\n".encode())
+        raw.sendall(f"GET {made['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=50\r\n\r\n".encode())
         while not held.running():
             time.sleep(0.02)
     assert left_in_flight(held) == 1
