@@ -65,19 +65,19 @@ class AdapterBank:
                 "use fewer or smaller ones, or start it with more adapter_bytes"
             )
 
-    def groups(self, items: Sequence[Item], mixture: Callable[[Item], Mixture]) -> Iterator[list[Item]]:
-        """Items in groups, in their order, whose adapters fit the bank together."""
-        group: list[Item] = []
-        held: dict[str, Adapter] = {}
+    def groups(self, items: Iterable[Item], mixture: Callable[[Item], Mixture]) -> list[list[Item]]:
+        """Items in groups whose adapters fit the bank together, each in the first group that has room for it."""
+        groups: list[tuple[list[Item], dict[str, Adapter]]] = []
         for item in items:
             wanted = {adapter.version: adapter for adapter, _ in mixture(item)}
-            if group and sum(_pages(held | wanted)) > self.places:
-                yield group
-                group, held = [], {}
-            group.append(item)
-            held |= wanted
-        if group:
-            yield group
+            for group, held in groups:
+                if sum(_pages(held | wanted)) <= self.places:
+                    group.append(item)
+                    held |= wanted
+                    break
+            else:
+                groups.append(([item], wanted))
+        return [group for group, _ in groups]
 
     def hold(self, mixtures: Sequence[Mixture], events: Sequence[Counter[tuple[str, str]]]) -> list[Pairs]:
         """Makes all adapters of the mixtures resident, and tells the (place, scale) that each mixture is now.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine_build.cache_keys import together
 from engine_build.config import CheckpointConfig
-from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
+from engine_build.engine import AdapterInfo, EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose
 from engine_build.memory.plan import fit
@@ -30,6 +30,7 @@ from engine_build.options import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, EngineOptio
 from engine_build.request.plan import RequestPlan, plan, reference_tokens
 from engine_build.request.reference_pictures import named_by_pixels
 from engine_build.request.warm_sizes import WarmSize
+from engine_build.runtime.adapter_names import AdapterNames
 from engine_build.runtime.caches import Caches
 from engine_build.runtime.cuda_graphs import GraphSteps
 from engine_build.runtime.latent_state import LatentState
@@ -58,6 +59,7 @@ class TorchEngine:
         self.pipeline = pipeline
         self.config = config
         self.options = options
+        self.names = AdapterNames(pipeline.bank, pipeline.model.kernels.name)
         self._lock = threading.Lock()
         self._text_cost: dict[int, int] = {}
         trained, used = config.reference_attention, pipeline.model.config.reference_attention
@@ -128,13 +130,14 @@ class TorchEngine:
         Raises EngineError when the device is lost, and whatever `on_step` raises.
         """
         with self._lock, torch.inference_mode():
-            batch = [RunningRequest(request, self.approximation) for request in requests]
+            batch = [RunningRequest(request, self.name, self.approximation) for request in requests]
             try:
                 for running in batch:
                     self._guarded(running, self._begin)
                 while waiting := [running for running in batch if running.outcome is None and not running.put_off]:
                     for group in batches(waiting, self._token_budget, lambda running: running.tokens):
-                        self._step(group, on_step)
+                        for held in self._held(group):
+                            self._step(held, on_step)
                 for running in batch:
                     if running.outcome is None:
                         self._run_alone(running, on_step)
@@ -147,6 +150,23 @@ class TorchEngine:
     ) -> None:
         """See `Engine.forget`."""
         self.pipeline.caches.forget(content, words=words, older_than_s=older_than_s)
+
+    def register_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """See `Engine.register_adapter`."""
+        return self.names.register(name, path)
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Engine.remove_adapter`."""
+        self.names.remove(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """See `Engine.adapters`."""
+        return self.names.listed()
+
+    def _held(self, group: list[RunningRequest]) -> Iterable[list[RunningRequest]]:
+        """The group in as many parts as the places for adapters ask for."""
+        bank = self.pipeline.bank
+        return [group] if bank is None else bank.groups(group, lambda running: running.mixture)
 
     def _run_alone(self, running: RunningRequest, on_step: OnStep | None) -> None:
         """The last try of a request that lacked memory: the others are done, and what can be freed is."""
@@ -163,11 +183,13 @@ class TorchEngine:
     def _begin(self, running: RunningRequest) -> None:
         side = self.pipeline.autoencoder.token_pixels
         running.planned = plan(running.request, self.config, side, self.options.overflow)
+        running.mixture, running.used = self.names.resolve(running.request.adapters)
         running.state = self._begin_pass(running, running.planned, running.planned.person, 0)
 
     def _begin_pass(self, running: RunningRequest, planned: RequestPlan, person: ImageInput, turn: int) -> LatentState:
         wanted = planned.passes[turn]
-        conditioning = self.pipeline.condition(wanted.instruction, (person, *wanted.garments), running.meter)
+        pictures = (person, *wanted.garments)
+        conditioning = self.pipeline.condition(wanted.instruction, pictures, running.meter, running.mixture)
         return self.pipeline.begin(conditioning, planned.size, planned.steps, seed=running.request.seed)
 
     def _step(self, batch: Sequence[RunningRequest], on_step: OnStep | None) -> None:
@@ -292,6 +314,7 @@ def load(
         reference_attention=options.reference_attention,
         loras=options.loras,
         fp8=dtype == "fp8",
+        adapter_bytes=options.adapter_bytes,
     )
     if recording := graphs_of(options, pipeline.model):
         pipeline.stepper = recording

@@ -186,7 +186,7 @@ def test_the_least_recently_used_makes_room_and_nothing_is_counted_twice(tmp_pat
     with pytest.raises(RequestError, match="need 4 places of rank 16, the engine has 3"):
         bank.check([wide, a])
     mixtures = [((a, 1.0),), ((b, 1.0),), (), ((a, 2.0), (c, 1.0)), ((wide, 1.0),), ((wide, 2.0),), ((a, 1.0),)]
-    assert [len(group) for group in bank.groups(mixtures, lambda mixture: mixture)] == [4, 2, 1]
+    assert [len(group) for group in bank.groups(mixtures, lambda mixture: mixture)] == [5, 2]
 
 
 @pytest.mark.parametrize(
