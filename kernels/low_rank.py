@@ -123,7 +123,7 @@ def add_low_rank_op(
         rows = (pairs[i : i + width] for i in range(0, len(pairs), width))
         route = Route(tuple(tuple(pair for pair in row if pair[0] >= 0) for row in rows), width)
         given = x if x_scales is None else Quantised(x, x_scales)
-        y.copy_(reference.add_low_rank(y, given, down, up, route, Segments(tuple(lengths))))
+        reference.add_low_rank(y, given, down, up, route, Segments(tuple(lengths)))
         return
     (rank, width_in), width_out, most = down.shape[1:], y.shape[1], slot_table.shape[1]
     low = torch.empty(y.shape[0], most, rank, dtype=torch.float32, device=y.device)
@@ -149,7 +149,7 @@ def _(
 
 
 def add_low_rank(y: Tensor, x: Rows, down: Tensor, up: Tensor, route: Route, segments: Segments) -> Tensor:
-    """`kernels.reference.add_low_rank`, in y itself, which it returns. Raises ValueError as that does.
+    """`kernels.reference.add_low_rank`. Raises ValueError as that does.
 
     Rows of x and y may be any distance apart, adapters of down and up too. x, y, down and up have one dtype, but for
     Quantised x.

@@ -164,25 +164,25 @@ def add_low_rank(y: Tensor, x: Rows, down: Tensor, up: Tensor, route: Route, seg
     """What a linear made of x, and beside it the low-rank paths of each sequence's own adapters.
 
     The rows of a sequence become `y + sum of scale * up[place] @ down[place] @ x` over the (place, scale) that the
-    route gives it, in float32; those of a sequence without any stay as they are. y `(T, M)`, which must not be used
-    afterwards, x `(T, D)`, down `(A, R, D)`, up `(A, M, R)`. Raises ValueError when shapes do not fit.
+    route gives it, in float32; those of a sequence without any stay as they are. y `(T, M)` is changed and returned,
+    x `(T, D)`, down `(A, R, D)`, up `(A, M, R)`. Raises ValueError when shapes do not fit.
 
     Source: SGMV of Punica, Chen et al. 2023, arXiv 2310.18547; S-LoRA, Sheng et al. 2023, arXiv 2311.03285.
     """
     check_low_rank(y, x, down, up, route, segments)
     wide = torch.promote_types(y.dtype, torch.float32)
-    parts = []
     for start, stop, pairs in route.runs(segments):
+        if not pairs:
+            continue
+        given = x[start:stop].to(wide) if isinstance(x, Tensor) else _dense(x, start, stop)
         rows = y[start:stop]
-        if pairs:
-            total = rows.to(wide)
-            given = x[start:stop].to(wide) if isinstance(x, Tensor) else _dense(x, start, stop)
-            for place, scale in pairs:
-                low = scale * F.linear(given, down[place].to(wide))  # (rows, R)
-                total = torch.addmm(total, low, up[place].to(wide).T)
-            rows = total.to(y.dtype)
-        parts.append(rows)
-    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else y
+        total = rows if y.dtype == wide else rows.to(wide)
+        for place, scale in pairs:
+            low = scale * F.linear(given, down[place].to(wide))  # (rows, R)
+            total.addmm_(low, up[place].to(wide).T)
+        if total is not rows:
+            rows.copy_(total)
+    return y
 
 
 def check_low_rank(y: Tensor, x: Rows, down: Tensor, up: Tensor, route: Route, segments: Segments) -> None:
