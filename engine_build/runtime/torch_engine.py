@@ -91,6 +91,7 @@ class TorchEngine:
     def warm_up(self) -> None:
         """One step of every load that the declared buckets promise, forgotten afterwards. Raises EngineError.
 
+        Again with the first adapter where any is registered: kernels and graphs with adapters are others.
         With none declared: the default size, with one garment, or with CUDA graphs with each number of them.
         """
         graphs = isinstance(self.pipeline.stepper, GraphSteps)
@@ -98,18 +99,22 @@ class TorchEngine:
         for bucket in self.options.warm or (WarmSize(*self.config.default_size, most),):
             for garments, requests in bucket.loads():
                 self._warm_up((bucket.width, bucket.height), garments, requests)
+                for adapter in self.adapters()[:1]:
+                    self._warm_up((bucket.width, bucket.height), garments, requests, ((adapter.name, 1.0),))
         if self.options.previews:
             side, (width, height) = self.pipeline.autoencoder.token_pixels, self.config.default_size
             grid = (self.pipeline.autoencoder.channels, height // side, width // side)
             self.pipeline.autoencoder.preview_pixels(torch.zeros(grid, device=self.pipeline.device))
         self.pipeline.caches.clear()
 
-    def _warm_up(self, size: tuple[int, int], garments: int, requests: int) -> None:
+    def _warm_up(
+        self, size: tuple[int, int], garments: int, requests: int, adapters: tuple[tuple[str, float], ...] = ()
+    ) -> None:
         grey = ImageInput(Image.new("RGB", size, "grey"), "warm-up")
         told = compose([GarmentPhrase("tops")] * garments)
         worn = (replace(grey, category="tops"),) * garments
-        asked = [TryOnRequest(f"warm-up {i}", grey, worn, told, steps=1, size=size) for i in range(requests)]
-        for outcome in self.run(asked):
+        asked = TryOnRequest("warm-up", grey, worn, told, steps=1, size=size, adapters=adapters)
+        for outcome in self.run([asked] * requests):
             if outcome.error is not None:
                 raise EngineError(f"the engine cannot run: {outcome.error}") from outcome.error
 

@@ -27,9 +27,12 @@ def write_lora(
     return path
 
 
-def four(folder: Path, model: MMDiT) -> list[Path]:
-    """Four that have little in common: everything, text alone, the last block with a large rank, some projections."""
-    sizes = PageLayout.of(model).sizes
+def four(folder: Path, model: MMDiT, sizes: dict[str, tuple[int, int]] | None = None) -> list[Path]:
+    """Four that have little in common: everything, text alone, the last block with a large rank, some projections.
+
+    `sizes` are those of a model that has adapters beside its linears already.
+    """
+    sizes = sizes or PageLayout.of(model).sizes
     last = f"single_transformer_blocks.{model.config.num_single_layers - 1}."
     return [
         write_lora(folder / "all.safetensors", sizes, 1),

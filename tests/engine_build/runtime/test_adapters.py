@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_files import four, write_lora
+from test_cuda_graphs import Recorder
 from test_engine import KLEIN_LIKE, NANO_LIKE, apart, request
 from tiny import write_checkpoint
 
@@ -17,6 +18,7 @@ from engine_build.errors import BackendError, CheckpointError, EngineError, Requ
 from engine_build.memory.plan import make_plan
 from engine_build.model.shapes import parts_of
 from engine_build.options import EngineOptions
+from engine_build.runtime.cuda_graphs import GraphSteps
 from engine_build.runtime.latent_state import LatentState
 from engine_build.runtime.torch_engine import TorchEngine, load
 
@@ -204,6 +206,42 @@ def test_a_packed_step_is_packed_again_when_its_adapter_has_moved(
     undisturbed = drawn()
     for disturbers in (("text", "some"), ("some",), ("text", "some", "text")):
         assert torch.equal(drawn(*disturbers), undisturbed)
+
+
+def test_graphs_draw_the_same_pictures_while_adapters_come_and_go(
+    folders: dict[str, Path], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three places for six: adapters are thrown out and loaded elsewhere between the replays of the same graphs."""
+    engine, eager = dressed(folders["isolated"], files, places=3), dressed(folders["isolated"], files)
+    recorder = Recorder()
+    graphs = GraphSteps(engine.pipeline.model, recorder, max_bytes=1 << 30, prefix_tokens=1024)
+    monkeypatch.setattr(engine.pipeline, "stepper", graphs)
+    asked = [*MIXED, request("plain", 2, seed=9)]
+    for _ in range(2):
+        for mine, other in zip(engine.run(asked), eager.run(asked), strict=True):
+            assert (mine.status, mine.error) == ("succeeded", None)
+            assert apart(mine.image, other.image) <= 1
+    assert engine.pipeline.bank.evictions > 6
+    assert recorder.recorded == len(graphs.buckets) == 2
+    assert recorder.replayed == 2 * 2 * 3
+
+
+def test_a_warm_up_records_graphs_with_adapters_where_there_are_any(
+    folders: dict[str, Path], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, recorder = dressed(folders["isolated"], {}), Recorder()
+    graphs = GraphSteps(engine.pipeline.model, recorder, max_bytes=1 << 30, prefix_tokens=1024)
+    monkeypatch.setattr(engine.pipeline, "stepper", graphs)
+    engine.warm_up()
+    assert engine.pipeline.model.adapting is None
+    before = recorder.recorded
+    engine.register_adapter("all", files["all"])
+    engine.warm_up()
+    assert {bucket.adapters for bucket in graphs.buckets} == {0, 1}
+    warmed = recorder.recorded
+    assert warmed == 2 * before
+    one(engine, request("first", adapters=(("all", 1.0),)))
+    assert recorder.recorded == warmed
 
 
 def test_another_file_under_a_name_is_its_next_version(folders: dict[str, Path], files: dict[str, Path]) -> None:
