@@ -7,6 +7,7 @@
 #   make bench-gateway   requests per second and added milliseconds of everything but the engine
 #   make bench-overload  goodput, time to reject and fairness beyond capacity; make bench-capacity checks the simulation
 #   make bench-gpu       try-ons on this GPU against diffusers; PRESET=tstars-5b make bench-gpu for another shape
+#   make bench-adapters  distinct adapters in a stream of try-ons against none, on the GPU or one thread of the CPU
 #   make gpu-check       GPU tests, both large shapes measured and TensorRT, each within MINUTES (8), in one file
 #   make refresh-constraints   the newest versions into constraints.txt and the images' locks, and every test on them
 #
@@ -26,7 +27,7 @@ INSTALL := $(PIP) install -c constraints.txt
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-browser run test lint test-faults fuzz bench-gateway bench-overload bench-capacity bench-gpu gpu-check refresh-constraints clean
+.PHONY: help setup setup-test setup-browser run test lint test-faults fuzz bench-gateway bench-overload bench-capacity bench-gpu bench-adapters gpu-check refresh-constraints clean
 
 help:
 	@sed -n '3,12p' Makefile | sed 's/^# *//'
@@ -135,6 +136,9 @@ PRESET ?= klein-4b
 bench-gpu: setup
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) -e '.[gpu]'
 	$(BIN)/changeroom engine bench --preset $(PRESET) --json loadtests/results
+
+bench-adapters: setup
+	$(BIN)/changeroom engine bench-adapters --json loadtests/results/adapters.json
 
 # A part that was run again replaces its own entry of that day: make gpu-check PARTS=tests,klein-4b
 PARTS ?= tests,klein-4b,tstars-5b,tensorrt

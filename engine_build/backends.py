@@ -24,12 +24,14 @@ def load_engine(
     warm: str = "",
     loras: Sequence[tuple[Path, float]] = (),
     overflow: Literal["sheets", "sequential"] = "sheets",
+    adapter_bytes: int = 1 << 30,
 ) -> Engine:
     """Load the engine for `model` ('nano', a folder or a hub id), keeping K/V of garments up to a size in bytes.
 
     `token_budget` bounds one forward, `graph_bytes` CUDA graphs (0: none); None leaves them to the device's memory.
     `warm` declares what the warm-up makes ready, like `768x1024:6*2,1024x1024` (`engine_build.request.warm_sizes`).
-    `loras` are files and strengths, merged into the weights. `overflow` says what becomes of garments beyond the
+    `loras` are files and strengths, merged into the weights; `adapter_bytes` bound the adapters that requests choose
+    (0: none), which the tensorrt backend does not run. `overflow` says what becomes of garments beyond the
     checkpoint's references: laid out together on contact sheets, or put on in several passes.
     Raises CheckpointError for a checkpoint that does not load, BackendError for a backend that is not here,
     RequestError for buckets or a dtype that do not exist.
@@ -42,6 +44,7 @@ def load_engine(
         warm=WarmSize.parse_all(warm),
         loras=tuple(loras),
         overflow=overflow,
+        adapter_bytes=adapter_bytes,
     )
     if backend == "tensorrt":
         # Graphs and their tools are read only by who asked for them.

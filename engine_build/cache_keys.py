@@ -5,7 +5,7 @@
               several photos on one sheet         a1b2+c3d4
               a pass's picture, of this person    9e8f+a1b2
     latents   (name, (width, height))
-    K/V       (checkpoint, name, (width, height))
+    K/V       (checkpoint, name, (width, height), ((adapter's hash, scale), …))
 
 Keys name content, never slots or requests. From each of them one can tell whose photos went into it, so that erasing
 a photo also erases whatever was made from it.
@@ -18,6 +18,7 @@ from collections.abc import Collection, Hashable, Iterable
 
 Key = tuple[Hashable, ...]
 Size = tuple[int, int]
+Adapters = tuple[tuple[str, float], ...]  # content hash and scale of each
 
 
 def as_person(name: str) -> str:
@@ -35,9 +36,9 @@ def latents_key(name: str, size: Size) -> Key:
     return (name, size)
 
 
-def reference_key(checkpoint: str, name: str, size: Size) -> Key:
-    """Keys and values of a reference, which depend on the weights too."""
-    return (checkpoint, name, size)
+def reference_key(checkpoint: str, name: str, size: Size, adapters: Adapters = ()) -> Key:
+    """Keys and values of a reference, which depend on the weights too, and on the adapters beside them."""
+    return (checkpoint, name, size, adapters)
 
 
 def made_from(key: Hashable, hashes: Collection[str]) -> bool:

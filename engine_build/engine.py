@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -31,7 +32,10 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class TryOnRequest:
-    """One try-on. `size` is (width, height) in pixels; None keeps the person's aspect at the default area."""
+    """One try-on. `size` is (width, height) in pixels; None keeps the person's aspect at the default area.
+
+    `adapters` are (name, scale) of adapters registered with the engine, which add up.
+    """
 
     id: str
     person: ImageInput
@@ -40,6 +44,25 @@ class TryOnRequest:
     seed: int = 0
     steps: int | None = None
     size: tuple[int, int] | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """A registered adapter: its name, the hash of its file's content, what it takes on the host or in the bank."""
+
+    name: str
+    version: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """An adapter that a picture was made with, and how strongly."""
+
+    name: str
+    version: str
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,8 @@ class Outcome:
     """What became of one request. Exactly one of `image` and `error` is set, neither when canceled.
 
     `stages` are seconds by stage name: text, vae_encode, denoise, vae_decode.
-    `cache` counts events by (cache, result), for example {("reference_kv", "hit"): 2}.
+    `cache` counts events by (cache, result), for example {("reference_kv", "hit"): 2}; of the bank of adapters
+    ("adapter", "hit" | "load" | "eviction" | "loaded_bytes"). `base` is the model, `adapters` what was beside it.
     """
 
     request_id: str
@@ -72,6 +96,8 @@ class Outcome:
     cache: Mapping[tuple[str, str], int] = field(default_factory=dict)
     nfe: int = 0
     approximation: str | None = None
+    base: str = ""
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,22 @@ class Engine(Protocol):
 
     def warm_up(self) -> None:
         """Run one small try-on so that the first request pays for nothing."""
+        ...
+
+    def register_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """Let requests name a LoRA file; another file under a name is its next version. From any thread, at any time.
+
+        Raises CheckpointError for a file that is no LoRA of the model's blocks, RequestError for one that is larger
+        than the bank, BackendError where there is no bank.
+        """
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget a name; requests that began with it keep what they have. Raises RequestError for an unknown one."""
+        ...
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """What requests can name now, by name."""
         ...
 
     def cost(self, width: int, height: int, garments: int) -> int:

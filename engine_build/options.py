@@ -20,7 +20,8 @@ class EngineOptions:
 
     `reference_attention` other than the checkpoint's own is an approximation and every outcome says so.
     `overflow` decides what happens to garments beyond the checkpoint's places. `loras` are files and their
-    strengths, merged into the weights. Cache sizes are in bytes. `graphs` None records CUDA graphs where kernels
+    strengths, merged into the weights; `adapter_bytes` bound what adapters take that requests choose by name. Cache
+    sizes are in bytes. `graphs` None records CUDA graphs where kernels
     and device allow it, within `graph_bytes` (None: up to GRAPH_BYTES), with room for `graph_prefix_tokens` of
     cached references. `warm` are the buckets that a warm-up makes ready, none for the default size alone.
     """
@@ -38,3 +39,4 @@ class EngineOptions:
     text_cache_bytes: int = 256 << 20
     latent_cache_bytes: int = 256 << 20
     reference_cache_bytes: int = 1 << 30
+    adapter_bytes: int = 1 << 30

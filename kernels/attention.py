@@ -22,6 +22,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import reference
 from kernels.launch import INTERPRETED, row_stride, takes_kernel
+from kernels.products import dot
 from kernels.segments import Segments
 
 HEAD_DIMS = (32, 64, 128)
@@ -47,14 +48,6 @@ def tile_for(head_dim: int, dtype: torch.dtype, tma: bool = False) -> Tile:
 
 
 @triton.jit
-def _dot(b_a: tl.tensor, b_b: tl.tensor, b_acc: tl.tensor, WIDE: tl.constexpr) -> tl.tensor:
-    """b_a @ b_b + b_acc in float32. Triton's interpreter multiplies bfloat16 as raw bits, hence WIDE."""
-    if WIDE:
-        b_a, b_b = b_a.to(tl.float32), b_b.to(tl.float32)
-    return tl.dot(b_a, b_b, b_acc, input_precision="ieee")
-
-
-@triton.jit
 def _fold(
     b_q: tl.tensor, b_k: tl.tensor, b_v: tl.tensor, m_n: tl.tensor,
     b_acc: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, scale: tl.tensor,
@@ -62,7 +55,7 @@ def _fold(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Adds one block of keys and values to the running softmax."""
     # [BLOCK_M, BLOCK_N]
-    b_s = _dot(b_q, b_k, tl.zeros([b_q.shape[0], b_k.shape[1]], tl.float32), WIDE) * scale
+    b_s = dot(b_q, b_k, tl.zeros([b_q.shape[0], b_k.shape[1]], tl.float32), WIDE) * scale
     if MASKED:
         b_s = tl.where(m_n[None, :], b_s, float("-inf"))
     # [BLOCK_M]
@@ -72,7 +65,7 @@ def _fold(
     b_p = tl.exp2(b_s - b_new[:, None])
     b_sum = b_sum * b_decay + tl.sum(b_p, 1)
     # [BLOCK_M, E]
-    b_acc = _dot(b_p.to(b_v.dtype), b_v, b_acc * b_decay[:, None], WIDE)
+    b_acc = dot(b_p.to(b_v.dtype), b_v, b_acc * b_decay[:, None], WIDE)
     return b_acc, b_new, b_sum
 
 

@@ -49,6 +49,7 @@ class Kernels:
     quantise: Callable[..., Quantised] = reference.quantise
     group_norm_silu: Callable[..., Tensor] = reference.group_norm_silu
     feed: Callable[[Tensor], Rows] = reference.feed
+    add_low_rank: Callable[..., Tensor] = reference.add_low_rank
 
     @property
     def fused(self) -> bool:
@@ -85,7 +86,7 @@ def _through_tensor_maps(kernels: Kernels) -> Kernels:
 
 def _triton() -> Kernels:
     try:
-        from kernels import adaln, attention, gated_mlp, group_norm, launch, qk_norm_rope, quantise
+        from kernels import adaln, attention, gated_mlp, group_norm, launch, low_rank, qk_norm_rope, quantise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
@@ -108,4 +109,5 @@ def _triton() -> Kernels:
         swiglu_fp8=gated_mlp.swiglu_fp8,
         quantise=quantise.quantise_rows,
         group_norm_silu=group_norm.group_norm_silu,
+        add_low_rank=low_rank.add_low_rank,
     )

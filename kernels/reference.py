@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.fp8 import Quantised, quantise_twin
+from kernels.fp8 import Quantised, Rows, quantise_twin
+from kernels.routes import Route
 from kernels.segments import Heads, Interleaved, Segments
 
 
@@ -159,9 +160,53 @@ def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
+def add_low_rank(y: Tensor, x: Rows, down: Tensor, up: Tensor, route: Route, segments: Segments) -> Tensor:
+    """What a linear made of x, and beside it the low-rank paths of each sequence's own adapters.
+
+    The rows of a sequence become `y + sum of scale * up[place] @ down[place] @ x` over the (place, scale) that the
+    route gives it, in float32; those of a sequence without any stay as they are. y `(T, M)` is changed and returned,
+    x `(T, D)`, down `(A, R, D)`, up `(A, M, R)`. Raises ValueError when shapes do not fit.
+
+    Source: SGMV of Punica, Chen et al. 2023, arXiv 2310.18547; S-LoRA, Sheng et al. 2023, arXiv 2311.03285.
+    """
+    check_low_rank(y, x, down, up, route, segments)
+    wide = torch.promote_types(y.dtype, torch.float32)
+    for start, stop, pairs in route.runs(segments):
+        if not pairs:
+            continue
+        given = x[start:stop].to(wide) if isinstance(x, Tensor) else _dense(x, start, stop)
+        rows = y[start:stop]
+        total = rows if y.dtype == wide else rows.to(wide)
+        for place, scale in pairs:
+            low = scale * F.linear(given, down[place].to(wide))  # (rows, R)
+            total.addmm_(low, up[place].to(wide).T)
+        if total is not rows:
+            rows.copy_(total)
+    return y
+
+
+def check_low_rank(y: Tensor, x: Rows, down: Tensor, up: Tensor, route: Route, segments: Segments) -> None:
+    """Raises ValueError when the arguments of `add_low_rank` do not fit each other."""
+    shape = x.shape if isinstance(x, Tensor) else x.values.shape
+    _check_segments(y, segments, "y")
+    if len(route) != len(segments):
+        raise ValueError(f"a route of {len(route)} sequences for {len(segments)} segments")
+    (tokens, width), (places, rank, made) = shape, (down.shape[0], down.shape[1], y.shape[1])
+    if tokens != y.shape[0] or down.shape != (places, rank, width) or up.shape != (places, made, rank):
+        raise ValueError(
+            f"x {tuple(shape)} through down {tuple(down.shape)} and up {tuple(up.shape)} does not make {tuple(y.shape)}"
+        )
+    if used := [place for pairs in route.pairs for place, _ in pairs if not 0 <= place < places]:
+        raise ValueError(f"there is no place {used[0]} among {places}")
+
+
 def feed(x: Tensor) -> Tensor:
     """What a linear is given that no other kernel precedes: x itself, or `quantise` of it for an FP8 linear."""
     return x
+
+
+def _dense(x: Quantised, start: int, stop: int) -> Tensor:
+    return x.values[start:stop].float() * x.scales[start:stop, None]
 
 
 def _prepend(prefix: Tensor, own: Tensor, groups: int, draws: int, prefix_length: int, length: int) -> Tensor:

@@ -15,6 +15,8 @@ from torch import nn
 
 from engine_build.errors import MemoryShortage, RequestError
 from engine_build.memory.activations import decode_peak, forward_peak, shapes_only
+from engine_build.model.adapter_bank import places_within
+from engine_build.model.adapters import RANK, PageLayout
 from engine_build.model.shapes import CheckpointShapes, parts_of
 from engine_build.model.weights import DTYPES, empty_model
 from engine_build.options import GPU_TOKEN_BUDGET, GRAPH_BYTES, EngineOptions
@@ -82,6 +84,9 @@ def make_plan(parts: CheckpointShapes, *, dtype: str, backend: str, options: Eng
     ]
     if not joint:
         rows.append(MemoryRow("reference KV cache", options.reference_cache_bytes, f"bound; {kept} bytes a token"))
+    page = PageLayout.of(model).elements * number.itemsize
+    if places := places_within(options.adapter_bytes, page):
+        rows.append(MemoryRow("adapters", places * page, f"{places} places of rank {RANK}"))
     if fused and options.graphs is not False:
         rows.append(
             MemoryRow("CUDA graphs", GRAPH_BYTES if options.graph_bytes is None else options.graph_bytes, "bound")

@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine_build.config import ModelConfig
+from engine_build.model.adapted_linear import Adapting, plain, some
 from engine_build.model.packing import PackedBatch
 from engine_build.model.reference_kv import Prefix, ReferenceKV, Rope, StepConstants
-from kernels import Kernels, Segments, select
+from kernels import Kernels, Route, Segments, select
 from kernels.fp8 import Fp8Linear, Quantised, Rows
 from kernels.segments import Heads, Interleaved
 
@@ -43,6 +44,7 @@ class MMDiT(nn.Module):
         d = config.width
         self.config = config
         self.kernels = kernels or select("torch")
+        self.adapting: Adapting | None = None  # what its adapted linears share, once there are any
         self.time_guidance_embed = TimeEmbedding(config)
         self.double_stream_modulation_img = Modulation(d, 6)
         self.double_stream_modulation_txt = Modulation(d, 6)
@@ -50,9 +52,7 @@ class MMDiT(nn.Module):
         self.x_embedder = nn.Linear(config.in_channels, d, bias=False)
         self.context_embedder = nn.Linear(config.joint_attention_dim, d, bias=False)
         self.transformer_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.num_layers))
-        self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(config) for _ in range(config.num_single_layers)
-        )
+        self.single_transformer_blocks = nn.ModuleList(SingleBlock(config) for _ in range(config.num_single_layers))
         self.norm_out = Modulation(d, 2)
         self.proj_out = nn.Linear(d, config.output_channels, bias=False)
 
@@ -78,6 +78,7 @@ class MMDiT(nn.Module):
     def forward(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> Tensor:
         """Velocity `(sum L, output channels)` of the target tokens, in the batch's order.
 
+        Each sequence, with its references, goes through the adapters that the batch's route gives it.
         Without `reference_kv`, references in the batch are encoded in the same pass, with gradients. With
         it, the batch's own references are ignored and must be the ones that were encoded; each of its groups
         serves `batch.draws` consecutive sequences. Raises ValueError when the groups do not fit.
@@ -97,9 +98,7 @@ class MMDiT(nn.Module):
         if reference_kv is not None:
             groups = reference_kv.group_segments
             if len(batch) % len(groups):
-                raise ValueError(
-                    f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv"
-                )
+                raise ValueError(f"{len(batch)} sequences do not divide into the {len(groups)} groups of reference_kv")
             prefix = Prefix(reference_kv.keys, reference_kv.values, groups, len(batch) // len(groups))
         beside = batch.group_segments if joint else Segments((0,) * len(batch), batch.target_segments.fixed)
         references, ids = batch.references[: beside.total], batch.reference_ids[: beside.total]
@@ -117,6 +116,7 @@ class MMDiT(nn.Module):
             joint=whole,
             prefix=prefix,
             guidance=batch.guidance,
+            route=batch.route,
         )
 
     def velocity(self, constants: StepConstants, target: Tensor, sigma: Tensor) -> Tensor:
@@ -126,6 +126,10 @@ class MMDiT(nn.Module):
         Starts no copy between host and device and waits for none.
         """
         c, k = self.config, self._producers
+        joint = constants.joint
+        self._adapt(
+            constants.route, text=joint.first, image=joint.second, joint=joint.segments, target=constants.image.first
+        )
         time = self.time_guidance_embed(sigma, constants.guidance)  # (N, D)
         image_mod = self.double_stream_modulation_img(time)  # 6 x (N, D)
         text_mod = self.double_stream_modulation_txt(time)
@@ -134,10 +138,10 @@ class MMDiT(nn.Module):
         image = constants.image.join(self.x_embedder(target.to(self.dtype)), constants.references)  # (Ti, D)
         for i, double in enumerate(self._double_blocks):
             text, image = double(text, image, text_mod, image_mod, constants, k, constants.attending(i))
-        x = constants.joint.join(text, image)  # (T, D)
+        x = joint.join(text, image)  # (T, D)
         *singles, last = self._single_blocks
         for i, single in enumerate(singles, len(self.transformer_blocks)):
-            x = single(x, single_mod, constants.joint_rope, constants.joint.segments, k, constants.attending(i))
+            x = single(x, single_mod, constants.joint_rope, joint.segments, k, constants.attending(i))
         x = last.targets(x, single_mod, constants, k, constants.attending(c.layers - 1))  # (sum L, D)
         scale, shift = self.norm_out(time)
         made: Tensor = self.proj_out(self.kernels.adaln(x, shift, scale, constants.image.first, c.eps))  # (sum L, C)
@@ -146,8 +150,15 @@ class MMDiT(nn.Module):
     @property
     def _producers(self) -> Kernels:
         """The kernels of the blocks: those with FP8 outputs where the blocks' linears are FP8."""
-        converted = isinstance(self._single_blocks[0].attn.to_out, Fp8Linear)
+        converted = isinstance(plain(self._single_blocks[0].attn.to_out), Fp8Linear)
         return self.kernels.quantising() if converted else self.kernels
+
+    def _adapt(self, route: Route | None, **segments: Segments) -> None:
+        """Tells the adapted linears what the pass that begins is made of. Raises ValueError when there are none."""
+        if self.adapting is not None:
+            self.adapting.enter(route, **segments)
+        elif route is not None:
+            raise ValueError("the batch goes through adapters, of which the model has none")
 
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
         """Keys and values of the batch's references, differentiable, independent of text and target.
@@ -172,6 +183,8 @@ class MMDiT(nn.Module):
         rope = rope_table(ids, c)
         attended = batch.reference_segments if isolated else batch.group_segments
         everything = Segments((batch.reference_segments.total,))
+        of_requests = None if batch.route is None else Route(batch.route.pairs[:: batch.draws], batch.route.width)
+        self._adapt(of_requests, image=batch.group_segments, joint=batch.group_segments)
         time = self.time_guidance_embed(batch.sigma.new_zeros(1), None)  # (1, D)
         image_mod = self.double_stream_modulation_img(time)
         single_mod = self.single_stream_modulation(time)
@@ -200,9 +213,7 @@ class MMDiT(nn.Module):
         size = self.config.axes_dims_rope[0]
         delta = kv.segments.per_token((slots - kv.slots).double())
         cos, sin = axis_table(delta, size, self.config.rope_theta)
-        keys = tuple(
-            torch.cat((self.kernels.rope(k[..., :size], cos, sin), k[..., size:]), dim=-1) for k in kv.keys
-        )
+        keys = tuple(torch.cat((self.kernels.rope(k[..., :size], cos, sin), k[..., size:]), dim=-1) for k in kv.keys)
         return replace(kv, keys=keys, slots=slots)
 
     @property
@@ -396,26 +407,16 @@ class ParallelAttention(nn.Module):
 
     def heads(self, x: Rows, rope: Rope) -> Heads:
         """`project` without the MLP's input."""
-        qkv = _some(self.to_qkv_mlp_proj, x, slice(0, sum(self.widths[:3])))
+        qkv = some(self.to_qkv_mlp_proj, x, slice(0, sum(self.widths[:3])), "joint")
         return self._heads(qkv.chunk(3, dim=-1), rope)
 
     def mlp(self, x: Rows) -> Tensor:
-        """`project` without q, k and v."""
-        return _some(self.to_qkv_mlp_proj, x, slice(sum(self.widths[:3]), None))
+        """`project` of the target's tokens, without q, k and v."""
+        return some(self.to_qkv_mlp_proj, x, slice(sum(self.widths[:3]), None), "target")
 
     def _heads(self, qkv: Iterable[Tensor], rope: Rope) -> Heads:
         q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in qkv)
         return Heads(q, k, v, self.norm_q.weight, self.norm_k.weight, *rope)
-
-
-def _some(linear: nn.Module, x: Rows, rows: slice) -> Tensor:
-    """Some of a linear's outputs. A linear with adapters beside its weights computes all of them."""
-    if isinstance(linear, Fp8Linear):
-        return linear.rows(x, rows)
-    if type(linear) is nn.Linear and isinstance(x, Tensor):
-        return F.linear(x, linear.weight[rows])
-    whole: Tensor = linear(x)
-    return whole[:, rows]
 
 
 class FeedForward(nn.Module):
@@ -489,8 +490,7 @@ def sinusoid(timestep: Tensor, channels: int) -> Tensor:
 def rope_table(ids: Tensor, config: ModelConfig) -> Rope:
     """cos and sin `(T, E/2)` float32 of RoPE ids `(T, 4)`; angles in float64."""
     tables = [
-        axis_table(ids[:, axis].double(), size, config.rope_theta)
-        for axis, size in enumerate(config.axes_dims_rope)
+        axis_table(ids[:, axis].double(), size, config.rope_theta) for axis, size in enumerate(config.axes_dims_rope)
     ]
     return torch.cat([cos for cos, _ in tables], dim=-1), torch.cat([sin for _, sin in tables], dim=-1)
 

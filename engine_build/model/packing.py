@@ -12,7 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kernels import Segments
+from kernels import Route, Segments
+from kernels.routes import Pairs
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Reference:
 class Sequence:
     """One request: text `(Lt, Dt)`, noisy target `(L, C)` with ids `(L, 4)`, sigma in [0, 1], references.
 
-    text_ids `(Lt, 4)` default to l = 0, 1, 2…; guidance is the embedded scale of models that have one.
+    text_ids `(Lt, 4)` default to l = 0, 1, 2…; guidance is the embedded scale of models that have one. adapters are
+    (place, scale) of low-rank adapters in the model's bank, which all its tokens go through.
     """
 
     text: Tensor
@@ -37,6 +39,7 @@ class Sequence:
     references: tuple[Reference, ...] = ()
     text_ids: Tensor | None = None
     guidance: float | None = None
+    adapters: Pairs = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class PackedBatch:
     """N sequences concatenated. References belong to groups of `draws` consecutive sequences.
 
     text `(sum Lt, Dt)`, target `(sum L, C)`, references `(sum Lr, C)`, ids `(…, 4)`, sigma `(N,)` float32.
-    reference_segments holds one length per reference, reference_counts the references per group.
+    reference_segments holds one length per reference, reference_counts the references per group. route tells the
+    adapters of every sequence, None when none has any.
     """
 
     text: Tensor
@@ -60,6 +64,7 @@ class PackedBatch:
     sigma: Tensor
     guidance: Tensor | None = None
     draws: int = 1
+    route: Route | None = None
 
     def __len__(self) -> int:
         return len(self.target_segments)
@@ -88,8 +93,8 @@ class PackedBatch:
 def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> PackedBatch:
     """Concatenates requests. With draws n, each n consecutive sequences share the first one's references.
 
-    Raises ValueError for no sequences, a number not divisible by draws, references on a sequence that
-    shares another's, guidance on some sequences only, or ids that do not fit their tokens.
+    Raises ValueError for no sequences, a number not divisible by draws, references or adapters on a sequence that
+    shares another's references, guidance on some sequences only, or ids that do not fit their tokens.
     """
     if not sequences:
         raise ValueError("nothing to pack: no sequences")
@@ -99,9 +104,9 @@ def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> Pa
         _check(sequence, i)
         owner = sequences[i - i % draws]
         if sequence.references and sequence.references is not owner.references:
-            raise ValueError(
-                f"sequence {i} shares references with sequence {i - i % draws} and cannot have its own"
-            )
+            raise ValueError(f"sequence {i} shares references with sequence {i - i % draws} and cannot have its own")
+        if sequence.adapters != owner.adapters:
+            raise ValueError(f"sequence {i} shares references with sequence {i - i % draws} and needs its adapters")
     groups = [s.references for s in sequences[::draws]]
     references = [r for group in groups for r in group]
     first = sequences[0].target
@@ -122,13 +127,11 @@ def pack(sequences: list[Sequence] | tuple[Sequence, ...], draws: int = 1) -> Pa
         reference_segments=Segments(tuple(len(r.tokens) for r in references)),
         reference_counts=tuple(len(group) for group in groups),
         sigma=torch.stack(
-            [
-                torch.as_tensor(s.sigma, dtype=torch.float32, device=first.device).reshape(())
-                for s in sequences
-            ]
+            [torch.as_tensor(s.sigma, dtype=torch.float32, device=first.device).reshape(()) for s in sequences]
         ),
         guidance=torch.tensor(guided, dtype=torch.float32, device=first.device) if guided else None,
         draws=draws,
+        route=Route(tuple(s.adapters for s in sequences)) if any(s.adapters for s in sequences) else None,
     )
 
 

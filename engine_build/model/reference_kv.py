@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels import Segments
+from kernels import Route, Segments
 from kernels.segments import Interleaved
 
 Rope = tuple[Tensor, Tensor]  # cos, sin: (T, E/2) float32
@@ -95,6 +95,7 @@ class StepConstants:
 
     text `(Tt, D)` and references `(P, D)` embedded, references only where they are joint; `image` tells how
     target and references make the image stream, `joint` how text and image make the joint sequence.
+    `route` tells the adapters of every sequence, None when none has any.
     """
 
     text: Tensor
@@ -106,6 +107,7 @@ class StepConstants:
     joint: Interleaved
     prefix: Prefix | None = None
     guidance: Tensor | None = None
+    route: Route | None = None
 
     def attending(self, layer: int) -> dict[str, object]:
         """Keyword arguments of `kernels.attention` in a layer, counted through both kinds of blocks."""

@@ -1,9 +1,9 @@
 """A denoising step as a CUDA graph, one for each bucket of sizes, in bounded memory.
 
 A graph is fixed in its shapes and in where its tensors lie. So a batch is filled up to its bucket with requests
-that mean nothing, its lengths go into tables on the device, and everything that stays the same from step to
-step (`StepConstants`) is copied once into the graph's own tensors; after that a step is one launch. Filling
-costs at most a few percent of the tokens and changes no result: packed requests do not see each other.
+that mean nothing, its lengths and its adapters' places go into tables on the device, and everything that stays
+the same from step to step (`StepConstants`) is copied once into the graph's own tensors; after that a step is one
+launch. Filling costs at most a few percent of the tokens and changes no result: packed requests do not see each other.
 
 Keys and values of cached references lie in one arena that all graphs share, since one batch runs at a time.
 Graphs are kept up to a bound in bytes, the least recently used go first. What has no graph runs eagerly, and
@@ -54,13 +54,17 @@ class Eager:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Sizes of a graph, in tokens; `sequences` counts those that only fill up, at least one."""
+    """Sizes of a graph, in tokens; `sequences` counts those that only fill up, at least one.
+
+    `adapters` is how many a sequence can have, a power of two, or 0 for a graph without any.
+    """
 
     sequences: int
     text: int
     target: int
     references: int
     prefix: int
+    adapters: int = 0
 
     @classmethod
     def of(cls, batch: PackedBatch, kv: ReferenceKV | None) -> Bucket:
@@ -72,6 +76,7 @@ class Bucket:
             target=_up(batch.target_segments.total, IMAGE_GRAIN),
             references=_up(joint, IMAGE_GRAIN),
             prefix=_up(kv.segments.total if kv else 0, IMAGE_GRAIN),
+            adapters=0 if batch.route is None else 1 << (batch.route.width - 1).bit_length(),
         )
 
 
@@ -242,7 +247,8 @@ class _Graph:
         prefix = None
         if constants.prefix is not None and old.prefix is not None:
             prefix = replace(old.prefix, segments=constants.prefix.segments.onto(old.prefix.segments))
-        self.constants = replace(old, image=constants.image.onto(old.image), joint=joint, prefix=prefix)
+        route = constants.route and old.route and constants.route.onto(old.route)
+        self.constants = replace(old, image=constants.image.onto(old.image), joint=joint, prefix=prefix, route=route)
 
 
 def filled(batch: PackedBatch, bucket: Bucket) -> PackedBatch:
@@ -268,6 +274,7 @@ def filled(batch: PackedBatch, bucket: Bucket) -> PackedBatch:
         reference_segments=Segments(groups, fixed=True),
         reference_counts=(1,) * n,
         sigma=_longer(batch.sigma, n),
+        route=batch.route and batch.route.filled(n, bucket.adapters),
     )
 
 
@@ -285,7 +292,7 @@ def _up(tokens: int, grain: int) -> int:
 
 
 def _tensors(constants: StepConstants) -> Iterator[Tensor]:
-    """What constants hold of their own; keys and values lie in the arena."""
+    """What constants hold of their own; keys and values lie in the arena, lengths and routes in their own tables."""
     yield from (constants.text, constants.references)
     yield from (*constants.text_rope, *constants.image_rope, *constants.joint_rope)
 

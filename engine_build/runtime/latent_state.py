@@ -5,21 +5,28 @@ Letters: L target tokens, Lt text tokens of width Dt, C channels of a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from engine_build.model.adapters import Mixture
 from engine_build.model.packing import Reference
 from engine_build.model.reference_kv import ReferenceKV
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a picture is made from: text `(Lt, Dt)`, and references as tokens (joint) or keys and values."""
+    """What a picture is made from: text `(Lt, Dt)`, references as tokens (joint) or keys and values, adapters.
+
+    `events` is where loads of its adapters are counted, as (cache, result).
+    """
 
     text: Tensor
     references: tuple[Reference, ...] = ()
     kv: ReferenceKV | None = None
+    mixture: Mixture = ()
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 @dataclass

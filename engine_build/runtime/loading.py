@@ -10,6 +10,7 @@ import torch
 
 from engine_build.config import CheckpointConfig, ReferenceAttention
 from engine_build.errors import BackendError, CheckpointError, RequestError
+from engine_build.model.adapter_bank import AdapterBank
 from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.mmdit import MMDiT
@@ -34,20 +35,23 @@ def load_pipeline(
     reference_attention: ReferenceAttention | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     fp8: bool = False,
+    adapter_bytes: int = 0,
 ) -> Pipeline:
     """All parts of a checkpoint folder, its weights changed by LoRA files with their strengths.
 
     With fp8 the linears of the MMDiT's blocks are quantised to e4m3 afterwards (`kernels.fp8.KEPT` are not).
+    `adapter_bytes` bound the bank of adapters; there is none where not even one fits.
     Raises CheckpointError for the first part or LoRA that does not fit.
     """
     config = CheckpointConfig.load(folder)
     model = load_model(folder, device=device, dtype=dtype, reference_attention=reference_attention, kernels=kernels)
-    adapters = LoraSet(model)
+    baked = LoraSet(model)
     for i, (path, strength) in enumerate(loras):
-        adapters.add(f"{i}:{path.name}", read_lora(path), strength)
-    adapters.bake()
+        baked.add(f"{i}:{path.name}", read_lora(path), strength)
+    baked.bake()
     if fp8:
         convert(model)
+    bank = AdapterBank(model, adapter_bytes)
     pipeline = Pipeline(
         model=model,
         autoencoder=Autoencoder.load(folder, device=device, dtype=dtype, kernels=kernels),
@@ -55,6 +59,7 @@ def load_pipeline(
         schedule=Schedule.load(folder),
         caches=caches,
         checkpoint_id=fingerprint(folder, loras),
+        bank=bank if bank.places else None,
     )
     side, canvas = pipeline.autoencoder.token_pixels, config.garment_canvas or (0, 0)
     if any(edge % side for edge in (*config.default_size, *canvas)):

@@ -10,7 +10,7 @@ Letters: L target tokens, C channels of a token, h, w token rows and columns.
 from __future__ import annotations
 
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -19,6 +19,8 @@ from torch import Tensor
 from engine_build.cache_keys import latents_key, reference_key
 from engine_build.engine import ImageInput
 from engine_build.errors import CheckpointError, EngineError, RequestError
+from engine_build.model.adapter_bank import AdapterBank
+from engine_build.model.adapters import Mixture
 from engine_build.model.autoencoder import Autoencoder
 from engine_build.model.host_device import upload
 from engine_build.model.mmdit import MMDiT
@@ -31,6 +33,7 @@ from engine_build.runtime.cuda_graphs import Eager, GraphSteps, Step, Stepper
 from engine_build.runtime.latent_state import Conditioning, LatentState
 from engine_build.runtime.running_request import RequestMeter
 from engine_build.runtime.sampling import Schedule, euler_step, noise, predict_x0
+from kernels.routes import Pairs
 
 SLOT = 10  # the t-coordinate of reference i is SLOT * (i + 1); the target's is 0
 
@@ -46,7 +49,8 @@ class Pipeline:
     caches: Caches
     checkpoint_id: str
     stepper: Stepper | None = None
-    _packed: tuple[list[LatentState], Step] | None = field(default=None, init=False, repr=False)
+    bank: AdapterBank | None = None
+    _packed: tuple[list[LatentState], list[Pairs], Step] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -67,24 +71,31 @@ class Pipeline:
 
     @torch.inference_mode()
     def condition(
-        self, instruction: str, pictures: Several[ImageInput], meter: RequestMeter | None = None
+        self,
+        instruction: str,
+        pictures: Several[ImageInput],
+        meter: RequestMeter | None = None,
+        mixture: Mixture = (),
     ) -> Conditioning:
         """Text and fitted reference pictures, in the order of their slots, ready to begin pictures from.
 
-        `isolated` references come from the cache where they can; `shared` ones are encoded once, together.
+        `isolated` references come from the cache where they can; `shared` ones are encoded once, together. Both, and
+        each step, go through the adapters of the mixture. Raises EngineError when there is no bank for them.
         """
         meter = meter or RequestMeter()
-        text = self._text(instruction, meter)
+        made = Conditioning(self._text(instruction, meter), mixture=mixture, events=meter.events)
         mode = self.model.config.reference_attention
+        if self.bank is not None:
+            self.bank.count_hits(mixture, meter.events)
         if not pictures:
-            return Conditioning(text)
+            return made
         if mode == "isolated":
-            return Conditioning(text, kv=self._isolated(pictures, meter))
+            return replace(made, kv=self._isolated(pictures, meter, made))
         references = self._references(pictures, [SLOT * (i + 1) for i in range(len(pictures))], meter)
         if mode == "joint":
-            return Conditioning(text, references)
+            return replace(made, references=references)
         with meter.timed("denoise", self.device):
-            return Conditioning(text, kv=self.model.encode_references(self._alone(references)))
+            return replace(made, kv=self.model.encode_references(self._alone(references, made)))
 
     @torch.inference_mode()
     def begin(
@@ -177,9 +188,15 @@ class Pipeline:
         return self.decode(state)
 
     def _step(self, states: Several[LatentState]) -> Step:
-        """The step of these states together, packed unless they were the last ones asked for."""
-        if self._packed is not None and [id(d) for d in self._packed[0]] == [id(d) for d in states]:
-            return self._packed[1]
+        """The step of these states together, packed unless they were the last ones asked for.
+
+        Their adapters are made resident first. Where one lies elsewhere than it did, the step is packed again.
+        """
+        pairs = self._placed([state.conditioning for state in states])
+        if self._packed is not None:
+            held, places, step = self._packed
+            if pairs == places and [id(d) for d in held] == [id(d) for d in states]:
+                return step
         self._packed = None
         batch = pack(
             [
@@ -189,30 +206,44 @@ class Pipeline:
                     target_ids=state.ids,
                     sigma=state.levels[state.step],
                     references=state.conditioning.references,
+                    adapters=own,
                 )
-                for state in states
+                for state, own in zip(states, pairs, strict=True)
             ]
         )
-        held = [[] if state.conditioning.kv is None else [state.conditioning.kv] for state in states]
+        encoded = [[] if state.conditioning.kv is None else [state.conditioning.kv] for state in states]
         kv: ReferenceKV | None = None
         if len(states) == 1:
             kv = states[0].conditioning.kv
-        elif any(held):
-            kv = ReferenceKV.join(held)
+        elif any(encoded):
+            kv = ReferenceKV.join(encoded)
         step = (self.stepper or Eager(self.model)).prepare(batch, kv)
-        self._packed = (list(states), step)
+        self._packed = (list(states), pairs, step)
         return step
 
-    def _isolated(self, pictures: Several[ImageInput], meter: RequestMeter) -> ReferenceKV:
-        """References kept at t = 0 under their content, turned into this request's slots."""
+    def _placed(self, conditionings: Several[Conditioning]) -> list[Pairs]:
+        """Where the adapters of each lie, all of them resident."""
+        mixtures = [conditioning.mixture for conditioning in conditionings]
+        if self.bank is None:
+            if any(mixtures):
+                raise EngineError(f"the {self.model.kernels.name} backend has no bank for adapters")
+            return [() for _ in mixtures]
+        return self.bank.hold(mixtures, [conditioning.events for conditioning in conditionings])
+
+    def _isolated(self, pictures: Several[ImageInput], meter: RequestMeter, of: Conditioning) -> ReferenceKV:
+        """References kept at t = 0 under their content and adapters, turned into this request's slots."""
 
         def encode(missing: list[int]) -> list[ReferenceKV]:
             references = self._references([pictures[i] for i in missing], [0] * len(missing), meter)
             with meter.timed("denoise", self.device):
-                encoded = self.model.encode_references(self._alone(references), place=False)
+                encoded = self.model.encode_references(self._alone(references, of), place=False)
                 return [_compact(kv) for kv in encoded.single()]
 
-        keys = [reference_key(self.checkpoint_id, picture.content_hash, picture.image.size) for picture in pictures]
+        adapters = tuple((adapter.version, scale) for adapter, scale in of.mixture)
+        keys = [
+            reference_key(self.checkpoint_id, picture.content_hash, picture.image.size, adapters)
+            for picture in pictures
+        ]
         found = meter.fetch("reference_kv", self.caches.reference_kv, keys, encode)
         slots = upload(torch.arange(1, len(found) + 1) * SLOT, self.device)
         with meter.timed("denoise", self.device):
@@ -249,12 +280,15 @@ class Pipeline:
             )
             return text
 
-    def _alone(self, references: tuple[Reference, ...]) -> PackedBatch:
-        """A batch that holds only references; its text and target are never read."""
+    def _alone(self, references: tuple[Reference, ...], of: Conditioning) -> PackedBatch:
+        """A batch that holds only references, with their request's adapters; its text and target are never read."""
+        (own,) = self._placed([of])
         nothing = references[0].tokens[:0]
         ids = references[0].ids[:0]
         text = nothing.new_zeros(0, self.model.config.joint_attention_dim)
-        return pack([Sequence(text=text, target=nothing, target_ids=ids, sigma=0.0, references=references)])
+        return pack(
+            [Sequence(text=text, target=nothing, target_ids=ids, sigma=0.0, references=references, adapters=own)]
+        )
 
     def _grid(self, tokens: Tensor, state: LatentState) -> Tensor:
         return tokens.T.reshape(-1, state.rows, state.columns)  # (C, h, w)

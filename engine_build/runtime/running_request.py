@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 import torch
 from PIL import Image
 
-from engine_build.engine import Outcome, TryOnRequest
+from engine_build.engine import AdapterUse, Outcome, TryOnRequest
 from engine_build.errors import EngineError, MemoryShortage
+from engine_build.model.adapters import Mixture
 from engine_build.model.host_device import Landing, Stopwatch
 from engine_build.request.plan import RequestPlan
 from engine_build.runtime.caches import ByteCache
@@ -84,13 +85,17 @@ class Ticket:
 class RunningRequest:
     """One request on its way through its passes; it is over when it has an outcome.
 
-    `put_off` marks one that lacked memory and waits until it has the device for itself.
+    `put_off` marks one that lacked memory and waits until it has the device for itself. `base` names the model;
+    `mixture` are its adapters, `used` what its outcome tells of them.
     """
 
     request: TryOnRequest
+    base: str
     approximation: str | None
     meter: RequestMeter = field(default_factory=RequestMeter)
     planned: RequestPlan | None = None
+    mixture: Mixture = ()
+    used: tuple[AdapterUse, ...] = ()
     state: LatentState | None = None
     turn: int = 0
     tickets: deque[Ticket] = field(default_factory=deque)
@@ -126,7 +131,9 @@ class RunningRequest:
 
     def _end(self, outcome: Outcome) -> None:
         stages, events = dict(self.meter.seconds), dict(self.meter.events)
-        self.outcome = replace(outcome, stages=stages, cache=events, nfe=self.steps_done)
+        self.outcome = replace(
+            outcome, stages=stages, cache=events, nfe=self.steps_done, base=self.base, adapters=self.used
+        )
         self.state = None
         self.tickets.clear()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine_build.cache_keys import together
 from engine_build.config import CheckpointConfig
-from engine_build.engine import EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
+from engine_build.engine import AdapterInfo, EngineInfo, ImageInput, OnStep, Outcome, StepEvent, TryOnRequest
 from engine_build.errors import EngineError
 from engine_build.instruction import MAX_GARMENTS, GarmentPhrase, compose
 from engine_build.memory.plan import fit
@@ -30,6 +30,7 @@ from engine_build.options import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, EngineOptio
 from engine_build.request.plan import RequestPlan, plan, reference_tokens
 from engine_build.request.reference_pictures import named_by_pixels
 from engine_build.request.warm_sizes import WarmSize
+from engine_build.runtime.adapter_names import AdapterNames
 from engine_build.runtime.caches import Caches
 from engine_build.runtime.cuda_graphs import GraphSteps
 from engine_build.runtime.latent_state import LatentState
@@ -58,6 +59,7 @@ class TorchEngine:
         self.pipeline = pipeline
         self.config = config
         self.options = options
+        self.names = AdapterNames(pipeline.bank, pipeline.model.kernels.name)
         self._lock = threading.Lock()
         self._text_cost: dict[int, int] = {}
         trained, used = config.reference_attention, pipeline.model.config.reference_attention
@@ -89,6 +91,7 @@ class TorchEngine:
     def warm_up(self) -> None:
         """One step of every load that the declared buckets promise, forgotten afterwards. Raises EngineError.
 
+        Again with the first adapter where any is registered: kernels and graphs with adapters are others.
         With none declared: the default size, with one garment, or with CUDA graphs with each number of them.
         """
         graphs = isinstance(self.pipeline.stepper, GraphSteps)
@@ -96,18 +99,22 @@ class TorchEngine:
         for bucket in self.options.warm or (WarmSize(*self.config.default_size, most),):
             for garments, requests in bucket.loads():
                 self._warm_up((bucket.width, bucket.height), garments, requests)
+                for adapter in self.adapters()[:1]:
+                    self._warm_up((bucket.width, bucket.height), garments, requests, ((adapter.name, 1.0),))
         if self.options.previews:
             side, (width, height) = self.pipeline.autoencoder.token_pixels, self.config.default_size
             grid = (self.pipeline.autoencoder.channels, height // side, width // side)
             self.pipeline.autoencoder.preview_pixels(torch.zeros(grid, device=self.pipeline.device))
         self.pipeline.caches.clear()
 
-    def _warm_up(self, size: tuple[int, int], garments: int, requests: int) -> None:
+    def _warm_up(
+        self, size: tuple[int, int], garments: int, requests: int, adapters: tuple[tuple[str, float], ...] = ()
+    ) -> None:
         grey = ImageInput(Image.new("RGB", size, "grey"), "warm-up")
         told = compose([GarmentPhrase("tops")] * garments)
         worn = (replace(grey, category="tops"),) * garments
-        asked = [TryOnRequest(f"warm-up {i}", grey, worn, told, steps=1, size=size) for i in range(requests)]
-        for outcome in self.run(asked):
+        asked = TryOnRequest("warm-up", grey, worn, told, steps=1, size=size, adapters=adapters)
+        for outcome in self.run([asked] * requests):
             if outcome.error is not None:
                 raise EngineError(f"the engine cannot run: {outcome.error}") from outcome.error
 
@@ -128,13 +135,14 @@ class TorchEngine:
         Raises EngineError when the device is lost, and whatever `on_step` raises.
         """
         with self._lock, torch.inference_mode():
-            batch = [RunningRequest(request, self.approximation) for request in requests]
+            batch = [RunningRequest(request, self.name, self.approximation) for request in requests]
             try:
                 for running in batch:
                     self._guarded(running, self._begin)
                 while waiting := [running for running in batch if running.outcome is None and not running.put_off]:
                     for group in batches(waiting, self._token_budget, lambda running: running.tokens):
-                        self._step(group, on_step)
+                        for held in self._held(group):
+                            self._step(held, on_step)
                 for running in batch:
                     if running.outcome is None:
                         self._run_alone(running, on_step)
@@ -147,6 +155,23 @@ class TorchEngine:
     ) -> None:
         """See `Engine.forget`."""
         self.pipeline.caches.forget(content, words=words, older_than_s=older_than_s)
+
+    def register_adapter(self, name: str, path: Path) -> AdapterInfo:
+        """See `Engine.register_adapter`."""
+        return self.names.register(name, path)
+
+    def remove_adapter(self, name: str) -> None:
+        """See `Engine.remove_adapter`."""
+        self.names.remove(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """See `Engine.adapters`."""
+        return self.names.listed()
+
+    def _held(self, group: list[RunningRequest]) -> Iterable[list[RunningRequest]]:
+        """The group in as many parts as the places for adapters ask for."""
+        bank = self.pipeline.bank
+        return [group] if bank is None else bank.groups(group, lambda running: running.mixture)
 
     def _run_alone(self, running: RunningRequest, on_step: OnStep | None) -> None:
         """The last try of a request that lacked memory: the others are done, and what can be freed is."""
@@ -163,11 +188,13 @@ class TorchEngine:
     def _begin(self, running: RunningRequest) -> None:
         side = self.pipeline.autoencoder.token_pixels
         running.planned = plan(running.request, self.config, side, self.options.overflow)
+        running.mixture, running.used = self.names.resolve(running.request.adapters)
         running.state = self._begin_pass(running, running.planned, running.planned.person, 0)
 
     def _begin_pass(self, running: RunningRequest, planned: RequestPlan, person: ImageInput, turn: int) -> LatentState:
         wanted = planned.passes[turn]
-        conditioning = self.pipeline.condition(wanted.instruction, (person, *wanted.garments), running.meter)
+        pictures = (person, *wanted.garments)
+        conditioning = self.pipeline.condition(wanted.instruction, pictures, running.meter, running.mixture)
         return self.pipeline.begin(conditioning, planned.size, planned.steps, seed=running.request.seed)
 
     def _step(self, batch: Sequence[RunningRequest], on_step: OnStep | None) -> None:
@@ -292,6 +319,7 @@ def load(
         reference_attention=options.reference_attention,
         loras=options.loras,
         fp8=dtype == "fp8",
+        adapter_bytes=options.adapter_bytes,
     )
     if recording := graphs_of(options, pipeline.model):
         pipeline.stepper = recording

@@ -47,6 +47,7 @@ class GraphMMDiT:
 
     def prepare(self, batch: PackedBatch, reference_kv: ReferenceKV | None = None) -> PassFeeds:
         """What stays the same from step to step. Raises ValueError for a batch the graphs cannot take."""
+        _refuse_adapters(batch)
         if reference_kv is None and self.config.reference_attention != "joint" and batch.reference_segments.total:
             reference_kv = self.encode_references(batch)
         return self._feeder.pass_feeds(batch, reference_kv)
@@ -59,6 +60,7 @@ class GraphMMDiT:
     def encode_references(self, batch: PackedBatch, place: bool = True) -> ReferenceKV:
         """Keys and values of the batch's references; see `MMDiT.encode_references`."""
         c = self.config
+        _refuse_adapters(batch)
         if c.reference_attention == "joint" or not batch.reference_segments.total:
             raise ValueError("only references of a shared or isolated checkpoint are encoded by themselves")
         isolated = c.reference_attention == "isolated"
@@ -79,6 +81,11 @@ class GraphMMDiT:
     def place(self, kv: ReferenceKV, slots: Tensor) -> ReferenceKV:
         """The same references at other t-coordinates `(R,)`; see `MMDiT.place`, which reads no weights."""
         return MMDiT.place(cast("MMDiT", self), kv, slots)
+
+
+def _refuse_adapters(batch: PackedBatch) -> None:
+    if batch.route is not None:
+        raise ValueError("graphs have no adapters beside their weights")
 
 
 class GraphText(nn.Module):

@@ -214,6 +214,47 @@ def bench(
     typer.echo(json.dumps(found))
 
 
+@engine.command("bench-adapters")
+def bench_adapters(
+    model: ModelArgument = "nano",
+    backend: Annotated[str, typer.Option(help="torch, triton or triton-tma")] = "torch",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or fp8")] = "auto",
+    requests: Annotated[int, typer.Option(min=1, help="Try-ons of the stream, the most adapters it can have.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Try-ons given to the engine at once.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of each.")] = 2,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the random LoRAs.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; in each, every number of adapters runs once.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it here.")] = None,
+) -> None:
+    """Measure what 1, 4, 16 and 64 distinct adapters in a stream of mixed try-ons cost, against none.
+
+    Throughput is told as a share of the same stream's without adapters, the median over turns in one process. On a CPU
+    it counts processor time of one thread. The last line is the same as one line of JSON.
+
+    Example: changeroom engine bench-adapters --requests 16 --repeats 5 --json adapters.json
+    """
+    from service.settings import let_threads_sleep
+
+    let_threads_sleep()
+    from engine_build.bench import adapters
+
+    plan = adapters.AdapterBench(
+        model=model, backend=backend, device=device, dtype=dtype, requests=requests, batch=batch, steps=steps,
+        rank=rank, repeats=repeats,
+    )  # fmt: skip
+    command = (
+        f"changeroom engine bench-adapters --model {model} --backend {backend} --device {device} --dtype {dtype} "
+        f"--requests {requests} --batch {batch} --steps {steps} --rank {rank} --repeats {repeats}"
+    )
+    rows = adapters.run(plan, _say)
+    found = adapters.as_dict(plan, rows, command)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    typer.echo(adapters.table(rows))
+    typer.echo(json.dumps(found))
+
+
 def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:

@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
-from engine_build.engine import EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
-from engine_build.errors import EngineError
+from engine_build.engine import AdapterInfo, EngineInfo, OnStep, Outcome, StepEvent, TryOnRequest
+from engine_build.errors import BackendError, EngineError, RequestError
 from engine_build.instruction import MAX_GARMENTS
 from service.errors import InvalidRequest
 
@@ -75,6 +76,15 @@ class NullEngine:
     def warm_up(self) -> None:
         return None
 
+    def register_adapter(self, name: str, path: Path) -> AdapterInfo:
+        raise BackendError(f"{NAME} runs no model that {path} could change")
+
+    def remove_adapter(self, name: str) -> None:
+        raise RequestError(f"there is no adapter named {name!r}")
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return ()
+
     def cost(self, width: int, height: int, garments: int) -> int:
         return JOB_TOKENS
 
@@ -111,6 +121,8 @@ class NullEngine:
     def _outcome(self, request: TryOnRequest, wanted: bool, batch_size: int, seconds: float) -> Outcome:
         if not wanted:
             return Outcome(request.id, "canceled")
+        if request.adapters:
+            return Outcome(request.id, "failed", error=RequestError(f"{NAME} has no adapters"))
         if self.faults.starved(request, batch_size):
             return Outcome(request.id, "failed", error=MemoryError("out of memory"))
         picture, stages = self._picture(request), {"denoise": seconds}

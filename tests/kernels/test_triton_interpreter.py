@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
     reason="Triton 3.6 interprets loops with a conversion that NumPy 2.4 refuses",
 )
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("module", ["test_triton_numerics.py", "test_triton_model.py"])
+@pytest.mark.parametrize("module", ["test_triton_numerics.py", "test_triton_low_rank.py", "test_triton_model.py"])
 def test_in_the_interpreter(module: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / module)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

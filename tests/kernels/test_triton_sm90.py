@@ -1,7 +1,8 @@
 """Every Triton kernel compiled for sm_90a without a GPU, and its machine code read.
 
-Asked of each: no register spilled, shared memory that one Hopper block can have; of attention, which alone has
-products, also that each of them runs on the tensor cores (HGMMA) and that loads are pipelined (LDGSTS, UTMALDG).
+Asked of each: no register spilled, shared memory that one Hopper block can have; of attention and low-rank adapters,
+which alone have products, also that each of them runs on the tensor cores (HGMMA); of attention, that loads are
+pipelined (LDGSTS, UTMALDG).
 The plugin's form of attention is compiled in `tests/engine_build/tensorrt_backend/test_plugin_ptx.py`.
 """
 
@@ -20,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import adaln, attention, gated_mlp, group_norm, launch, qk_norm_rope, quantise
+from kernels import adaln, attention, gated_mlp, group_norm, launch, low_rank, qk_norm_rope, quantise
 
 SHARED_LIMIT = 227 * 1024
 TOOLS = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
@@ -56,6 +57,7 @@ def compiled(
     special = dict.fromkeys(("p_cu", "p_cu_keys", "p_cu_prefix", "p_tiles", "p_rows"), "*i32")
     special |= dict.fromkeys(("p_cos", "p_sums", "p_scale_by_channel", "p_shift_by_channel"), "*fp32")
     special |= {"p_sin": "*fp32", "p_row_scales": "*fp32", "p_scales": "*fp32", "p_values": "*fp8e4nv"}
+    special |= {"p_slots": "*i32", "p_strengths": "*fp32", "p_x_scales": "*fp32", "p_h": "*fp32"}
     special |= {"eps": "fp32", fp8_out: "*fp8e4nv"}
     special |= maps or {}
     if kernel is attention.attention_kernel:
@@ -182,6 +184,21 @@ def test_swiglu_compiles(tmp_path: Path, lead: bool, quantised: bool) -> None:
         fp8_out="p_o" if quantised else "", BLOCK_M=16384, BLOCK_D=4096, LEAD=lead, FP8=quantised,
     )  # fmt: skip
     check(program)
+
+
+@pytest.mark.parametrize(("rank", "fp8"), [(16, False), (64, False), (16, True), (64, True)])
+def test_low_rank_runs_on_the_tensor_cores(tmp_path: Path, rank: int, fp8: bool) -> None:
+    shared = {"K": 2, "ROWS": low_rank.ROWS_PER_PROGRAM, "BLOCK_R": rank, "WIDE": False}
+    shrink = compiled(
+        tmp_path, low_rank.shrink_kernel, "bf16", low_rank.WARPS, fp8_out="p_x" if fp8 else "",
+        BLOCK_D=low_rank.COLUMNS_IN, FP8=fp8, **shared,
+    )  # fmt: skip
+    expand = compiled(
+        tmp_path, low_rank.expand_kernel, "bf16", low_rank.WARPS, BLOCK_M=low_rank.COLUMNS_OUT, **shared
+    )  # fmt: skip
+    for program in (shrink, expand):
+        check(program)
+        assert hgmma(program) >= 1
 
 
 def test_quantise_compiles(tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ recorded with, and insists that they have not moved, which is what a CUDA graph 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from lora_files import four
 from packed_requests import MIXES, build, request
 from torch import Tensor
 
+from engine_build.model.adapter_bank import AdapterBank
+from engine_build.model.adapters import Mixture, PageLayout
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import PackedBatch, Sequence, pack
 from engine_build.model.reference_kv import ReferenceKV
@@ -102,6 +107,38 @@ def test_two_batches_may_take_turns() -> None:
         torch.testing.assert_close(
             step(batch.target, batch.sigma), plain(batch.target, batch.sigma), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
+def test_one_graph_serves_other_adapters_and_a_graph_of_its_own_those_without(mode: str, tmp_path: Path) -> None:
+    """Adapters are loaded, thrown out and loaded elsewhere between replays of one graph, whose tables stay in place."""
+    model, capture = build(mode).requires_grad_(False), Recorder()
+    graphs, eager = steps(model, capture), Eager(model)
+    page = PageLayout.of(model).elements * 4
+    bank = AdapterBank(model, 4 * page)
+    everything, text, wide, some = (bank.read(path) for path in four(tmp_path, model))
+    wanted: list[tuple[Mixture, ...]] = [
+        (((everything, 1.0),), (), ((text, 0.5),), ()),
+        (((wide, 1.0),), (), (), ((some, 2.0),)),
+        ((), (), (), ()),
+        ((), ((everything, -0.5), (text, 1.0), (some, 0.3)), (), ()),
+    ]
+    seen = {}
+    for mixtures in wanted:
+        placed = bank.hold(mixtures, [Counter() for _ in mixtures])
+        sequences = [replace(s, adapters=pairs) for s, pairs in zip(MIX, placed, strict=True)]
+        batch, kv = encoded(model, sequences)
+        step, plain = graphs.prepare(batch, kv), eager.prepare(batch, kv)
+        for _ in range(2):
+            torch.testing.assert_close(
+                step(batch.target, batch.sigma), plain(batch.target, batch.sigma), atol=1e-5, rtol=1e-5
+            )
+        newest = graphs._graphs[graphs.buckets[-1]]
+        tables = [] if newest.constants.route is None else newest.constants.route.tables(model.device)
+        seen.setdefault(graphs.buckets[-1], []).append([table.data_ptr() for table in tables])
+    assert [bucket.adapters for bucket in seen] == [1, 4, 0]
+    assert all(len(set(map(tuple, tables))) == 1 for tables in seen.values())
+    assert (capture.recorded, len(graphs.buckets), bank.evictions) == (3, 3, 3)
 
 
 def test_graphs_stay_within_their_bound_and_the_oldest_goes(caplog: pytest.LogCaptureFixture) -> None:

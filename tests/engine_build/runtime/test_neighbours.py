@@ -8,12 +8,17 @@ error that it is measured by here.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from lora_files import four
 
 from engine_build.bench.precision import relative_l2
+from engine_build.model.adapter_bank import AdapterBank
+from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from engine_build.model.weights import NANO, load_model
 from engine_build.runtime.loading import pick_dtype
@@ -71,3 +76,34 @@ def test_neighbours_change_a_result_by_no_more_than_rounding_does(dtype: str) ->
             rounding = relative_l2(alone, exact(pack([exactly(asked)])))
             assert relative_l2(beside, alone) <= TIMES * rounding
             assert relative_l2(otherwise, alone) <= TIMES * rounding
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "fp8"])
+def test_neighbours_with_other_adapters_change_a_result_by_no_more_than_rounding_does(
+    dtype: str, tmp_path: Path
+) -> None:
+    """Measured against the same LoRA baked into weights of float64."""
+    model = load_model(NANO, device=DEVICE, dtype=pick_dtype(dtype, DEVICE), kernels=select(KERNELS))
+    if dtype == "fp8":
+        fp8.convert(model)
+    bank = AdapterBank(model, 1 << 26)
+    paths = four(tmp_path, model)
+    scales = (0.3, 3.0, 1.0, 0.5)  # so that each changes more than rounding does
+    mixtures = [((bank.read(path), scale),) for path, scale in zip(paths, scales, strict=True)]
+    held = bank.hold(mixtures, [Counter() for _ in mixtures])
+    asked = [replace(plain, adapters=pairs) for plain, pairs in zip(MIXED, held, strict=True)]
+    with torch.inference_mode():
+        together = model(pack(asked)).split([len(each.target) for each in asked])
+        backwards = model(pack(asked[::-1])).split([len(each.target) for each in asked[::-1]])[::-1]
+        for mine, path, scale, beside, otherwise in zip(asked, paths, scales, together, backwards, strict=True):
+            exact = load_model(NANO, device=DEVICE, dtype=torch.float64)
+            changes = LoraSet(exact)
+            changes.add("own", read_lora(path), scale)
+            changes.bake()
+            alone = model(pack([mine]))
+            truth = exact(pack([replace(exactly(mine), adapters=())]))
+            rounding = relative_l2(alone, truth)
+            assert relative_l2(beside, alone) <= TIMES * rounding
+            assert relative_l2(otherwise, alone) <= TIMES * rounding
+            assert 1.5 * rounding < relative_l2(model(pack([replace(mine, adapters=())])), truth)

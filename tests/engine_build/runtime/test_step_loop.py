@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_files import four
 from test_cuda_graphs import Recorder
 from test_engine import KLEIN_LIKE, MIXED, NANO_LIKE, apart, request
 from tiny import write_checkpoint
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine_build.errors import MemoryShortage
+from engine_build.model.adapters import Mixture
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import PackedBatch
 from engine_build.model.reference_kv import ReferenceKV
@@ -56,20 +58,30 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(folder, device="cpu")
 
 
-def states(engine: TorchEngine, garments: tuple[int, ...] = (1, 3)):
+@pytest.fixture(params=[False, True], ids=["plain", "adapters"])
+def mixtures(request: pytest.FixtureRequest, engine: TorchEngine, tmp_path: Path) -> tuple[Mixture, Mixture]:
+    """Of two states: none, or one adapter and two."""
+    if not request.param:
+        return (), ()
+    bank = engine.pipeline.bank
+    first, second, *_ = map(bank.read, four(tmp_path, engine.pipeline.model, bank.layout.sizes))
+    return ((first, 1.0),), ((second, 0.5), (first, -0.3))
+
+
+def states(engine: TorchEngine, garments: tuple[int, ...] = (1, 3), mixtures: tuple[Mixture, ...] = ((), ())):
     pipeline, made = engine.pipeline, []
     for i, count in enumerate(garments):
         asked = request(str(i), count, seed=i)
-        pictures = (asked.person, *asked.garments)
         planned = plan(asked, engine.config, 8, "sheets")
         turn = planned.passes[0]
-        conditioning = pipeline.condition(turn.instruction, (planned.person, *turn.garments))
+        pictures = (planned.person, *turn.garments)
+        conditioning = pipeline.condition(turn.instruction, pictures, mixture=mixtures[i % 2])
         made.append(pipeline.begin(conditioning, planned.size, 3, seed=len(pictures)))
     return made
 
 
-def test_the_step_loop_never_waits(engine: TorchEngine) -> None:
-    made = states(engine)
+def test_the_step_loop_never_waits(engine: TorchEngine, mixtures: tuple[Mixture, ...]) -> None:
+    made = states(engine, mixtures=mixtures)
     engine.pipeline.advance(made)
     with Waits() as waits, torch.inference_mode():
         engine.pipeline.advance(made)
@@ -79,12 +91,14 @@ def test_the_step_loop_never_waits(engine: TorchEngine) -> None:
     assert not waits.found
 
 
-def test_a_step_by_graph_never_waits(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_by_graph_never_waits(
+    engine: TorchEngine, mixtures: tuple[Mixture, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a recorder in the place of CUDA's: all that is around the replay, and the step that is replayed."""
     recorder = Recorder()
     graphs = GraphSteps(engine.pipeline.model, recorder, max_bytes=1 << 30, prefix_tokens=1024)
     monkeypatch.setattr(engine.pipeline, "stepper", graphs)
-    made = states(engine)
+    made = states(engine, mixtures=mixtures)
     engine.pipeline.advance(made)
     with Waits() as waits, torch.inference_mode():
         engine.pipeline.advance(made)
