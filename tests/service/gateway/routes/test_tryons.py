@@ -20,6 +20,7 @@ from service.jobs.words import Words
 PERSON = picture(colour="bisque")
 SHIRT = picture(64, 64, "navy")
 
+
 def test_a_post_is_a_202_with_location_and_becomes_a_picture(http: httpx.Client) -> None:
     answer = http.post("/v1/try-ons", files=parts())
     assert answer.status_code == 202, answer.text
