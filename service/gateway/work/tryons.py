@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine_build.instruction import GarmentPhrase
@@ -19,13 +17,9 @@ from service.errors import (
     Conflict,
     Damaged,
     Gone,
-    InvalidImage,
-    NotFound,
-    PayloadTooLarge,
     ServiceError,
     Unauthorized,
     UnprocessableRequest,
-    UnsupportedMediaType,
 )
 from service.gateway.http.request_context import timed
 from service.gateway.shapes import views
@@ -33,6 +27,7 @@ from service.gateway.shapes.request import RequestedTryOn
 from service.gateway.work.api_keys import Caller
 from service.gateway.work.fleet import Fleet
 from service.gateway.work.garments import Garments
+from service.gateway.work.refusals import about, erased, first_of, gone, unknown_job
 from service.gateway.work.rewriter import Instruction, Rewriter
 from service.gateway.work.webhook_addresses import WebhookAddresses
 from service.jobs.blobs import BlobStore, blobs_of
@@ -330,31 +325,3 @@ class TryOns:
             return await self._blobs.get(record.result.blob), record.result.content_type
         except Gone:
             raise gone() from None
-
-
-@contextmanager
-def about(pointer: str) -> Iterator[None]:
-    """Begin the sentence of a refused picture with which one it is: there are up to seven."""
-    try:
-        yield
-    except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
-        error.detail = f"{pointer}: {error.detail}"
-        raise
-
-
-def first_of(errors: ExceptionGroup[ServiceError]) -> ServiceError:
-    """The first error of a task group: a caller is told one thing at a time."""
-    first = errors.exceptions[0]
-    return first_of(first) if isinstance(first, ExceptionGroup) else first
-
-
-def unknown_job() -> NotFound:
-    return NotFound("There is no try-on with this id; it may have expired or been erased.", code="unknown-try-on")
-
-
-def erased() -> Gone:
-    return Gone("This try-on has expired or was erased.", code="try-on-erased")
-
-
-def gone() -> Gone:
-    return Gone("The picture has expired or was erased; make the try-on again.", code="result-expired")

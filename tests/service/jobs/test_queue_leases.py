@@ -194,4 +194,4 @@ async def test_nothing_is_left_of_finished_jobs_but_records(queue: JobQueue, han
         await queue.claims.finish(claim, status="succeeded", result=RESULT)
     left = {key async for key in queue.store.client.scan_iter()}
     kinds = {key.removeprefix(store_keys.PREFIX).split(":")[0] for key in left}
-    assert kinds == {"job", "events", "gone", "stream", "fence", "service", "totals"}
+    assert kinds == {"job", "events", "gone", "kept", "stream", "fence", "service", "totals"}
