@@ -224,6 +224,9 @@ def bench_adapters(
     batch: Annotated[int, typer.Option(min=1, help="Try-ons given to the engine at once.")] = 8,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of each.")] = 2,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the random LoRAs.")] = 16,
+    adapter_mib: Annotated[
+        float, typer.Option(min=0.1, help="Memory for adapters; with less than they take, they come and go.")
+    ] = 1024,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; in each, every number of adapters runs once.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it here.")] = None,
 ) -> None:
@@ -241,11 +244,12 @@ def bench_adapters(
 
     plan = adapters.AdapterBench(
         model=model, backend=backend, device=device, dtype=dtype, requests=requests, batch=batch, steps=steps,
-        rank=rank, repeats=repeats,
+        rank=rank, repeats=repeats, adapter_bytes=int(adapter_mib * 2**20),
     )  # fmt: skip
     command = (
         f"changeroom engine bench-adapters --model {model} --backend {backend} --device {device} --dtype {dtype} "
-        f"--requests {requests} --batch {batch} --steps {steps} --rank {rank} --repeats {repeats}"
+        f"--requests {requests} --batch {batch} --steps {steps} --rank {rank} --repeats {repeats} "
+        f"--adapter-mib {adapter_mib:g}"
     )
     rows = adapters.run(plan, _say)
     found = adapters.as_dict(plan, rows, command)

@@ -4,6 +4,8 @@ Compiled on a GPU; elsewhere in the process that `test_triton_interpreter.py` st
 """
 
 import copy
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from PIL import Image
 
 pytest.importorskip("triton")
 from engine_build.config import ModelConfig
+from engine_build.model.adapter_bank import AdapterBank
+from engine_build.model.adapters import Adapter
 from engine_build.model.mmdit import MMDiT
 from engine_build.model.packing import Reference, Sequence, grid_ids, pack
 from kernels import fp8, launch, select
@@ -66,6 +70,34 @@ def test_the_model_is_the_same_on_triton_kernels(mode: str, name: str) -> None:
     assert model.kernels.fused and model.kernels.name == name
     assert expected.abs().mean() > 0.05
     torch.testing.assert_close(model(batch), expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("mode", ["joint", "shared", "isolated"])
+def test_adapters_are_the_same_on_triton_kernels(mode: str, quantised: bool) -> None:
+    """Three requests, of two adapters, none, and one of two pages; FP8 up to what rounds without adapters."""
+    made = []
+    for name in ("torch", "triton"):
+        model = build(mode)
+        if quantised:
+            model = model.to(torch.bfloat16)
+            fp8.convert(model)
+        model.kernels = select(name)
+        bank = AdapterBank(model, 1 << 26)
+        g, everywhere = torch.Generator().manual_seed(7), frozenset(bank.layout.sizes)
+        first, second, wide = (
+            Adapter(str(i), (0.15 * torch.randn(pages, bank.layout.elements, generator=g)).to(model.dtype), everywhere)
+            for i, pages in enumerate((1, 1, 2))
+        )
+        held = bank.hold([((first, 0.5), (second, -1.0)), (), ((wide, 0.7),)], [Counter() for _ in range(3)])
+        asked = [replace(plain, adapters=pairs) for plain, pairs in zip(MIXED, held, strict=True)]
+        made.append((model(pack(asked).to(DEVICE)).float(), model(pack(MIXED).to(DEVICE)).float()))
+    rows = [len(asked.target) for asked in MIXED]
+    parts = (x.split(rows) for kernels in made for x in kernels)
+    for i, (truth, bare, mine, mine_bare) in enumerate(zip(*parts, strict=True)):
+        rounding = (mine_bare - bare).norm() / bare.norm()
+        assert (mine - truth).norm() / truth.norm() < (2 * rounding if quantised else 1e-4)
+        assert ((truth - bare).norm() / bare.norm() > 3 * rounding) == (i != 1)
 
 
 def test_the_autoencoder_is_the_same_on_triton_kernels() -> None:
