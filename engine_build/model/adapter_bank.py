@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -50,11 +49,13 @@ class AdapterBank:
         return (self.places - len(self._free)) * self.page_bytes
 
     def read(self, path: Path) -> Adapter:
-        """A LoRA file for this bank. Raises CheckpointError as `PageLayout.read`, RequestError as `check`."""
+        """A LoRA file for this bank; may be called from any thread, since it leaves the device alone.
+
+        Raises CheckpointError as `PageLayout.read`, RequestError as `check`.
+        """
         adapter = self.layout.read(path, self.model.dtype)
         self.check([adapter])
-        on_gpu = self.model.device.type == "cuda"
-        return replace(adapter, pages=adapter.pages.pin_memory()) if on_gpu else adapter
+        return adapter
 
     def check(self, adapters: Iterable[Adapter]) -> None:
         """Raises RequestError when adapters of one request do not fit the bank together."""
@@ -112,6 +113,8 @@ class AdapterBank:
 
     def _load(self, adapter: Adapter, storage: Tensor) -> dict[tuple[str, str], int]:
         """Puts an adapter in places of its own; returns what to count. What was just asked for is newest, and stays."""
+        if storage.device.type == "cuda" and not adapter.pages.is_pinned():
+            adapter.pages = adapter.pages.pin_memory()  # not when it is read: another thread may be capturing a graph
         evicted = 0
         while len(self._free) < len(adapter.pages):
             _, places = self._resident.popitem(last=False)

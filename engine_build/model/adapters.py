@@ -29,11 +29,11 @@ BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
 """Where adaptable linears are: what lies outside embeds tokens, modulates all blocks or ends a pass."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Adapter:
     """A LoRA by its content: `pages (P, elements)` on the host, the layers it changes.
 
-    `version` is the SHA-256 of its file.
+    `version` is the SHA-256 of its file. A bank on a GPU moves the pages to page-locked memory before it loads them.
     """
 
     version: str

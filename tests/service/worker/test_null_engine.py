@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from engine_build.engine import ImageInput, TryOnRequest
-from engine_build.errors import EngineError
+from engine_build.errors import BackendError, EngineError, RequestError
 from service.errors import InvalidRequest
 from service.worker.null_engine import NullEngine
 
@@ -35,3 +38,14 @@ def test_a_lack_of_memory_ends_when_the_request_runs_alone() -> None:
 def test_other_names_are_refused(faults: str) -> None:
     with pytest.raises(InvalidRequest, match=r"NAME@SEED|null:STEPS"):
         NullEngine.parse(f"null:2:0:{faults}")
+
+
+def test_it_has_no_adapters_and_ignores_none(tmp_path: Path) -> None:
+    engine = NullEngine.parse("null")
+    with pytest.raises(BackendError, match="no model"):
+        engine.register_adapter("velvet", tmp_path / "velvet.safetensors")
+    with pytest.raises(RequestError, match="no adapter named 'velvet'"):
+        engine.remove_adapter("velvet")
+    plain, refused = engine.run([request(1), replace(request(2), adapters=(("velvet", 1.0),))])
+    assert (plain.status, engine.adapters()) == ("succeeded", ())
+    assert isinstance(refused.error, RequestError)
