@@ -67,7 +67,7 @@ def test_fashns_webhook_arrives_in_fashns_shape(launch: Any, script: Any) -> Non
     live = launch(webhooks_enabled=True, webhook_secret="whsec_" + "a" * 32, webhook_allow_private=True)
     url = "http://127.0.0.1:49151/hook"
     told = script("fashn.mjs", base=live.url, person=data_url(PERSON), garment=data_url(SHIRT), webhook=url)
-    sent = message(live.call(live.queue.owner.get(told["id"])))
+    sent = message(live.opened(told["id"]))
     assert sent is not None and sent.url == url
     body = json.loads(sent.body)
     assert {name: body[name] for name in ("id", "status", "error")} == {

@@ -132,7 +132,7 @@ def test_python(live: Live, kitchen: Path, heading: str, made: str) -> None:
 @pytest.mark.parametrize(
     ("heading", "made", "said"),
     [
-        ("JavaScript", "result.jpg", "step 2 of 2 true"),
+        ("JavaScript", "result.jpg", "step 2 of 2"),
         ("The openai packages", "result.png", "preview 1"),
         ("The fashn packages", "result.png", ""),
     ],

@@ -185,7 +185,7 @@ def test_fashn_tells_its_receiver_what_its_own_client_reads(launch: Callable[...
                 webhook_url="ftp://127.0.0.1/hook",
             )
     assert "webhook_url" in str(forbidden.value)
-    told = message(live.call(live.queue.owner.get(done.id)))
+    told = message(live.opened(done.id))
     assert told is not None and told.url == "http://127.0.0.1:49151/hook"
     read = PredictionStatusResponse.model_validate_json(told.body, strict=True)
     assert (read.id, read.status, read.error) == (done.id, "completed", None)

@@ -22,7 +22,7 @@ from service.errors import Gone, StoreUnavailable
 from service.gateway.app import server
 from service.jobs.blobs import BlobStore
 from service.jobs.queue import JobQueue
-from service.jobs.schemas import Claim, JobError, JobResult, WorkerInfo
+from service.jobs.schemas import Claim, JobError, JobRecord, JobResult, WorkerInfo
 from service.pictures.images import encode_result, open_photo, preview_jpeg
 from service.settings import Settings
 
@@ -166,6 +166,17 @@ class Live:
     def call(self, coroutine: Any) -> Any:
         """Run a coroutine on the service's loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+
+    def opened(self, job_id: str) -> JobRecord:
+        """The record of a job with its words, as a worker reads it."""
+
+        async def opened() -> JobRecord:
+            record = await self.queue.owner.get(job_id)
+            assert record is not None
+            opened: JobRecord = await self.app.state.gateway.tryons.words.open_record(record)
+            return opened
+
+        return self.call(opened())
 
     def hold(self) -> None:
         """No job is claimed until `resume`; what is in flight ends first."""

@@ -114,6 +114,6 @@ def test_only_the_service_can_read_its_pictures(launch: Callable[..., Live]) -> 
         assert answer.json()["status"] == "succeeded", answer.text
     root = live.settings.data_dir / "blobs"
     kinds = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
-    assert kinds == {"garment", "input", "result"}
+    assert kinds == {"garment", "input", "key", "result"}
     modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (root, *root.rglob("*"))}
     assert modes == {(True, 0o700), (False, 0o600)}
