@@ -151,3 +151,22 @@ def _at(support: Mask, width: int, height: int) -> Mask:
         return support
     plane = Image.fromarray(support.astype(np.uint8) * 255)
     return np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) > 127
+
+
+def drawn_support(mask: Image.Image, regions: RegionMap | None, domain: Domain) -> Mask:
+    """E as a caller drew it, a mask read by `caller_mask.read_mask`; where `regions` are known too, held against them.
+
+    Raises SupportError for a mask that leaves out what the domain takes and holds the rest.
+    """
+    drawn = np.asarray(mask) > 127
+    if regions is not None:
+        own = edit_support(regions, domain, size=mask.size)
+        held = float((drawn & own).sum()) / max(1, int(own.sum()))
+        others = float((drawn & ~own).sum()) / max(1, int((~own).sum()))
+        if held < 0.2 and others > 0.8:
+            raise SupportError(
+                "mask-inverted",
+                f"the mask holds {others:.0%} of the photo and {held:.0%} of what the {domain.name} expert changes: "
+                "invert it",
+            )
+    return drawn

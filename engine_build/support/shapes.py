@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from engine_build.support.regions import Mask
 
@@ -55,3 +56,12 @@ def boxed(mask: Mask) -> Mask:
     if len(rows):
         result[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
     return result
+
+
+def box_sums(mask: Mask, radius: int) -> npt.NDArray[np.int32]:
+    """How many pixels of each square of 2 `radius` + 1 are set; (h - 2 radius, w - 2 radius): whole squares alone."""
+    side = 2 * radius + 1
+    down = np.cumsum(np.pad(mask, ((1, 0), (0, 0))), axis=0, dtype=np.int32)
+    down = down[side:] - down[:-side]
+    across = np.cumsum(np.pad(down, ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    return across[:, side:] - across[:, :-side]
