@@ -21,23 +21,9 @@ from pathlib import Path
 
 from engine_build.errors import RequestError
 from engine_build.instruction import GarmentPhrase, compose
+from engine_build.support.classes import CIHP, DRESSCODE
 
 LAYOUTS = ("viton-hd", "dresscode", "requests")
-
-CIHP = {"hats": (1,), "tops": (5,), "dresses": (6,), "coats": (7,), "pants": (9,), "skirts": (12,), "shoes": (18, 19)}
-CIHP_ARMS = (14, 15)
-"""Labels of image-parse-v3, those of Crowd Instance-level Human Parsing."""
-DRESSCODE = {
-    "hats": (1,),
-    "tops": (4,),
-    "skirts": (5,),
-    "pants": (6,),
-    "dresses": (7,),
-    "shoes": (9, 10),
-    "bags": (16,),
-}
-DRESSCODE_ARMS = (14, 15)
-"""Labels of DressCode's label_maps (Morelli et al., 2022)."""
 
 _FOLDERS = {"dresses": "dresses", "upper_body": "tops", "lower_body": "auto"}
 _PEOPLE_KINDS = (".png", ".jpg", ".jpeg", ".webp")
@@ -58,7 +44,7 @@ class Candidate:
     """What may become a sample, nothing read yet.
 
     `person` is None where only the truth exists. `masked` is that truth with the garment gone, `mask` where it was;
-    `labels` is a parse of the truth, `meanings` its labels by category, `arms` its labels of arms.
+    `labels` is a parse of the truth, `classes` the names of its numbers.
     """
 
     name: str
@@ -68,8 +54,7 @@ class Candidate:
     masked: Path | None = None
     mask: Path | None = None
     labels: Path | None = None
-    meanings: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    arms: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
     instruction: str | None = None
 
 
@@ -114,8 +99,7 @@ def _viton_hd(folder: Path, split: str, people: Path | None) -> Iterator[Candida
             masked=_there(base / "agnostic-v3.2" / name),
             mask=_there(base / "agnostic-mask" / f"{stem}_mask.png"),
             labels=_there(base / "image-parse-v3" / f"{stem}.png"),
-            meanings=tuple(CIHP.items()),
-            arms=CIHP_ARMS,
+            classes=CIHP,
         )
 
 
@@ -134,8 +118,7 @@ def _dresscode(folder: Path, split: str, people: Path | None) -> Iterator[Candid
                 garments=(Garment(_inside(base / "images", person.replace("_0.", "_1.")), category),),
                 person=_of_person(people and people / part, Path(person).stem),
                 labels=_there(base / "label_maps" / f"{number}_4.png"),
-                meanings=tuple(DRESSCODE.items()),
-                arms=DRESSCODE_ARMS,
+                classes=DRESSCODE,
             )
 
 
