@@ -20,8 +20,8 @@ from engine_build.support import extremities, figure
 from engine_build.support.domains import BARE, Domain, Frame
 from engine_build.support.errors import SupportError
 from engine_build.support.figure import Figure
-from engine_build.support.regions import NAMES, Mask, RegionMap
-from engine_build.support.shapes import band, boxed, closed, grow
+from engine_build.support.regions import FIGURE, NAMES, Mask, RegionMap
+from engine_build.support.shapes import band, boxed, closed, grow, opened
 
 VERSION = 1
 """Raised with every change of what the function returns, in whatever module; a test holds its results."""
@@ -70,6 +70,7 @@ def digest(domain: Domain, options: Options = PLAIN) -> str:
     constants = {
         "grid": GRID,
         "least": LEAST_SHARE,
+        "speck": figure.SPECK,
         "faces": figure.FACES_TALL,
         "eyes": figure.EYES_AT,
         "hand": extremities.HAND,
@@ -96,14 +97,21 @@ def check_digest(kept: str, domain: Domain, options: Options = PLAIN) -> None:
 
 
 def _on_grid(grid: RegionMap, domain: Domain, options: Options) -> Mask:
+    """E on the grid. A hat, a bag or glasses can be put on where none is seen: their frames stand alone."""
+    if "background" not in domain.takes and not grid.mask(FIGURE).any():
+        return np.zeros(grid.labels.shape, bool)
     body = figure.figure(grid.labels)
     taken = _taken(grid, domain, body)
-    margin = domain.margin if options.margin is None else options.margin
-    frames = [_framed(frame, body, taken) for frame in domain.frames]
-    if not taken.any() and not any(frame.inner or frame.unit == "face" for frame in domain.frames):
+    alone = any(frame.inner or frame.unit == "face" for frame in domain.frames)
+    if not taken.any() and not alone:
         return taken
+    if "background" not in domain.takes:
+        solid = opened(taken, figure.SPECK * GRID)
+        taken = solid if alone or solid.any() else taken
+    frames = [_framed(frame, body, taken) for frame in domain.frames]
     if domain.closing:
         taken = closed(taken, domain.closing * GRID)
+    margin = domain.margin if options.margin is None else options.margin
     support = grow(taken, margin * GRID)
     if domain.ease:
         support = support | grow(taken & grid.mask(BARE), (margin + domain.ease) * GRID)
@@ -141,7 +149,7 @@ def _framed(frame: Frame, body: Figure, taken: Mask) -> Mask:
     aside = np.arange(taken.shape[1]) + 0.5 - axis
     inside &= np.abs(aside) >= frame.inner * unit
     left, right = int(taken[:, aside < 0].sum()), int(taken[:, aside >= 0].sum())
-    if left or right:
+    if max(left, right) >= LEAST_SHARE * taken.size:
         inside &= (aside < 0) == (left > right)
     return inside
 

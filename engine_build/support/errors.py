@@ -12,6 +12,7 @@ Code = Literal[
     "bad-margin",
     "nothing-to-edit",
     "support-differs",
+    "mask-missing",
     "mask-size",
     "mask-not-black-and-white",
     "mask-has-alpha",

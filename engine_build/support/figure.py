@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine_build.support.regions import LABEL, Labels, Mask
+from engine_build.support.shapes import opened
 
 FACES_TALL = 7.5
 """Visible faces between chin and sole: for figures that the photo cuts off."""
+SPECK = 1.5 / 256
+"""In shares of the height: what is narrower than twice as much is a parser's noise, unless there is nothing else."""
 EYES_AT = 0.38
 """Share of a visible face above the eyes, where no parser says where they are."""
 _FACE = ("face", "eyes", "eyewear")
@@ -37,14 +40,14 @@ class Figure:
 def figure(labels: Labels) -> Figure:
     """The figure of a map (h, w); of one without a figure, the whole picture."""
     height, width = labels.shape
-    seen = labels != LABEL["background"]
+    seen = _solid(labels != LABEL["background"])
     if not seen.any():
         return Figure(0.0, width / 2, float(height))
-    of_axis = _seen(labels, _AXIS)
+    of_axis = _solid(_seen(labels, _AXIS))
     axis = float(np.median(np.nonzero(of_axis if of_axis.any() else seen)[1]))
     rows = np.nonzero((seen & (labels != LABEL["bags"])).any(1))[0]
     sole = float(rows[-1] + 1) if len(rows) else float(height)
-    face = _seen(labels, _FACE)
+    face = _solid(_seen(labels, _FACE))
     if not face.any():
         top = float(rows[0]) if len(rows) else 0.0
         return Figure(top, axis, sole - top)
@@ -55,9 +58,14 @@ def figure(labels: Labels) -> Figure:
     whole = _seen(labels, ("shoes", "feet")).any()
     if not whole and rows[-1] == height - 1:
         body = max(body, FACES_TALL * (chin - top))
-    eyes = np.nonzero(_seen(labels, ("eyes", "eyewear")).any(1))[0]
+    eyes = np.nonzero((_seen(labels, ("eyes", "eyewear")) & face).any(1))[0]
     row = float(eyes[0] + eyes[-1] + 1) / 2 if len(eyes) else top + EYES_AT * (chin - top)
     return Figure(chin, axis, body, row, (left + right) / 2, right - left)
+
+
+def _solid(mask: Mask) -> Mask:
+    whole = opened(mask, SPECK * mask.shape[0])
+    return whole if whole.any() else mask
 
 
 def _seen(labels: Labels, names: tuple[str, ...]) -> Mask:

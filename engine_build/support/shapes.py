@@ -39,6 +39,11 @@ def closed(mask: Mask, radius: float) -> Mask:
     return shrink(grow(np.pad(mask, edge), radius), radius)[edge:-edge, edge:-edge] | mask
 
 
+def opened(mask: Mask, radius: float) -> Mask:
+    """`mask` without what is narrower than twice `radius`."""
+    return grow(shrink(mask, radius), radius)
+
+
 def band(shape: tuple[int, int], rows: tuple[float, float], axis: float, halves: tuple[float, float]) -> Mask:
     """A trapezoid between two rows, symmetrical about column `axis`, `halves` wide to each side above and below."""
     y = np.arange(shape[0])[:, None] + 0.5

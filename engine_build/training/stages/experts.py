@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from engine_build.errors import RequestError
 from engine_build.instruction import CATEGORIES
+from engine_build.regions.world import WorldRegions
 from engine_build.request.reference_pictures import fit_cover
 from engine_build.support.classes import from_classes
 from engine_build.support.domains import DOMAINS, Domain, domain_of
@@ -33,8 +35,11 @@ from engine_build.training.data.world_tryons import ATTEMPTS, WorldTryOns
 from engine_build.training.loop.learner import StageConfig
 from engine_build.world.parts import region_map
 from engine_build.world.render import render
+from engine_build.world.sample_files import picture
 
 GREY = 0.5
+_ANOTHER = 1_000_003
+"""From a photo that cannot be used to the number of another."""
 DRESSED = {name: domain for name, domain in DOMAINS.items() if set(domain.categories) <= set(CATEGORIES)}
 """Domains whose references are garments, the only ones that the world and real pairs show."""
 
@@ -43,12 +48,15 @@ DRESSED = {name: domain for name, domain in DOMAINS.items() if set(domain.catego
 class ExpertConfig(StageConfig):
     """`domain` is one of DRESSED, `shape` that of its edit support.
 
+    `regions` of drawn photos are what the bundled parser sees, as where the expert runs (`world`), or the `truth`.
+
     Without `automask` the photo is shown whole, as to the general model. `region_loss` restricts the loss to the edit
     support.
     """
 
     domain: str = "top"
     shape: Shape = "tight"
+    regions: str = "world"
     automask: bool = True
     region_loss: bool = True
     lora_rank: int = 8
@@ -72,6 +80,8 @@ def dressed(config: ExpertConfig) -> Domain:
         )
     if config.shape not in ("tight", "box"):
         raise RequestError(f"an edit support is tight or box, not {config.shape!r}")
+    if config.regions not in ("world", "truth"):
+        raise RequestError(f"regions of drawn photos come from world, the parser, or truth, not {config.regions!r}")
     return domain
 
 
@@ -82,6 +92,7 @@ def describe(config: ExpertConfig, folder: Path) -> Path:
         "domain": domain.name,
         "categories": domain.categories,
         "shape": config.shape,
+        "regions": "shards" if config.data else config.regions,
         "support": digest(domain, config.options),
     }
     path = folder / "expert.json"
@@ -107,24 +118,42 @@ def of_expert(sample: Sample, photo: Tensor, support: Tensor, config: ExpertConf
 
 @dataclass(frozen=True)
 class ExpertTryOns:
-    """Try-ons of one garment of a domain, the photo masked as in inference, its truth the photo outside the support."""
+    """Try-ons of one garment of a domain, the photo masked as in inference, its truth the photo outside the support.
+
+    A photo on which the parser finds nothing of the domain is passed over for another.
+    """
 
     config: ExpertConfig
 
+    @cached_property
+    def source(self) -> WorldTryOns:
+        """The world's try-ons of one garment of the domain."""
+        return WorldTryOns(self.config.height, self.config.shot, mix=(1.0,), categories=dressed(self.config).categories)
+
+    @cached_property
+    def parser(self) -> WorldRegions:
+        """The bundled one."""
+        return WorldRegions()
+
     def draw(self, numbers: Sequence[int]) -> list[Sample]:
         """Samples whose `edited` map is the edit support."""
+        return [self._sample(number, sample) for number, sample in zip(numbers, self.source.draw(numbers), strict=True)]
+
+    def _sample(self, number: int, sample: Sample) -> Sample:
         c = self.config
-        domain = dressed(c)
-        source = WorldTryOns(c.height, c.shot, mix=(1.0,), categories=domain.categories)
-        result = []
-        for number, sample in zip(numbers, source.draw(numbers), strict=True):
-            drawn = render([sample.scene], c.height, c.shot, parts=True) if sample.scene is not None else None
-            if drawn is None or drawn.person_parts is None:
-                raise ValueError(f"sample {number} has no scene to take regions from")
-            size = (drawn.person.shape[3], drawn.person.shape[2])
-            support = torch.from_numpy(edit_support(region_map(drawn.person_parts[0]), domain, c.options, size=size))
-            result.append(of_expert(sample, drawn.person[0], support, c))
-        return result
+        drawn = render([self.source.scene(number)], c.height, 8, parts=True)
+        photo, parts = drawn.person[0], drawn.person_parts
+        if parts is None:
+            raise ValueError("the world gave no parts of what it drew")
+        regions = region_map(parts[0]) if c.regions == "truth" else self.parser(picture(photo))
+        try:
+            support = edit_support(regions, dressed(c), c.options, size=(photo.shape[2], photo.shape[1]))
+        except SupportError as error:
+            if error.code != "nothing-to-edit":
+                raise
+            other = number + _ANOTHER
+            return self._sample(other, self.source.draw([other])[0])
+        return of_expert(sample, photo, torch.from_numpy(support), c)
 
 
 @dataclass(frozen=True)

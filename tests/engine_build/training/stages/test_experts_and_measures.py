@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from real_pairs import person, write_dresscode, write_viton_hd
 
 from engine_build.config import ModelConfig
 from engine_build.errors import RequestError
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.mmdit import MMDiT
+from engine_build.regions.world import WorldRegions
 from engine_build.support.domains import DOMAINS
 from engine_build.support.edit_support import Options, edit_support
+from engine_build.support.regions import RegionMap
 from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.entry import ShardError
@@ -32,6 +35,7 @@ from engine_build.training.stages.experts import DRESSED, GREY, ExpertConfig, Ex
 from engine_build.training.stages.reward_watch import Watch
 from engine_build.world.parts import region_map
 from engine_build.world.render import garment_region, render
+from engine_build.world.sample_files import picture
 
 SHAPE = ModelConfig(
     num_layers=1,
@@ -56,7 +60,7 @@ def _dit() -> MMDiT:
 @pytest.mark.parametrize("shape", ["tight", "box"])
 @pytest.mark.parametrize("domain", list(DRESSED))
 def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewhere(domain: str, shape: str) -> None:
-    config = ExpertConfig(domain=domain, shape=shape, height=64, shot=32)
+    config = ExpertConfig(domain=domain, shape=shape, regions="truth", height=64, shot=32)
     for sample in ExpertTryOns(config).draw([0, 1]):
         scene = sample.scene
         drawn = render([scene], 64, 32, parts=True)
@@ -80,6 +84,24 @@ def test_an_expert_is_shown_no_other_garment(domain: str) -> None:
     categories = DOMAINS[domain].categories
     source = WorldTryOns(64, 32, mix=(1.0,), categories=categories)
     assert {g.category for number in range(300) for g in source.scene(number).garments} <= set(categories)
+
+
+def test_an_expert_is_trained_with_the_parsers_mask_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it infers; a photo on which the parser finds nothing of the domain is passed over."""
+    source = ExpertTryOns(ExpertConfig(domain="shoes", height=64, shot=32))
+    for number, sample in zip((3, 4), source.draw([3, 4]), strict=True):
+        photo = render([source.source.scene(number)], 64, 8).person[0]
+        seen = edit_support(WorldRegions()(picture(photo)), DOMAINS["shoes"], size=(48, 64))
+        assert np.array_equal(sample.edited.bool().numpy(), seen)
+    parser, calls = source.parser, []
+
+    def blind_at_first(photo: Image.Image) -> RegionMap:
+        calls.append(photo)
+        return RegionMap(np.zeros((64, 48), np.uint8)) if len(calls) == 1 else parser(photo)
+
+    monkeypatch.setitem(source.__dict__, "parser", blind_at_first)
+    (sample,) = source.draw([3])
+    assert len(calls) == 2 and sample.scene != source.source.scene(3) and sample.edited.any()
 
 
 def test_the_mask_depends_on_the_photo_alone() -> None:
@@ -149,6 +171,8 @@ def test_domains_that_nothing_shows_are_refused(domain: str, said: str) -> None:
         dressed(ExpertConfig(domain=domain))
     with pytest.raises(RequestError, match="tight or box"):
         dressed(ExpertConfig(shape="round"))
+    with pytest.raises(RequestError, match="parser, or truth"):
+        dressed(ExpertConfig(regions="guess"))
 
 
 def test_kid_by_hand_and_its_order() -> None:

@@ -17,6 +17,7 @@ from engine_build.config import CheckpointConfig
 from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
 from engine_build.model.packing import PackedBatch
+from engine_build.regions.world import WorldRegions
 from engine_build.runtime.loading import load_model
 from engine_build.support.composite import check_untouched, composite
 from engine_build.support.domains import DOMAINS
@@ -36,7 +37,6 @@ from engine_build.training.stages.experts import masked
 from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.stages.stage_run import StageRun
 from engine_build.training.train import Asked, main, run_stage
-from engine_build.world.parts import region_map
 from engine_build.world.render import render
 from engine_build.world.sample_files import picture
 from engine_build.world.scenes import HELD_OUT_SEED, sample_scene
@@ -172,9 +172,8 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
     table = replace(recipe.stage("expert"), start_from="isolate", steps=1, domain="top")
     path = run_stage(recipe, "expert", resume=False, name="expert-served", table=table)
     scene = WorldTryOns(64, 32, (1.0,), categories=("tops",)).scene(HELD_OUT_SEED // 64 + 3)
-    drawn = render([scene], 64, 32, parts=True)
-    assert drawn.person_parts is not None
-    found = edit_support(region_map(drawn.person_parts[0]), DOMAINS["top"], size=(48, 64))
+    drawn = render([scene], 64, 32)
+    found = edit_support(WorldRegions()(picture(drawn.person[0])), DOMAINS["top"], size=(48, 64))
     support = torch.from_numpy(found)
     said = json.loads((path.parent / "expert.json").read_text())
     check_digest(said["support"], DOMAINS[said["domain"]], Options(said["shape"]))
