@@ -80,17 +80,20 @@ def skeletons(people: list[Person]) -> Skeleton:
 
 def skin_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
     """Distance to neck, trunk, arms, hands and legs, (N, h, w)."""
+    trunk, neck, arms, leg = skin_parts(s, x, y)
+    return torch.minimum(torch.minimum(torch.minimum(trunk, neck), arms), leg)
+
+
+def skin_parts(s: Skeleton, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances to trunk, neck, arms and legs, each (N, h, w)."""
     p = s.p
     ax, (sx, sy, ex, ey, wx, wy) = s.fold(x)
     trunk = torch.maximum(ax - s.torso_width(y), torch.maximum(s.neck_y - y, y - s.crotch_y))
-    neck = torch.maximum(
-        ax - 0.40 * p.head, (y - (s.shoulder_y - 0.5 * (s.shoulder_y - s.head_y))).abs() - 0.06
-    )
-    d = torch.minimum(trunk, neck)
-    d = torch.minimum(d, capsule(ax, y, (sx, sy, ex, ey), p.arm, 0.85 * p.arm))
-    d = torch.minimum(d, capsule(ax, y, (ex, ey, wx, wy), 0.85 * p.arm, 0.66 * p.arm))
+    neck = torch.maximum(ax - 0.40 * p.head, (y - (s.shoulder_y - 0.5 * (s.shoulder_y - s.head_y))).abs() - 0.06)
+    upper = capsule(ax, y, (sx, sy, ex, ey), p.arm, 0.85 * p.arm)
+    fore = capsule(ax, y, (ex, ey, wx, wy), 0.85 * p.arm, 0.66 * p.arm)
     leg = capsule(ax, y, (0.52 * p.hip, s.hip_y, p.stance, s.ankle_y), p.thigh, p.ankle)
-    return torch.minimum(d, leg)
+    return trunk, neck, torch.minimum(upper, fore), leg
 
 
 def hand_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
@@ -115,6 +118,22 @@ def back_hair_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
     d = torch.minimum(d, torch.where(style == 6, ellipse(x, y, cx, cy - 0.25 * r, 1.42 * r, 1.38 * r), none))
     tail = capsule(x, y, (cx + 0.8 * r, cy - 0.7 * r, cx + 1.35 * r, cy + 1.3 * r), 0.34 * r, 0.18 * r)
     return torch.minimum(d, torch.where(style == 7, tail, none))
+
+
+def eye_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
+    """Distance to the whites of both eyes, (N, h, w)."""
+    p = s.p
+    ax, dy = (x - p.cx).abs(), y - s.head_y
+    return ellipse(ax, dy, p.eye_gap, -0.06 * p.head, 1.35 * p.eye_size, 0.95 * p.eye_size)
+
+
+def glasses_distance(s: Skeleton, x: Tensor, y: Tensor) -> Tensor:
+    """Distance to the frame of glasses, worn or not, (N, h, w)."""
+    p = s.p
+    ax, dy = (x - p.cx).abs(), y - s.head_y
+    eye_y = -0.06 * p.head
+    ring = ellipse(ax, dy, p.eye_gap + 0.001, eye_y, 0.021, 0.019).abs() - 0.0028
+    return torch.minimum(ring, torch.maximum((dy - eye_y).abs() - 0.0028, ax - p.eye_gap + 0.019))
 
 
 def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,31 +165,25 @@ def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor,
     beard = torch.maximum(face + 0.02 * r, 0.34 * r - dy + 0.25 * ax)
     mark(beard, hair * 0.9, p.beard)
     mark(ellipse(ax, dy, zero, 0.72 * r - 0.3 * p.smile, 0.30 * r, 0.05 * r), skin * 0.82, 0.3)
-    mark(
-        capsule(dx, dy, (zero, 0.02 * r, 0.02 * r, 0.30 * r), 0.3 * p.nose, 0.55 * p.nose), skin * 0.78, 0.85
-    )
+    mark(capsule(dx, dy, (zero, 0.02 * r, 0.02 * r, 0.30 * r), 0.3 * p.nose, 0.55 * p.nose), skin * 0.78, 0.85)
     curve = 0.56 * r - p.smile * (ax / p.mouth_width) ** 2 + 0.4 * p.smile
     mouth = torch.maximum((dy - curve).abs() - 0.5 * p.lips - 0.001, ax - p.mouth_width)
     lips = 0.35 * skin + 0.65 * ink(0.72, 0.22, 0.24)
     mark(mouth, lips)
     eye_y = -0.06 * r
-    mark(ellipse(ax, dy, p.eye_gap, eye_y, 1.35 * p.eye_size, 0.95 * p.eye_size), ink(0.97, 0.96, 0.95))
+    mark(eye_distance(s, x, y), ink(0.97, 0.96, 0.95))
     iris = torch.cat([p.eye_r, p.eye_g, p.eye_b], 1)[:, :, None]
     mark(ellipse(ax, dy, p.eye_gap, eye_y, 0.78 * p.eye_size, 0.85 * p.eye_size), iris)
     mark(ellipse(ax, dy, p.eye_gap, eye_y, 0.40 * p.eye_size, 0.42 * p.eye_size), ink(0.05, 0.04, 0.05))
     brow_y = -0.36 * r
     ends = (p.eye_gap - 0.013, brow_y + p.brow_tilt, p.eye_gap + 0.015, brow_y - p.brow_tilt)
     mark(capsule(ax, dy, ends, 0.55 * p.brow_thick, 0.40 * p.brow_thick), hair * 0.75)
-    ring = ellipse(ax, dy, p.eye_gap + 0.001, eye_y, 0.021, 0.019).abs() - 0.0028
-    bridge = torch.maximum((dy - eye_y).abs() - 0.0028, ax - p.eye_gap + 0.019)
-    mark(torch.minimum(ring, bridge), ink(0.12, 0.11, 0.13), p.glasses)
+    mark(glasses_distance(s, x, y), ink(0.12, 0.11, 0.13), p.glasses)
 
     style = p.hair_style
     cap_r = torch.where(style == 0, 1.0, torch.where(style == 6, 1.16, 1.08)) * r
     cap = ellipse(ax, dy, zero, -0.08 * r, cap_r, 1.06 * tall)
-    sweep = torch.where(
-        (style == 2) | (style == 7) | (style == 4), (dx - p.parting * 0.6).abs() * 0.55, 0.16 * ax
-    )
+    sweep = torch.where((style == 2) | (style == 7) | (style == 4), (dx - p.parting * 0.6).abs() * 0.55, 0.16 * ax)
     sweep = torch.where(style == 3, 0.05 * ax, sweep)
     line = torch.where(style == 3, -0.40, torch.where(style == 0, -0.72, -0.62)) * r
     temple = torch.where((style == 3) | (style == 4), 0.95, torch.where(style == 0, 0.0, 0.25)) * r
@@ -178,9 +191,7 @@ def head_layer(s: Skeleton, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor,
     front = torch.maximum(cap, below)
     hair_cover = cover(front, scale)
     gloss = 1.0 - 0.25 * (1.0 + cap / (0.4 * r)).clamp(0.0, 1.0)
-    gloss = gloss + 0.22 * (1.0 - ((dy + 0.75 * r).abs() + 0.4 * (dx + 0.3 * r).abs()) / (0.45 * r)).clamp(
-        0.0, 1.0
-    )
+    gloss = gloss + 0.22 * (1.0 - ((dy + 0.75 * r).abs() + 0.4 * (dx + 0.3 * r).abs()) / (0.45 * r)).clamp(0.0, 1.0)
     tone = hair * gloss.unsqueeze(1)
     colour = colour + (tone - colour) * hair_cover.unsqueeze(1)
     return colour, torch.maximum(coverage, hair_cover), hair_cover

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from engine_build.instruction import GarmentPhrase, compose
+from engine_build.support.classes import from_classes
+from engine_build.support.domains import OF_CATEGORY
+from engine_build.support.errors import SupportError
+from engine_build.support.regions import LABEL, RegionMap
 from engine_build.training.data import masking
 from engine_build.training.data.entry import Entry, EntryReference, Picture
 from engine_build.training.data.layouts import Candidate
@@ -45,22 +50,21 @@ def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepar
     """Read a candidate's pictures and make its sample, told by the grammar. Raises Dropped."""
     truth, target = _picture(candidate.truth, "target")
     _fits(truth, "target", rules.min_side, rules)
-    labels = _labels(candidate.labels, truth, "parse")
-    meanings = dict(candidate.meanings)
+    regions = _regions(candidate, truth)
     references, shown = [], []
     for garment in candidate.garments:
         image, stored = _picture(garment.path, "garment")
         _fits(image, "garment", rules.min_garment, rules)
         category = garment.category
-        if category == "auto" and labels is not None:
-            category = _worn(labels, meanings)
+        if category == "auto" and regions is not None:
+            category = _worn(regions)
         references.append(EntryReference(stored, category, garment.layer, garment.description))
         shown.append(image)
-    meant = tuple(label for r in references for label in meanings.get(r.category, ()))
-    person, edited, masked = _person(candidate, truth, labels, meant, rules)
+    categories = tuple(r.category for r in references)
+    person, edited, masked = _person(candidate, truth, regions, categories, rules)
     maps = {} if edited is None else {"edited": encoded(edited).data}
-    if labels is not None:
-        maps["target_regions"] = encoded(labels).data
+    if regions is not None:
+        maps["target_regions"] = encoded(Image.fromarray(regions.labels)).data
     phrases = [GarmentPhrase(r.category, r.layer, r.description) for r in references]
     entry = Entry(
         key=key,
@@ -71,7 +75,7 @@ def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepar
         source=source,
         masked=masked,
         maps=maps,
-        labels={name: values[0] for name, values in meanings.items()} if labels is not None else {},
+        labels=LABEL if regions is not None else {},
         facts={"name": candidate.name},
     )
     pictures = (truth, *shown)
@@ -79,20 +83,20 @@ def prepare(candidate: Candidate, key: str, source: str, rules: Rules) -> Prepar
 
 
 def _person(
-    candidate: Candidate, truth: Image.Image, labels: Image.Image | None, meant: tuple[int, ...], rules: Rules
+    candidate: Candidate, truth: Image.Image, regions: RegionMap | None, categories: tuple[str, ...], rules: Rules
 ) -> tuple[Picture, Image.Image | None, bool]:
-    seen = masking.region(labels, meant) if labels is not None and meant else None
-    if seen is not None and masking.share(seen) < masking.MIN_SHARE:
-        raise Dropped("garment not seen on the person", f"{masking.share(seen):.2%} of the parse")
+    support = None
+    if regions is not None and all(name in OF_CATEGORY for name in categories):
+        if (seen := masking.share(regions, categories)) < masking.MIN_SHARE:
+            raise Dropped("garment not seen on the person", f"{seen:.2%} of the parse")
+        support = masking.support_of(regions, categories, truth.size)
     if candidate.person is not None:
         image, stored = _picture(candidate.person, "person")
         _fits(image, "person", rules.min_side, rules)
         if image.size != truth.size:
             raise Dropped("person and target differ in size", f"{image.size} and {truth.size}")
-        return stored, None if seen is None else masking.coarse(seen), False
-    mask = _labels(candidate.mask, truth, "mask")
-    if mask is None and seen is not None and labels is not None:
-        mask = masking.coarse(masking.region(labels, meant + candidate.arms))
+        return stored, support, False
+    mask = _labels(candidate.mask, truth, "mask") or support
     if candidate.masked is not None:
         image, stored = _picture(candidate.masked, "person")
         if image.size != truth.size:
@@ -103,9 +107,19 @@ def _person(
     return encoded(masking.greyed(truth, mask), lossless=False), mask, True
 
 
-def _worn(labels: Image.Image, meanings: dict[str, tuple[int, ...]]) -> str:
+def _regions(candidate: Candidate, truth: Image.Image) -> RegionMap | None:
+    labels = _labels(candidate.labels, truth, "parse")
+    if labels is None:
+        return None
+    try:
+        return from_classes(np.asarray(labels), candidate.classes)
+    except SupportError as error:
+        raise Dropped("parse broken", str(error)) from error
+
+
+def _worn(regions: RegionMap) -> str:
     """Trousers or a skirt: whichever covers more; `auto` where neither is seen."""
-    shares = {name: masking.share(masking.region(labels, meanings.get(name, ()))) for name in ("pants", "skirts")}
+    shares = {name: masking.share(regions, (name,)) for name in ("pants", "skirts")}
     name = max(shares, key=lambda one: shares[one])
     return name if shares[name] >= masking.MIN_SHARE else "auto"
 

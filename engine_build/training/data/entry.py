@@ -7,7 +7,7 @@ WebDataset's convention: files of one sample stand together and share the name u
     KEY.target.EXT          the truth, of the person's size
     KEY.reference-N.EXT     garments (or pictures to copy from), N from 1
     KEY.edited.png          optional, 8 bit: how much a pixel is the instruction's business, 255 entirely
-    KEY.person_regions.png  optional, 8 bit: region labels, named in the JSON
+    KEY.person_regions.png  optional, 8 bit: labels of `engine_build.support.regions`, named in the JSON
     KEY.target_regions.png  likewise
 
 EXT is jpg, png or webp: pictures are stored as they came where nothing had to change.

@@ -22,21 +22,7 @@ from engine_build.errors import RequestError
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.judging import layouts
 from engine_build.judging.layouts import LAYOUTS, inside
-
-CIHP = {"hats": (1,), "tops": (5,), "dresses": (6,), "coats": (7,), "pants": (9,), "skirts": (12,), "shoes": (18, 19)}
-CIHP_ARMS = (14, 15)
-"""Labels of image-parse-v3, those of Crowd Instance-level Human Parsing."""
-DRESSCODE = {
-    "hats": (1,),
-    "tops": (4,),
-    "skirts": (5,),
-    "pants": (6,),
-    "dresses": (7,),
-    "shoes": (9, 10),
-    "bags": (16,),
-}
-DRESSCODE_ARMS = (14, 15)
-"""Labels of DressCode's label_maps (Morelli et al., 2022)."""
+from engine_build.support.classes import CIHP, DRESSCODE
 
 _PEOPLE_KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -56,7 +42,7 @@ class Candidate:
     """What may become a sample, nothing read yet.
 
     `person` is None where only the truth exists. `masked` is that truth with the garment gone, `mask` where it was;
-    `labels` is a parse of the truth, `meanings` its labels by category, `arms` its labels of arms.
+    `labels` is a parse of the truth, `classes` the names of its numbers.
     """
 
     name: str
@@ -66,8 +52,7 @@ class Candidate:
     masked: Path | None = None
     mask: Path | None = None
     labels: Path | None = None
-    meanings: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    arms: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
     instruction: str | None = None
 
 
@@ -92,8 +77,7 @@ def _viton_hd(folder: Path, split: str, people: Path | None) -> Iterator[Candida
             masked=_there(pair.base / "agnostic-v3.2" / pair.person.name),
             mask=_there(pair.base / "agnostic-mask" / f"{pair.name}_mask.png"),
             labels=_there(pair.base / "image-parse-v3" / f"{pair.name}.png"),
-            meanings=tuple(CIHP.items()),
-            arms=CIHP_ARMS,
+            classes=CIHP,
         )
 
 
@@ -106,8 +90,7 @@ def _dresscode(folder: Path, split: str, people: Path | None) -> Iterator[Candid
             garments=(Garment(pair.own, pair.category),),
             person=_of_person(people and people / pair.base.name, pair.person.stem),
             labels=_there(pair.base / "label_maps" / f"{number}_4.png"),
-            meanings=tuple(DRESSCODE.items()),
-            arms=DRESSCODE_ARMS,
+            classes=DRESSCODE,
         )
 
 

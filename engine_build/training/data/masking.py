@@ -1,41 +1,39 @@
-"""The picture to edit where only the truth exists: the garment's place greyed, generously and coarsely.
+"""The picture to edit where only the truth exists: the garment's place greyed, as the edit support has it.
 
-A mask that followed the garment's outline would tell the network the shape it has to invent, so the region and the
-arms beside it are widened and rounded to blocks (Choi et al., 2021, hide more for the same reason). Head, legs and
-background stay.
+The support is that of `engine_build.support`, as a box: one that followed the garment's outline would tell the network
+the shape it has to invent (Choi et al., 2021, hide more for the same reason). What its domain keeps stays: head, hands,
+background outside the box.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
+
+from engine_build.support.domains import DOMAINS, OF_CATEGORY
+from engine_build.support.edit_support import Options, edit_support
+from engine_build.support.regions import RegionMap
 
 GREY = (128, 128, 128)
-BLOCKS = 32
-"""Blocks along the picture's height."""
+BOX = Options("box")
 MIN_SHARE = 0.005
 """A garment covering less of a picture than this is not seen."""
 
 
-def region(labels: Image.Image, meant: tuple[int, ...]) -> Image.Image:
-    """255 where `labels` is one of `meant`, else 0."""
-    return Image.fromarray((np.isin(np.asarray(labels), meant) * 255).astype(np.uint8))
+def share(regions: RegionMap, names: Sequence[str]) -> float:
+    """How much of a picture one of the regions covers."""
+    return float(regions.mask(names).mean())
 
 
-def share(mask: Image.Image) -> float:
-    """How much of a mask is set."""
-    return float((np.asarray(mask) >= 128).mean())
+def support_of(regions: RegionMap, categories: Sequence[str], size: tuple[int, int]) -> Image.Image:
+    """255 in the edit supports of garments of `categories` on a photo of `size`, else 0.
 
-
-def coarse(mask: Image.Image) -> Image.Image:
-    """A mask widened by half a block and rounded up to blocks."""
-    side = max(2, mask.height // BLOCKS)
-    wide = mask.filter(ImageFilter.MaxFilter(side // 2 * 2 + 1))
-    across, down = -(-mask.width // side), -(-mask.height // side)
-    padded = np.zeros((down * side, across * side), np.uint8)
-    padded[: mask.height, : mask.width] = np.asarray(wide)
-    blocks = padded.reshape(down, side, across, side).max(axis=(1, 3))
-    return Image.fromarray(np.kron(blocks, np.ones((side, side), np.uint8))[: mask.height, : mask.width])
+    Raises SupportError where the photo shows nothing to put one of them in the place of.
+    """
+    supports = [edit_support(regions, DOMAINS[OF_CATEGORY[name]], BOX, size=size) for name in categories]
+    return Image.fromarray(np.logical_or.reduce(supports).astype(np.uint8) * 255)
 
 
 def greyed(photo: Image.Image, mask: Image.Image) -> Image.Image:

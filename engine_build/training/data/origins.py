@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine_build.errors import RequestError
 from engine_build.judging.layouts import recognise
+from engine_build.support.regions import LABEL
 from engine_build.training.data.candidate_entry import Dropped, PreparedEntry, Rules, prepare
 from engine_build.training.data.entry import Entry, EntryReference, Picture
 from engine_build.training.data.layouts import Candidate, candidates
@@ -22,7 +23,7 @@ from engine_build.training.data.twins import look
 from engine_build.training.data.world_edits import Edits
 from engine_build.training.data.world_tryons import ATTEMPTS, WorldTryOns
 from engine_build.world.render import render
-from engine_build.world.sample_files import REGIONS, picture
+from engine_build.world.sample_files import picture
 from engine_build.world.scenes import HELD_OUT_SEED
 
 WORLDS = ("try-ons", "edits")
@@ -158,7 +159,7 @@ class World:
             instruction=sample.instruction,
             source=f"world/{self.kind}",
             maps={**edited, **maps},
-            labels=REGIONS if maps else {},
+            labels=LABEL if maps else {},
             facts={"name": str(number), "number": number, "pictures": whole},
         )
         pictures = (target, *shown)
@@ -169,10 +170,12 @@ def _regions(drawn: list[Sample], height: int) -> list[dict[str, bytes]]:
     scenes = [sample.scene for sample in drawn if sample.scene is not None]
     if len(scenes) < len(drawn):
         return [{} for _ in drawn]
-    shown = render(scenes, height, 8)
+    shown = render(scenes, height, 8, parts=True)
+    if shown.person_parts is None or shown.target_parts is None:
+        return [{} for _ in drawn]
     return [
-        {"person_regions": _png(shown.person_regions[i]), "target_regions": _png(shown.target_regions[i])}
-        for i in range(len(scenes))
+        {"person_regions": _png(person), "target_regions": _png(target)}
+        for person, target in zip(shown.person_parts, shown.target_parts, strict=True)
     ]
 
 

@@ -17,6 +17,8 @@ from engine_build.world.specs import CATEGORIES, FACE, HAIR, REGION_OF, Scene
 
 ATTEMPTS = 64
 """Seeds a numbered sample may look through for a scene with the category whose turn it is."""
+PATIENCE = 4
+"""Times as many where no other category will do: an expert of coats is not to be shown dresses."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class WorldTryOns:
         wanted = self.categories or CATEGORIES
         category = wanted[number % len(wanted)]
         allow_rare = rng.randrange(self.rare_one_in) == 0
-        for attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS * (PATIENCE if self.categories else 1)):
             scene = sample_scene(number * ATTEMPTS + attempt, count)
             rare = any(g.pattern in self.rare for g in scene.garments) and not allow_rare
             missing = (self.balanced or self.categories) and all(g.category != category for g in scene.garments)

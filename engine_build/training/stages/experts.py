@@ -1,60 +1,62 @@
 """Experts in the manner of sm4llVTONs: a small LoRA a domain, trained the way it infers.
 
-The photo's edit support is masked out by one function, `automask`, in training and in inference alike, from what
-the photo alone shows; the loss is restricted to it; and `repaint` returns the photo's own pixels elsewhere.
+The photo's edit support is masked out by the one function of `engine_build.support`, from what the photo alone shows,
+in training as wherever the expert runs; the loss is restricted to it, and outside it the truth is the photo.
 
 Letters: H, W picture; masks (H, W) bool.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from engine_build.training.data.entry import ShardError
+from engine_build.errors import RequestError
+from engine_build.instruction import CATEGORIES
+from engine_build.regions.world import WorldRegions
+from engine_build.request.reference_pictures import fit_cover
+from engine_build.support.classes import from_classes
+from engine_build.support.domains import DOMAINS, Domain, domain_of
+from engine_build.support.edit_support import Options, Shape, digest, edit_support
+from engine_build.support.errors import SupportError
+from engine_build.training.data.entry import Entry, ShardError
+from engine_build.training.data.pictures import read_map, tensor_of
 from engine_build.training.data.sample import Sample
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.world_tryons import ATTEMPTS, WorldTryOns
 from engine_build.training.loop.learner import StageConfig
+from engine_build.world.parts import region_map
 from engine_build.world.render import render
-from engine_build.world.specs import FACE, HAIR, REGION_OF, SKIN
+from engine_build.world.sample_files import picture
 
 GREY = 0.5
-
-
-@dataclass(frozen=True)
-class Domain:
-    """What an expert dresses: its categories, the photo's regions it may repaint, how far beyond (shares of H)."""
-
-    categories: tuple[str, ...]
-    regions: tuple[int, ...]
-    margin: float = 0.05
-
-
-_TRUNK = tuple(REGION_OF[c] for c in ("tops", "dresses", "coats"))
-_LEGS = tuple(REGION_OF[c] for c in ("pants", "skirts", "dresses"))
-DOMAINS: dict[str, Domain] = {
-    "top": Domain(("tops", "coats"), (*_TRUNK, SKIN)),
-    "bottom": Domain(("pants", "skirts"), (*_LEGS, SKIN)),
-    "dress": Domain(("dresses",), (*_TRUNK, *_LEGS, SKIN)),
-    "shoes": Domain(("shoes",), (REGION_OF["shoes"],), 0.04),
-    "hat": Domain(("hats",), (REGION_OF["hats"], HAIR), 0.10),
-    "bag": Domain(("bags",), (REGION_OF["bags"], SKIN), 0.12),
-}
+_ANOTHER = 1_000_003
+"""From a photo that cannot be used to the number of another."""
+DRESSED = {name: domain for name, domain in DOMAINS.items() if set(domain.categories) <= set(CATEGORIES)}
+"""Domains whose references are garments, the only ones that the world and real pairs show."""
 
 
 @dataclass(frozen=True)
 class ExpertConfig(StageConfig):
-    """`domain` is one of DOMAINS. Without `automask` the photo is shown whole, as to the general model.
+    """`domain` is one of DRESSED, `shape` that of its edit support.
 
-    `region_loss` restricts the loss to the edit support.
+    `regions` of drawn photos are what the bundled parser sees, as where the expert runs (`world`), or the `truth`.
+
+    Without `automask` the photo is shown whole, as to the general model. `region_loss` restricts the loss to the edit
+    support.
     """
 
     domain: str = "top"
+    shape: Shape = "tight"
+    regions: str = "world"
     automask: bool = True
     region_loss: bool = True
     lora_rank: int = 8
@@ -62,17 +64,40 @@ class ExpertConfig(StageConfig):
     learning_rate: float = 1e-3
     drop: float = 0.0
 
+    @property
+    def options(self) -> Options:
+        """Those of the edit support."""
+        return Options(self.shape)
 
-def automask(regions: Tensor, domain: Domain) -> Tensor:
-    """The edit support of a photo whose region map (H, W) a parser gave: the domain's regions and a margin.
 
-    Face and, but for hats, hair stay out of it; so the support never depends on the picture to be made.
-    """
-    wanted = torch.isin(regions, torch.tensor(domain.regions, dtype=regions.dtype, device=regions.device))
-    radius = max(1, round(domain.margin * regions.shape[0]))
-    grown = F.max_pool2d(wanted[None, None].float(), 2 * radius + 1, 1, radius)[0, 0] > 0
-    kept = [FACE] if HAIR in domain.regions else [FACE, HAIR]
-    return grown & ~torch.isin(regions, torch.tensor(kept, dtype=regions.dtype, device=regions.device))
+def dressed(config: ExpertConfig) -> Domain:
+    """The domain of a table. Raises RequestError for one unknown or without garments, and for an unknown shape."""
+    domain = domain_of(config.domain)
+    if config.domain not in DRESSED:
+        raise RequestError(
+            f"the {config.domain} expert needs pictures of {domain.categories[0]}, which neither the world nor real "
+            f"pairs show; choose from {', '.join(DRESSED)}"
+        )
+    if config.shape not in ("tight", "box"):
+        raise RequestError(f"an edit support is tight or box, not {config.shape!r}")
+    if config.regions not in ("world", "truth"):
+        raise RequestError(f"regions of drawn photos come from world, the parser, or truth, not {config.regions!r}")
+    return domain
+
+
+def describe(config: ExpertConfig, folder: Path) -> Path:
+    """Write `expert.json` beside an expert's LoRA: what it dresses, the digest of the support it was trained with."""
+    domain = dressed(config)
+    said = {
+        "domain": domain.name,
+        "categories": domain.categories,
+        "shape": config.shape,
+        "regions": "shards" if config.data else config.regions,
+        "support": digest(domain, config.options),
+    }
+    path = folder / "expert.json"
+    path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    return path
 
 
 def masked(photo: Tensor, support: Tensor) -> Tensor:
@@ -80,74 +105,93 @@ def masked(photo: Tensor, support: Tensor) -> Tensor:
     return torch.where(support, torch.full_like(photo, GREY), photo)
 
 
-def repaint(photo: Tensor, result: Tensor, support: Tensor, feather: int = 2) -> Tensor:
-    """The photo (3, H, W) uint8 with `result` inside the support, blended over `feather` pixels inward only.
-
-    Pixels outside the support are the photo's own, exactly. Raises ValueError for shapes that do not match.
-    """
-    if photo.shape != result.shape or photo.shape[1:] != support.shape or photo.dtype != torch.uint8:
-        raise ValueError("photo and result must be uint8 of one size, the support a mask of it")
-    depth = torch.zeros(support.shape)
-    inside = support.float()[None, None]
-    for _ in range(feather):
-        depth += inside[0, 0]
-        inside = -F.max_pool2d(-inside, 3, 1, 1)
-    alpha = torch.where(inside[0, 0] > 0, torch.ones_like(depth), depth / (feather + 1))
-    mixed = photo.float() + alpha * (result.float() - photo.float())
-    return torch.where(support, mixed.round().clamp(0, 255).to(torch.uint8), photo)
+def of_expert(sample: Sample, photo: Tensor, support: Tensor, config: ExpertConfig) -> Sample:
+    """A try-on of `photo` (3, H, W) as an expert is to learn it: grey where it paints, the photo elsewhere."""
+    shown = masked(photo, support) if config.automask else photo
+    return replace(
+        sample,
+        references=(shown, *sample.references[1:]),
+        target=torch.where(support, sample.target, photo),
+        edited=support.float() if config.region_loss else sample.edited,
+    )
 
 
 @dataclass(frozen=True)
 class ExpertTryOns:
-    """Try-ons of one garment of a domain, the photo masked as in inference, its truth the photo outside the support."""
+    """Try-ons of one garment of a domain, the photo masked as in inference, its truth the photo outside the support.
+
+    A photo on which the parser finds nothing of the domain is passed over for another.
+    """
 
     config: ExpertConfig
 
+    @cached_property
+    def source(self) -> WorldTryOns:
+        """The world's try-ons of one garment of the domain."""
+        return WorldTryOns(self.config.height, self.config.shot, mix=(1.0,), categories=dressed(self.config).categories)
+
+    @cached_property
+    def parser(self) -> WorldRegions:
+        """The bundled one."""
+        return WorldRegions()
+
     def draw(self, numbers: Sequence[int]) -> list[Sample]:
         """Samples whose `edited` map is the edit support."""
+        return [self._sample(number, sample) for number, sample in zip(numbers, self.source.draw(numbers), strict=True)]
+
+    def _sample(self, number: int, sample: Sample) -> Sample:
         c = self.config
-        domain = DOMAINS[c.domain]
-        source = WorldTryOns(c.height, c.shot, mix=(1.0,), categories=domain.categories)
-        result = []
-        for number, sample in zip(numbers, source.draw(numbers), strict=True):
-            drawn = render([sample.scene], c.height, c.shot) if sample.scene is not None else None
-            if drawn is None:
-                raise ValueError(f"sample {number} has no scene to take regions from")
-            photo, regions = drawn.person[0], drawn.person_regions[0]
-            support = automask(regions, domain)
-            shown = masked(photo, support) if c.automask else photo
-            truth = torch.where(support, sample.target, photo)
-            edited = support.float() if c.region_loss else sample.edited
-            result.append(replace(sample, references=(shown, *sample.references[1:]), target=truth, edited=edited))
-        return result
+        drawn = render([self.source.scene(number)], c.height, 8, parts=True)
+        photo, parts = drawn.person[0], drawn.person_parts
+        if parts is None:
+            raise ValueError("the world gave no parts of what it drew")
+        regions = region_map(parts[0]) if c.regions == "truth" else self.parser(picture(photo))
+        try:
+            support = edit_support(regions, dressed(c), c.options, size=(photo.shape[2], photo.shape[1]))
+        except SupportError as error:
+            if error.code != "nothing-to-edit":
+                raise
+            other = number + _ANOTHER
+            return self._sample(other, self.source.draw([other])[0])
+        return of_expert(sample, photo, torch.from_numpy(support), c)
 
 
 @dataclass(frozen=True)
 class ExpertShards(ShardSource):
-    """The same of shards: samples with a garment of the domain, their map of what is edited as the edit support.
+    """The same of shards: samples of the domain's garments alone, their support from the regions stored with them.
 
-    Raises ShardError for a sample without such a map, and where too many in a row hold nothing of the domain.
+    Where a sample's photo is its truth with the garment greyed, the truth itself is masked. Raises ShardError for a
+    sample without regions, and where too many in a row hold nothing of the domain.
     """
 
     expert: ExpertConfig = field(default_factory=ExpertConfig)
 
     def sample(self, number: int) -> Sample:
         """The next sample of the domain, looking from `number * ATTEMPTS` on."""
-        domain = DOMAINS[self.expert.domain]
+        domain = dressed(self.expert)
         for place in range(number * ATTEMPTS, (number + 1) * ATTEMPTS):
-            if any(one.category in domain.categories for one in self.shards.entry(place).references):
-                return self._masked(super().sample(place), place)
+            entry = self.shards.entry(place)
+            if not entry.references or any(one.category not in domain.categories for one in entry.references):
+                continue
+            try:
+                support = self._support(entry, domain)
+            except SupportError as error:
+                if error.code == "nothing-to-edit":
+                    continue
+                path, span = self.shards.place(place)
+                raise ShardError(f"{path}: {span.key}: {error}") from error
+            sample = super().sample(place)
+            fitted = fit_cover(support, (sample.target.shape[2], sample.target.shape[1]))
+            photo = sample.target if entry.masked else sample.references[0]
+            return of_expert(sample, photo, tensor_of(fitted) > 0.5, self.expert)
         raise ShardError(f"{ATTEMPTS} samples in a row hold no {', '.join(domain.categories)} for {self.expert.domain}")
 
-    def _masked(self, sample: Sample, place: int) -> Sample:
-        if sample.edited is None:
-            path, span = self.shards.place(place)
-            raise ShardError(f"{path}: {span.key} does not say what is edited, which an expert must know")
-        support, photo = sample.edited > 0.5, sample.references[0]
-        shown = masked(photo, support) if self.expert.automask else photo
-        return replace(
-            sample,
-            references=(shown, *sample.references[1:]),
-            target=torch.where(support, sample.target, photo),
-            edited=support.float() if self.expert.region_loss else sample.edited,
+    def _support(self, entry: Entry, domain: Domain) -> Image.Image:
+        stored = entry.maps.get("person_regions") or entry.maps.get("target_regions")
+        if stored is None:
+            raise SupportError("unknown-region", "holds no regions of the photo, which an expert must know")
+        labels = read_map(stored)
+        regions = from_classes(np.asarray(labels), {number: name for name, number in entry.labels.items()})
+        return Image.fromarray(
+            edit_support(regions, domain, self.expert.options, size=labels.size).astype(np.uint8) * 255
         )

@@ -33,7 +33,7 @@ from engine_build.training.stages.batch_size import with_batch
 from engine_build.training.stages.cfg_distill import CfgDistill, CfgDistillConfig
 from engine_build.training.stages.critic import Critic, Head
 from engine_build.training.stages.dmd import Dmd, DmdConfig
-from engine_build.training.stages.experts import DOMAINS, ExpertConfig, ExpertShards, ExpertTryOns
+from engine_build.training.stages.experts import ExpertConfig, ExpertShards, ExpertTryOns, describe, dressed
 from engine_build.training.stages.isolation import IsolateConfig
 from engine_build.training.stages.matching import Matching
 from engine_build.training.stages.merging import MergeConfig, averages, merged
@@ -75,10 +75,12 @@ def tryon(stage_run: StageRun) -> Path:
 
 def expert(stage_run: StageRun) -> Path:
     c: ExpertConfig = stage_run.config
-    if c.domain not in DOMAINS:
-        raise RequestError(f"there is no domain {c.domain!r}; choose from {', '.join(DOMAINS)}")
+    dressed(c)
     source = ExpertShards(Shards(c.data, c.data_seed), c.height, c.shot, expert=c) if c.data else ExpertTryOns(c)
-    return _matching(stage_run, source, region_only=c.region_loss)
+    path = _matching(stage_run, source, region_only=c.region_loss)
+    if path.exists() and stage_run.place.first:
+        describe(c, path.parent)
+    return path
 
 
 def isolate(stage_run: StageRun) -> Path:

@@ -1,4 +1,4 @@
-"""Experts' masks and repainting, measures by hand, the watch over rewards, trainable LoRA weights."""
+"""Experts' masks, measures by hand, the watch over rewards, trainable LoRA weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from real_pairs import person, write_dresscode
+from PIL import Image
+from real_pairs import person, write_dresscode, write_viton_hd
 
 from engine_build.config import ModelConfig
 from engine_build.errors import RequestError
 from engine_build.model.lora import LoraSet, read_lora
 from engine_build.model.mmdit import MMDiT
+from engine_build.regions.world import WorldRegions
+from engine_build.support.domains import DOMAINS
+from engine_build.support.edit_support import Options, edit_support
+from engine_build.support.regions import RegionMap
 from engine_build.training.data.build import BuildPlan, build
 from engine_build.training.data.candidate_entry import Rules
 from engine_build.training.data.entry import ShardError
-from engine_build.training.data.origins import Folder
+from engine_build.training.data.origins import Folder, World
 from engine_build.training.data.reading import Shards
 from engine_build.training.data.source import ShardSource
 from engine_build.training.data.world_tryons import WorldTryOns
@@ -26,19 +31,11 @@ from engine_build.training.evidence.comparisons import standard_error
 from engine_build.training.loop import adapters
 from engine_build.training.loop.learner import Learner, StageConfig
 from engine_build.training.measure.measures import Way, diversity, kid
-from engine_build.training.stages.experts import (
-    DOMAINS,
-    GREY,
-    ExpertConfig,
-    ExpertShards,
-    ExpertTryOns,
-    automask,
-    masked,
-    repaint,
-)
+from engine_build.training.stages.experts import DRESSED, GREY, ExpertConfig, ExpertShards, ExpertTryOns, dressed
 from engine_build.training.stages.reward_watch import Watch
+from engine_build.world.parts import region_map
 from engine_build.world.render import garment_region, render
-from engine_build.world.specs import FACE, REGION_OF
+from engine_build.world.sample_files import picture
 
 SHAPE = ModelConfig(
     num_layers=1,
@@ -60,13 +57,15 @@ def _dit() -> MMDiT:
     return model
 
 
-@pytest.mark.parametrize("domain", list(DOMAINS))
-def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewhere(domain: str) -> None:
-    config = ExpertConfig(domain=domain, height=64, shot=32)
+@pytest.mark.parametrize("shape", ["tight", "box"])
+@pytest.mark.parametrize("domain", list(DRESSED))
+def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewhere(domain: str, shape: str) -> None:
+    config = ExpertConfig(domain=domain, shape=shape, regions="truth", height=64, shot=32)
     for sample in ExpertTryOns(config).draw([0, 1]):
         scene = sample.scene
-        drawn = render([scene], 64, 32)
-        support = automask(drawn.person_regions[0], DOMAINS[domain])
+        drawn = render([scene], 64, 32, parts=True)
+        regions = region_map(drawn.person_parts[0])
+        support = torch.from_numpy(edit_support(regions, DOMAINS[domain], Options(shape), size=(48, 64)))
         photo = drawn.person[0]
         assert (sample.references[0][:, support] == GREY).all()
         assert torch.equal(sample.references[0][:, ~support], photo[:, ~support])
@@ -75,58 +74,105 @@ def test_an_expert_sees_grey_where_it_paints_and_the_truth_is_the_photo_elsewher
         (garment,) = scene.garments
         assert garment.category in DOMAINS[domain].categories
         shown = garment_region(drawn.target_regions[0], garment.category)
-        assert (shown & support).sum() >= 0.6 * shown.sum()
-        assert not (support & (drawn.person_regions[0] == FACE)).any()
+        assert (shown & support).sum() >= 0.9 * shown.sum()
+        assert not (support & torch.from_numpy(regions.mask(DOMAINS[domain].keeps))).any()
+
+
+@pytest.mark.parametrize("domain", list(DRESSED))
+def test_an_expert_is_shown_no_other_garment(domain: str) -> None:
+    """A scene in a hundred or so had none of the domain after 64 seeds, and was drawn all the same."""
+    categories = DOMAINS[domain].categories
+    source = WorldTryOns(64, 32, mix=(1.0,), categories=categories)
+    assert {g.category for number in range(300) for g in source.scene(number).garments} <= set(categories)
+
+
+def test_an_expert_is_trained_with_the_parsers_mask_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it infers; a photo on which the parser finds nothing of the domain is passed over."""
+    source = ExpertTryOns(ExpertConfig(domain="shoes", height=64, shot=32))
+    for number, sample in zip((3, 4), source.draw([3, 4]), strict=True):
+        photo = render([source.source.scene(number)], 64, 8).person[0]
+        seen = edit_support(WorldRegions()(picture(photo)), DOMAINS["shoes"], size=(48, 64))
+        assert np.array_equal(sample.edited.bool().numpy(), seen)
+    parser, calls = source.parser, []
+
+    def blind_at_first(photo: Image.Image) -> RegionMap:
+        calls.append(photo)
+        return RegionMap(np.zeros((64, 48), np.uint8)) if len(calls) == 1 else parser(photo)
+
+    monkeypatch.setitem(source.__dict__, "parser", blind_at_first)
+    (sample,) = source.draw([3])
+    assert len(calls) == 2 and sample.scene != source.source.scene(3) and sample.edited.any()
 
 
 def test_the_mask_depends_on_the_photo_alone() -> None:
     scene = WorldTryOns(64, 32, mix=(1.0,), categories=("tops",)).scene(0)
     other = replace(scene, target=scene.worn)
-    masks = [automask(render([s], 64, 32).person_regions[0], DOMAINS["top"]) for s in (scene, other)]
-    assert torch.equal(*masks)
-    whole = ExpertTryOns(ExpertConfig(domain="top", automask=False)).draw([0])[0]
-    assert not (whole.references[0] == GREY).all(0).any() or whole.references[0].std() > 0
+    parts = [render([s], 64, 32, parts=True).person_parts[0] for s in (scene, other)]
+    masks = [edit_support(region_map(p), DOMAINS["top"], size=(48, 64)) for p in parts]
+    assert np.array_equal(*masks)
+    whole = ExpertTryOns(ExpertConfig(domain="top", automask=False, height=64, shot=32)).draw([0])[0]
+    assert torch.equal(whole.references[0], render([whole.scene], 64, 32).person[0])
 
 
 def test_an_expert_of_shards_sees_its_domain_alone_grey_where_it_paints(tmp_path: Path) -> None:
+    """Both kinds: another photo of the person, and the truth with the garment greyed, whose truth is then masked."""
     source = write_dresscode(tmp_path / "dresscode")
     people = tmp_path / "people"
     for path in source.glob("*/images/*_0.jpg"):
         (people / path.parts[-3]).mkdir(parents=True, exist_ok=True)
         person(int(path.stem[:6]) + 50, "yellow").save(people / path.parts[-3] / path.name)
-    build(Folder(source, people=people, rules=Rules(64, 64)), tmp_path / "out", BuildPlan())
-    shards = Shards(str(tmp_path / "out"), shuffled=False)
-    plain = {sample.categories[1]: sample for sample in ShardSource(shards, 64, 32).draw(range(4))}
-    config = ExpertConfig(domain="bottom")
-    drawn = ExpertShards(shards, 64, 32, expert=config).draw(range(6))
-    assert {sample.categories for sample in drawn} <= {("person", "pants"), ("person", "skirts")}
-    for sample in drawn:
-        whole = plain[sample.categories[1]]
-        support = whole.edited > 0.5
-        assert support.any() and torch.equal(sample.edited.bool(), support)
-        assert (sample.references[0][:, support] == GREY).all()
-        assert torch.equal(sample.references[0][:, ~support], whole.references[0][:, ~support])
-        assert torch.equal(sample.target[:, support], whole.target[:, support])
-        assert torch.equal(sample.target[:, ~support], whole.references[0][:, ~support])
-    open_eyed = ExpertShards(shards, 64, 32, expert=replace(config, automask=False)).draw([0])[0]
-    assert torch.equal(open_eyed.references[0], plain[open_eyed.categories[1]].references[0])
+    for name, given in (("pairs", people), ("alone", None)):
+        build(Folder(source, people=given, rules=Rules(64, 64)), tmp_path / name, BuildPlan())
+        shards = Shards(str(tmp_path / name), shuffled=False)
+        plain = {sample.categories[1]: sample for sample in ShardSource(shards, 64, 32).draw(range(4))}
+        config = ExpertConfig(domain="bottom", shape="box")
+        drawn = ExpertShards(shards, 64, 32, expert=config).draw(range(6))
+        assert {sample.categories for sample in drawn} <= {("person", "pants"), ("person", "skirts")}
+        for sample in drawn:
+            whole = plain[sample.categories[1]]
+            photo = whole.references[0] if given else whole.target
+            support = sample.edited > 0.5
+            assert support.any() and torch.equal(support, whole.edited > 0.5), "the build's own function"
+            assert (sample.references[0][:, support] == GREY).all()
+            assert torch.equal(sample.references[0][:, ~support], photo[:, ~support])
+            assert torch.equal(sample.target[:, support], whole.target[:, support])
+            assert torch.equal(sample.target[:, ~support], photo[:, ~support])
+        open_eyed = ExpertShards(shards, 64, 32, expert=replace(config, automask=False)).draw([0])[0]
+        assert not (open_eyed.references[0] == GREY).all(0).any()
     with pytest.raises(ShardError, match="hold no bags"):
         ExpertShards(shards, 64, 32, expert=ExpertConfig(domain="bag")).draw([0])
 
 
-def test_repainting_leaves_every_other_pixel_and_feathers_inwards() -> None:
-    generator = torch.Generator().manual_seed(0)
-    photo, result = (torch.randint(0, 256, (3, 20, 16), generator=generator, dtype=torch.uint8) for _ in range(2))
-    support = torch.zeros(20, 16, dtype=torch.bool)
-    support[4:16, 3:13] = True
-    mixed = repaint(photo, result, support, feather=2)
-    assert torch.equal(mixed[:, ~support], photo[:, ~support])
-    assert torch.equal(mixed[:, 6:14, 5:11], result[:, 6:14, 5:11])
-    edge = photo[:, 4, 8].float() + (result[:, 4, 8].float() - photo[:, 4, 8].float()) / 3
-    assert torch.equal(mixed[:, 4, 8], edge.round().to(torch.uint8))
-    with pytest.raises(ValueError, match="uint8"):
-        repaint(photo.float(), result, support)
-    assert torch.equal(masked(photo.float(), support)[:, ~support], photo.float()[:, ~support])
+def test_an_expert_of_shards_needs_their_regions(tmp_path: Path) -> None:
+    source = write_viton_hd(tmp_path / "viton", 2, agnostic=True)
+    for parse in source.glob("train/image-parse-v3/*"):
+        parse.unlink()
+    build(Folder(source, rules=Rules(64, 64)), tmp_path / "out", BuildPlan())
+    with pytest.raises(ShardError, match="no regions of the photo"):
+        ExpertShards(Shards(str(tmp_path / "out")), 64, 32, expert=ExpertConfig(domain="top")).draw([0])
+
+
+def test_an_expert_of_the_worlds_shards_has_the_support_of_the_world_itself(tmp_path: Path) -> None:
+    build(World("try-ons", 24, 0, 64, 32, (1.0,)), tmp_path / "out", BuildPlan())
+    shards = Shards(str(tmp_path / "out"), shuffled=False)
+    sample = ExpertShards(shards, 64, 32, expert=ExpertConfig(domain="bottom")).draw([0])[0]
+    place = next(i for i in range(24) if shards.entry(i).references[0].category in ("pants", "skirts"))
+    scene = WorldTryOns(64, 32, (1.0,)).scene(place)
+    parts = render([scene], 64, 32, parts=True).person_parts[0]
+    expected = torch.from_numpy(edit_support(region_map(parts), DOMAINS["bottom"], size=(48, 64)))
+    assert torch.equal(sample.edited > 0.5, expected)
+
+
+@pytest.mark.parametrize(
+    ("domain", "said"), [("eye", "pictures of eyewear"), ("socks", "no domain"), ("bg", "background")]
+)
+def test_domains_that_nothing_shows_are_refused(domain: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        dressed(ExpertConfig(domain=domain))
+    with pytest.raises(RequestError, match="tight or box"):
+        dressed(ExpertConfig(shape="round"))
+    with pytest.raises(RequestError, match="parser, or truth"):
+        dressed(ExpertConfig(regions="guess"))
 
 
 def test_kid_by_hand_and_its_order() -> None:
@@ -223,4 +269,3 @@ def test_impossible_loras_are_refused() -> None:
         adapters.attach(_dit(), rank=0, alpha=1.0)
     with pytest.raises(RequestError, match="nowhere"):
         adapters.attach(_dit(), rank=1, alpha=1.0, layers=("nowhere",))
-    assert REGION_OF["tops"] in DOMAINS["top"].regions

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recipe import write_config
@@ -16,7 +17,13 @@ from engine_build.config import CheckpointConfig
 from engine_build.engine import ImageInput
 from engine_build.errors import RequestError
 from engine_build.model.packing import PackedBatch
+from engine_build.regions.world import WorldRegions
 from engine_build.runtime.loading import load_model
+from engine_build.support.composite import check_untouched, composite
+from engine_build.support.domains import DOMAINS
+from engine_build.support.edit_support import Options, check_digest, edit_support
+from engine_build.support.original import Original
+from engine_build.support.window import Window
 from engine_build.training.config import TrainConfig
 from engine_build.training.data.packed_batch import noised
 from engine_build.training.data.sample import encode
@@ -24,9 +31,9 @@ from engine_build.training.data.world_tryons import WorldTryOns
 from engine_build.training.loop.learner import Learner
 from engine_build.training.loop.run import Run
 from engine_build.training.loop.start_from import NetworkParts, conditioned
-from engine_build.training.measure.evaluate import requests_of, tensor
+from engine_build.training.measure.evaluate import requests_of
 from engine_build.training.stages import stage_run as stage_runs
-from engine_build.training.stages.experts import DOMAINS, automask, masked, repaint
+from engine_build.training.stages.experts import masked
 from engine_build.training.stages.merging import MergeConfig
 from engine_build.training.stages.stage_run import StageRun
 from engine_build.training.train import Asked, main, run_stage
@@ -166,17 +173,20 @@ def test_an_expert_repaints_its_domain_and_no_other_pixel(recipe: TrainConfig) -
     path = run_stage(recipe, "expert", resume=False, name="expert-served", table=table)
     scene = WorldTryOns(64, 32, (1.0,), categories=("tops",)).scene(HELD_OUT_SEED // 64 + 3)
     drawn = render([scene], 64, 32)
-    support = automask(drawn.person_regions[0], DOMAINS["top"])
+    found = edit_support(WorldRegions()(picture(drawn.person[0])), DOMAINS["top"], size=(48, 64))
+    support = torch.from_numpy(found)
+    said = json.loads((path.parent / "expert.json").read_text())
+    check_digest(said["support"], DOMAINS[said["domain"]], Options(said["shape"]))
     engine = load_engine(str(recipe.out / "isolate" / "checkpoint"), device="cpu", loras=((path, 1.0),))
     (request,) = requests_of([scene], 64, 2, (48, 64))
     shown = ImageInput(picture(masked(drawn.person[0], support)), "masked")
     (outcome,) = engine.run([replace(request, person=shown)])
     assert outcome.image is not None
-    photo, result = ((x * 255).round().to(torch.uint8) for x in (drawn.person[0].clamp(0, 1), tensor(outcome.image)))
-    final = repaint(photo, result, support)
-    assert torch.equal(final[:, ~support], photo[:, ~support])
-    assert not torch.equal(result[:, ~support], photo[:, ~support])
-    assert not torch.equal(final[:, support], photo[:, support])
+    photo, result = np.asarray(picture(drawn.person[0])), np.asarray(outcome.image)
+    final = composite(Original(photo), outcome.image, Window((0, 0, 48, 64), (48, 64)), found)
+    check_untouched(photo, final, found)
+    assert not np.array_equal(result[~found], photo[~found])
+    assert not np.array_equal(final[found], photo[found])
 
 
 def _noisy_batch(recipe: TrainConfig, parts: NetworkParts) -> PackedBatch:
