@@ -20,7 +20,7 @@ from deploy.grafana.promql import (
 )  # fmt: skip
 from service import metrics
 
-FULL = refused(more='reason=~"queue-full|uploads-full|decoder-busy"')
+FULL = refused(more='reason=~"queue-full|uploads-full|decoder-busy|storage-full"')
 
 QUEUE = Row(
     "Queue",
@@ -65,7 +65,7 @@ ADMISSION = Row(
         "Turned away, by reason",
         "reqps",
         {"{{reason}}": refused("reason")},
-        "queue-full, uploads-full and decoder-busy are ours; the other reasons are limits of one key.",
+        "queue-full, uploads-full, decoder-busy and storage-full are ours; the other reasons are limits of one key.",
         stacked=True,
         colours=REASON_COLOURS,
     ),
