@@ -1,10 +1,10 @@
 """The words of a customer: sealed with a key of the job's own before the store sees them, open while that key exists.
 
 What a store is given stays in its append-only log until the log is rewritten, whatever was deleted meanwhile. So the
-prompt, the instruction, the metadata, the webhook's address, the layers and the request's name go there compressed and
-encrypted (AES-256-GCM, bound to the job's id), and the key never goes there: it lies as a blob of the kind `key` beside
-the job's pictures. Erasing that blob, by DELETE or when its time is over, makes every copy of the words unreadable at
-once. Neither the store nor the bucket can be read without the other.
+prompt, the instruction, the metadata, the webhook's address and the picture address it will be given, the layers and
+the request's name go there compressed and encrypted (AES-256-GCM, bound to the job's id), and the key never goes there:
+it lies as a blob of the kind `key` beside the job's pictures. Erasing that blob, by DELETE or when its time is over,
+makes every copy of the words unreadable at once. Neither the store nor the bucket can be read without the other.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def sealed(spec: JobSpec, key: JobKey) -> JobSpec:
         "instruction": spec.instruction,
         "metadata": spec.metadata,
         "webhook_url": spec.webhook_url,
+        "webhook_output": spec.webhook_output,
         "layers": [garment.layer for garment in spec.garments],
         "request_id": spec.request_id,
     }
@@ -107,6 +108,7 @@ def sealed(spec: JobSpec, key: JobKey) -> JobSpec:
             "instruction": "",
             "metadata": {},
             "webhook_url": None,
+            "webhook_output": None,
             "request_id": "",
             "garments": tuple(garment.model_copy(update={"layer": None}) for garment in spec.garments),
             "sealed": SealedWords(

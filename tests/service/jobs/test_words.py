@@ -27,6 +27,7 @@ def job(job_id: str = "job", **changes: object) -> JobSpec:
         "instruction": "Dress Wilhelmina in the coat, open.",
         "metadata": {"customer": "wilhelmina@example.com", "ort": "Zürich 東京"},
         "webhook_url": "https://example.com/hook?of=wilhelmina",
+        "webhook_output": "https://try.example.com/v1/try-ons/job/image?token=signed",
         "request_id": "wilhelmina-1",
         "garments": (
             GarmentRef(blob="input/a", category="coats", layer="outer"),
