@@ -25,7 +25,7 @@ from engine_build.training.loop.export import export
 from engine_build.training.loop.kept import Kept
 from engine_build.training.loop.learner import StageConfig
 from engine_build.training.loop.precision import bf16_pays
-from engine_build.training.loop.run import has_state, read_state
+from engine_build.training.loop.run import has_state, steps_taken
 from engine_build.training.loop.sharding import Place, processes
 from engine_build.training.loop.tokenizer import train as train_tokenizer
 from engine_build.training.nano import flow, vae
@@ -102,8 +102,7 @@ def train_recipe(config: TrainConfig, place: Place, until: float | None = None) 
 
 
 def _done(config: TrainConfig, name: str) -> bool:
-    path = config.out / f"{name}.pt"
-    return has_state(path) and int(read_state(path)["step"]) >= config.stage(name).steps
+    return steps_taken(config.out / f"{name}.pt") >= config.stage(name).steps
 
 
 def run_stage(

@@ -22,9 +22,8 @@ from engine_build.errors import RequestError
 from engine_build.instruction import GarmentPhrase, compose
 from engine_build.judging import layouts
 from engine_build.judging.layouts import LAYOUTS, inside
+from engine_build.judging.pictures import result_of
 from engine_build.support.classes import CIHP, DRESSCODE
-
-_PEOPLE_KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,4 @@ def _there(path: Path) -> Path | None:
 
 
 def _of_person(people: Path | None, stem: str) -> Path | None:
-    if people is None:
-        return None
-    return next((people / f"{stem}{kind}" for kind in _PEOPLE_KINDS if (people / f"{stem}{kind}").exists()), None)
+    return None if people is None else result_of(people, stem)

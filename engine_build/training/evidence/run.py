@@ -19,7 +19,7 @@ from engine_build.runtime.loading import pick_device
 from engine_build.training.config import EvidenceConfig, TrainConfig
 from engine_build.training.evidence import plots
 from engine_build.training.evidence.comparisons import Measured, compare, figure_of, spread
-from engine_build.training.loop.run import has_state, read_state
+from engine_build.training.loop.run import read_state, steps_taken
 from engine_build.training.loop.start_from import NetworkParts
 from engine_build.training.measure import classifier
 from engine_build.training.measure.measures import HeldOut, Way, assess
@@ -119,11 +119,8 @@ def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
 def _finished(config: TrainConfig, name: str, steps: int | None = None) -> bool:
     """Whether a stage has taken its last step and left its checkpoint or LoRA."""
     wanted = steps if steps is not None else config.stage(name).steps
-    state = config.out / f"{name}.pt"
     left = [config.out / name / "checkpoint" / "model_index.json", config.out / name / "lora.safetensors"]
-    if not has_state(state) or not any(path.exists() for path in left):
-        return False
-    return int(read_state(state)["step"]) >= wanted
+    return any(path.exists() for path in left) and steps_taken(config.out / f"{name}.pt") >= wanted
 
 
 def _measure_stage(config: TrainConfig, name: str, table: str, some: list[Way]) -> None:

@@ -51,6 +51,11 @@ def read_state(path: Path) -> dict[str, Any]:
     return torch.load(split_files.read(path), map_location="cpu", weights_only=True)
 
 
+def steps_taken(path: Path) -> int:
+    """How many steps a stage has taken, by its state at `path`; 0 without one. Raises RequestError for lost pieces."""
+    return int(read_state(path)["step"]) if has_state(path) else 0
+
+
 class Run:
     """One stage of one run: `folder/stage.pt` holds its state, `folder/stage.jsonl` its log.
 
